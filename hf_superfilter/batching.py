@@ -1,0 +1,35 @@
+"""Sequences of unequal length into batches of nearly equal length: longest first, under a token budget."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+
+def batches_by_length(lengths: Sequence[int], budget: int, padding: float = 0.03) -> Iterator[np.ndarray]:
+    """Group sequence numbers so that a batch costs at most `budget` tokens and little of it is padding.
+
+    Args:
+        lengths: (n,) tokens of each sequence.
+        budget: most tokens in a batch, padding included; a longer sequence gets a batch of its own.
+        padding: the shortest sequence of a batch is at most this share shorter than its longest.
+            On a CPU a padded position costs as much as a real one.
+
+    Yields:
+        (k,) sequence numbers, longest first, so that the largest batch, the one that might not fit
+        into memory, comes first. Equal lengths keep their order.
+
+    Example:
+        >>> [list(map(int, b)) for b in batches_by_length([3, 100, 99, 98, 3], budget=200)]
+        [[1, 2], [3], [0, 4]]
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-sizes, kind="stable")
+    start = 0
+    while start < len(order):
+        longest = sizes[order[start]]
+        room = max(1, budget // max(int(longest), 1))
+        end = start + 1
+        while end < len(order) and end - start < room and sizes[order[end]] >= longest * (1 - padding):
+            end += 1
+        yield order[start:end]
+        start = end

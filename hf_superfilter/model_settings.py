@@ -1,0 +1,95 @@
+"""The settings that every scorer with a language model shares."""
+
+import dataclasses
+import os
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .contracts import Settings, check_name, pair_of_columns
+from .embedded import model_folder, portable_name
+from .revisions import resolve_revision
+from .wording import did_you_mean
+
+if TYPE_CHECKING:
+    from .models import CausalLM
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, repr=False)
+class ModelSettings(Settings):
+    """A scorer's model and how it is run.
+
+    Args:
+        model: a Hub id, a local folder, or `embedded:weak` and `embedded:strong`.
+        revision: branch, tag or commit on the Hub; None is `main`. A run records the commit.
+        columns: the prompt and the response column. Chats hold lists of equal length in both.
+        dtype: `auto` is bfloat16 where the hardware multiplies it natively, else float32.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        attn_implementation: as in transformers.
+        max_length: tokens read of a row; None is 1,024, or the model's window where that is shorter.
+        batch_tokens: tokens of a batch, for speed and memory; scores do not depend on it.
+    """
+
+    model: str
+    _: KW_ONLY
+    revision: str | None = None
+    columns: tuple[str, str] = ("prompt", "response")
+    dtype: str = "auto"
+    device: str = "auto"
+    attn_implementation: str | None = None
+    max_length: int | None = None
+    batch_tokens: int | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the model."""
+        if not isinstance(self.model, (str, os.PathLike)) or not str(self.model):
+            raise ValueError(f"model={self.model!r}: give a Hub id, a local folder or 'embedded:strong'")
+        object.__setattr__(self, "model", portable_name(str(self.model)))
+        object.__setattr__(self, "columns", pair_of_columns(self.columns))
+        check_name(self.name)
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r}: {did_you_mean(str(self.dtype), DTYPES)}")
+        for setting in ("max_length", "batch_tokens"):
+            value = getattr(self, setting)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 2):
+                raise ValueError(f"{setting}={value!r}: give a number of tokens, at least 2, or leave it out")
+
+    @property
+    def main(self) -> str:
+        """The column to rank by."""
+        return self.name
+
+    def identity(self) -> dict[str, Any]:
+        """The model's immutable revision, part of what a cached score depends on."""
+        try:
+            return {"revision": resolve_revision(model_folder(self.model), self.revision)}
+        except FileNotFoundError:
+            return {"revision": "not resolved"}  # loading will say what is wrong, in one place
+
+    def provenance(self) -> dict[str, Any]:
+        """What a run records after scoring: the model, where it ran and in which arithmetic."""
+        import torch
+
+        lm = self.language_model()
+        device = torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else str(lm.device)
+        return {
+            "model": self.model,
+            "revision": lm.revision,
+            "device": device,
+            "dtype": str(lm.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }
+
+    def language_model(self, rank: int | None = None) -> "CausalLM":
+        """The loaded model, one per process and device whatever the number of scorers that use it."""
+        from .models import load_causal_lm, pick_device
+
+        device = str(pick_device(self.device, rank))
+        return load_causal_lm(model_folder(self.model), self.revision, self.dtype, device, self.attn_implementation)
+
+
+def default_name(name: str) -> Any:
+    """A dataclass field for a scorer's name, keyword-only."""
+    return dataclasses.field(default=name, kw_only=True)

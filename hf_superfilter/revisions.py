@@ -1,0 +1,72 @@
+"""From the name of a model or data set to an immutable revision: what a run writes down and a cache depends on."""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+
+def resolve_revision(repo: str, revision: str | None = None, *, repo_type: str = "model") -> str:
+    """The exact version behind a name: `sha256:<16 digits>` of a local folder, else a commit on the Hub.
+
+    Online the Hub is asked, once per process; offline the answer is the commit that the local cache
+    holds for the revision. The digest of a folder covers names and contents of its files.
+
+    Args:
+        repo: a local folder or a Hub id such as `openai-community/gpt2`.
+        revision: branch, tag or commit on the Hub; None is `main`. Ignored for a folder.
+        repo_type: `model` or `dataset`.
+
+    Raises:
+        FileNotFoundError: neither a local folder nor known to the Hub or its cache.
+    """
+    folder = Path(repo)
+    if folder.is_dir():
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        return _digest(folder, tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files))
+    return _commit(repo, revision, repo_type)
+
+
+@lru_cache(maxsize=64)
+def _digest(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
+    """Digest of a folder's contents; sizes and times are there so that a changed file is read again."""
+    digest = hashlib.sha256()
+    for name, size, _ in files:
+        digest.update(f"{Path(name).relative_to(folder)}\0{size}\0".encode())
+        with open(name, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+@lru_cache(maxsize=64)
+def _commit(repo: str, revision: str | None, repo_type: str) -> str:
+    from huggingface_hub import HfApi, constants, errors
+
+    if revision and len(revision) == 40 and not set(revision) - set("0123456789abcdef"):
+        return revision
+    if repo.count("/") > 1 or repo.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"no folder {repo!r}: give a local {repo_type} folder or a Hub id such as 'org/name'")
+    if not constants.is_offline_mode():
+        try:
+            sha = HfApi().repo_info(repo, revision=revision, repo_type=repo_type).sha
+            if sha:
+                return sha
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+            raise FileNotFoundError(
+                f"the Hub has no {repo_type} {repo!r}"
+                + (f" at revision {revision!r}" if revision else "")
+                + ": check the name, and that your token may read it"
+            ) from error
+        except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled):
+            pass  # not reachable: what the cache holds decides, as it does when offline
+    return _cached_commit(repo, revision or "main", repo_type)
+
+
+def _cached_commit(repo: str, revision: str, repo_type: str) -> str:
+    from huggingface_hub import constants
+
+    stored = Path(constants.HF_HUB_CACHE) / f"{repo_type}s--{repo.replace('/', '--')}" / "refs" / revision
+    if not stored.is_file():
+        raise FileNotFoundError(
+            f"no local folder {repo!r}, the Hub cannot be reached, and the cache holds no {repo_type} of that name"
+        )
+    return stored.read_text().strip()

@@ -1,0 +1,64 @@
+"""Length of the response: the baseline that must always stand beside a score (arXiv 2402.04833)."""
+
+from dataclasses import KW_ONLY, dataclass
+
+import numpy as np
+
+from ..contracts import Batch, Columns, Settings, check_name, pair_of_columns
+from ..embedded import model_folder
+from ..turns import flatten_turns
+from ..wording import did_you_mean
+
+UNITS = ("characters", "tokens")
+
+
+@dataclass(frozen=True, repr=False)
+class Length(Settings):
+    """Length of the response, in characters or tokens; a chat's is that of all its assistant turns.
+
+    Column `length`, float64, 0 for an empty response.
+
+    Args:
+        unit: `characters`, or `tokens` of the tokenizer of `model`.
+        model: a Hub id or a local folder, for `unit="tokens"`.
+        name: prefix of the column.
+        columns: the prompt and the response column.
+
+    Example:
+        >>> from hf_superfilter import Length
+        >>> Length()({"prompt": ["Hi", "Hi"], "response": ["Hello", ""]})["length"].tolist()
+        [5.0, 0.0]
+    """
+
+    unit: str = "characters"
+    _: KW_ONLY
+    model: str | None = None
+    name: str = "length"
+    columns: tuple[str, str] = ("prompt", "response")
+
+    def __post_init__(self) -> None:
+        """Check the unit and what it needs."""
+        object.__setattr__(self, "columns", pair_of_columns(self.columns))
+        if self.unit not in UNITS:
+            raise ValueError(f"unit={self.unit!r}: {did_you_mean(str(self.unit), UNITS)}")
+        if (self.unit == "tokens") != (self.model is not None):
+            raise ValueError("unit='tokens' needs model=..., whose tokenizer counts them, and characters need none")
+        check_name(self.name)
+
+    @property
+    def main(self) -> str:
+        """The column to rank by."""
+        return self.name
+
+    def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
+        """Measure a batch of n rows."""
+        turns = flatten_turns(batch, self.columns)
+        if self.model is None:
+            sizes = [len(response) for response in turns.responses]
+        else:
+            from ..models import load_tokenizer
+
+            encode = load_tokenizer(model_folder(self.model))
+            ids = encode(turns.responses, add_special_tokens=False, verbose=False)["input_ids"] if turns.responses else []
+            sizes = [len(tokens) for tokens in ids]
+        return {self.name: turns.total(np.array(sizes, dtype=np.float64))}

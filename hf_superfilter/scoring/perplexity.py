@@ -1,0 +1,55 @@
+"""Perplexity: how surprising a response is, given its prompt."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..contracts import Batch, Columns
+from ..model_settings import ModelSettings, default_name
+from ..turns import flatten_turns
+
+
+@dataclass(frozen=True, repr=False)
+class Perplexity(ModelSettings):
+    """Perplexity of the response given the prompt: `exp(mean nats per response token)`, 1 to infinity.
+
+    Columns, all float64 but the last: `ppl`; `ppl_tokens`, the scored tokens; `ppl_status`, `ok`,
+    `truncated`, or why `ppl` is nan: `empty_response`, `too_short`, `prompt_too_long`, `not_finite`.
+    A chat has one value, over the tokens of all its assistant turns. Rows without a prompt (plain
+    text) are scored from their second token on. To keep fluent text, keep the LOW values
+    (`TopK("ppl", k, largest=False)`); Superfiltering found the highest ones a poor selection.
+
+    Args:
+        append_eos: score the end-of-text token as the response's last one, as arXiv 2402.10430 does.
+
+    Example:
+        >>> from hf_superfilter import Perplexity, embedded_model
+        >>> columns = Perplexity(embedded_model("weak"))({"prompt": ["Hi.\\n"], "response": [""]})
+        >>> columns["ppl"].tolist(), columns["ppl_status"]
+        ([nan], ['empty_response'])
+    """
+
+    append_eos: bool = False
+    name: str = default_name("ppl")
+
+    def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
+        """Score a batch of n rows."""
+        lm = self.language_model(rank)
+        turns = flatten_turns(batch, self.columns)
+        windows = [
+            pair.given
+            for pair in lm.windows(
+                turns.prompts, turns.responses, max_length=self.max_length, append_eos=self.append_eos
+            )
+        ]
+        nats, tokens = lm.losses(windows, self.batch_tokens)
+        used = (tokens > 0) & np.array([window.status != "empty_response" for window in windows], dtype=bool)
+        scored = turns.total(np.where(used, tokens, 0))
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            ppl = np.exp(turns.total(np.where(used, nats * tokens, 0)) / scored)
+        finite = np.isfinite(ppl)
+        return {
+            self.name: np.where(finite, ppl, np.nan),
+            f"{self.name}_tokens": scored,
+            f"{self.name}_status": turns.statuses([window.status for window in windows], used, finite),
+        }

@@ -1,0 +1,49 @@
+"""The Superfiltering authors' procedure, one row at a time, re-made from its description (arXiv 2402.00530).
+
+This is what IFD is held to: plain tokenizer calls, full logits, transformers' own loss.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+class Reference(NamedTuple):
+    """Mean losses in nats (nan where none), and their ratio of perplexities."""
+
+    given: float
+    alone: float
+    ifd: float
+
+
+class OneRowAtATime:
+    """`nats(prompt, response)` by the book."""
+
+    def __init__(self, folder: str, max_length: int = 1024, dtype: torch.dtype = torch.float32) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        self.max_length = max_length
+
+    def ids(self, text: str, limit: int) -> torch.Tensor:
+        if not text:
+            return torch.zeros((1, 0), dtype=torch.long)
+        return self.tokenizer(text, return_tensors="pt", truncation=True, max_length=limit).input_ids
+
+    @torch.inference_mode()
+    def loss(self, ids: torch.Tensor, start: int) -> float:
+        labels = ids.clone()
+        labels[0, :start] = -100
+        if (labels[0, 1:] != -100).sum() == 0:
+            return math.nan
+        return self.model(input_ids=ids, labels=labels).loss.item()
+
+    def nats(self, prompt: str, response: str) -> Reference:
+        whole = self.ids(prompt + response, self.max_length)
+        length = self.ids(prompt, self.max_length).shape[1]
+        own = self.ids(response, self.max_length - length + 1)
+        if not response:
+            return Reference(math.nan, math.nan, math.nan)
+        given, alone = self.loss(whole, length), self.loss(own, 0)
+        return Reference(given, alone, math.exp(given - alone))
