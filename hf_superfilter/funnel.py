@@ -1,0 +1,123 @@
+"""Selectors in order: from a scored table to the rows that are kept, and why the others are not."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .contracts import Selector
+
+
+@dataclass(frozen=True)
+class Step:
+    """One selector's part: rows in, rows out, the column it ranks by, and what it has to say (`facts`)."""
+
+    selector: str
+    rows_in: int
+    rows_out: int
+    by: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, repr=False)
+class Selection:
+    """What was kept of a table, in which order, and what dropped the rest.
+
+    Attributes:
+        table: the whole scored table, n rows.
+        rows: (k,) int64 row numbers kept, best first.
+        steps: the funnel, one step a selector.
+        dropped_by: (n,) int64 number of the step that dropped the row, -1 for kept. Why a score was
+            undefined stands in the table's `*_status` column.
+        run: the run folder the scores come from, None where there is none.
+    """
+
+    table: "Dataset"
+    rows: np.ndarray
+    steps: tuple[Step, ...]
+    dropped_by: np.ndarray
+    run: Path | None = None
+
+    @cached_property
+    def subset(self) -> "Dataset":
+        """The kept rows with all their columns, best first."""
+        return self.table.select(self.rows)
+
+    @property
+    def by(self) -> str | None:
+        """The column that ranked last, None when no step ranks by one."""
+        return next((step.by for step in reversed(self.steps) if step.by), None)
+
+    @property
+    def share(self) -> float:
+        """Kept rows as a share of all rows."""
+        return len(self.rows) / len(self.table)
+
+    def __repr__(self) -> str:
+        """The funnel as a table."""
+        lines = [f"{len(self.rows):,} of {len(self.table):,} rows kept ({self.share:.1%})"]
+        width = max([len(step.selector) for step in self.steps], default=0)
+        for step in self.steps:
+            facts = "".join(f", {name} {value}" for name, value in step.facts.items())
+            lines.append(f"  {step.selector:<{width}}  {step.rows_in:>9,} -> {step.rows_out:>9,}{facts}")
+        return "\n".join(lines)
+
+
+def select(
+    table: "Dataset", selectors: "Sequence[Selector | Callable]", *, run: str | Path | None = None
+) -> Selection:
+    """Apply selectors in order; each sees the whole table and the rows still in play.
+
+    Args:
+        table: any Dataset with the columns the selectors read; no scorer or run need stand behind it.
+        selectors: one or more, `(table, pool) -> rows`; plain functions are welcome.
+        run: the run folder of the scores, so that reports and cards can tell their history.
+
+    Raises:
+        ValueError: an empty table, no selector, a column that is missing or not numeric, or a selector
+            that answers with rows that are not in its pool.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from hf_superfilter import Threshold, TopK, select
+        >>> table = Dataset.from_dict({"ifd": [0.5, 1.2, 0.8, 0.1]})
+        >>> selection = select(table, [Threshold("ifd", below=1.0), TopK("ifd", k=0.5)])
+        >>> selection.rows.tolist(), selection.dropped_by.tolist()
+        ([2, 0], [-1, 0, -1, 1])
+    """
+    if isinstance(selectors, (str, bytes)) or not isinstance(selectors, Sequence):
+        selectors = [selectors]
+    if not selectors:
+        raise ValueError("select needs at least one selector, such as TopK('ifd', k=0.10)")
+    if len(table) == 0:
+        raise ValueError("the table has no rows: there is nothing to select from")
+    pool = np.arange(len(table), dtype=np.int64)
+    dropped_by = np.full(len(table), -1, dtype=np.int64)
+    steps = []
+    for number, selector in enumerate(selectors):
+        rows = np.asarray(selector(table, pool.copy()), dtype=np.int64)
+        _check_subset(rows, pool, selector)
+        gone = np.setdiff1d(pool, rows, assume_unique=True)
+        dropped_by[gone] = number
+        facts = selector.facts(table, pool, rows) if hasattr(selector, "facts") else {}
+        steps.append(Step(_name_of(selector), len(pool), len(rows), getattr(selector, "by", None), facts))
+        pool = rows
+    return Selection(table, pool, tuple(steps), dropped_by, Path(run) if run is not None else None)
+
+
+def _name_of(selector: object) -> str:
+    return getattr(selector, "__name__", None) or repr(selector)
+
+
+def _check_subset(rows: np.ndarray, pool: np.ndarray, selector: object) -> None:
+    if rows.ndim != 1 or len(np.unique(rows)) != len(rows):
+        raise ValueError(f"{_name_of(selector)} answered with rows of shape {rows.shape}, or the same row twice")
+    foreign = np.setdiff1d(rows, pool)
+    if len(foreign):
+        raise ValueError(f"{_name_of(selector)} answered with row {foreign[0]}, which is not among the rows still in play")

@@ -1,0 +1,51 @@
+"""Keep rows at random: the baseline that a selection has to beat."""
+
+import warnings
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..contracts import Settings
+from ..table import check_budget, within_budget
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True, repr=False)
+class RandomSample(Settings):
+    """k rows of the pool, uniformly without replacement, in the order they were drawn.
+
+    The draw depends on the seed and on the pool's rows, not on their order.
+
+    Args:
+        k: an int is a count, a float a share of ALL rows of the table, rounded down.
+        tokens: instead of k, a number of response tokens, so that a baseline can match the size of
+            another selection: rows are drawn while they fit.
+        seed: the same seed draws the same rows.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from hf_superfilter import RandomSample, select
+        >>> table = Dataset.from_dict({"text": list("abcdefghij")})
+        >>> len(select(table, [RandomSample(0.3)]).rows)
+        3
+    """
+
+    k: int | float | None = None
+    _: KW_ONLY
+    tokens: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the budget."""
+        check_budget(self.k, self.tokens)
+
+    def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
+        """The drawn row numbers, in drawing order."""
+        order = np.random.default_rng(self.seed).permutation(np.sort(pool))
+        kept, room = within_budget(order, table, self.k, self.tokens, None)
+        if self.k is not None and len(kept) < room:
+            warnings.warn(f"{self!r} has room for {room} rows, and only {len(kept)} are still in play", stacklevel=2)
+        return kept

@@ -1,0 +1,58 @@
+"""Keep the best rows by a column."""
+
+import warnings
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..contracts import Settings
+from ..table import check_budget, numbers_of, within_budget
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True, repr=False)
+class TopK(Settings):
+    """The k rows of the pool with the largest (or smallest) value, best first; ties go to the earlier row.
+
+    A nan row is never kept. Fewer rows than the budget is a warning that gives both numbers.
+
+    Args:
+        by: a numeric column.
+        k: an int is a count; a float is a share of ALL rows of the table, also after a threshold,
+            rounded down: the top 10% of 52,002 rows are 5,200.
+        tokens: instead of k, a number of response tokens: rows are taken while they fit.
+        largest: False keeps the smallest values.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from hf_superfilter import TopK, select
+        >>> table = Dataset.from_dict({"ifd": [0.3, float("nan"), 0.9, 0.9]})
+        >>> select(table, [TopK("ifd", k=2)]).rows.tolist()
+        [2, 3]
+    """
+
+    by: str
+    k: int | float | None = None
+    _: KW_ONLY
+    tokens: int | None = None
+    largest: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the budget."""
+        check_budget(self.k, self.tokens)
+
+    def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
+        """The kept row numbers, best first."""
+        values = numbers_of(table, self.by)
+        defined = np.sort(pool[~np.isnan(values[pool])])
+        order = defined[np.argsort(-values[defined] if self.largest else values[defined], kind="stable")]
+        kept, room = within_budget(order, table, self.k, self.tokens, self.by)
+        if self.k is not None and len(kept) < room:
+            warnings.warn(
+                f"{self!r} has room for {room} rows, and only {len(kept)} of those still in play have a score",
+                stacklevel=2,
+            )
+        return kept
