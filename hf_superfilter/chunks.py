@@ -1,0 +1,100 @@
+"""The ledger of a run: one Parquet file per chunk of rows. A chunk file that exists is done.
+
+A chunk is written whole beside its final name and then renamed, so that a reader never sees half of
+one, whenever the writer dies. Chunks depend on the rows and the chunk size, never on how many
+processes work.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+logger = logging.getLogger(__name__)
+
+
+class Chunks:
+    """The chunk files of one scorer.
+
+    Args:
+        folder: the scorer's folder; made when the first chunk is written.
+        rows: number of rows of the whole table.
+        chunk_size: rows of a chunk; the last one may be shorter.
+    """
+
+    def __init__(self, folder: Path, rows: int, chunk_size: int) -> None:
+        self.folder, self.rows, self.chunk_size = folder, rows, chunk_size
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.chunk_size)
+
+    def span(self, number: int) -> range:
+        """The row numbers of a chunk."""
+        start = number * self.chunk_size
+        return range(start, min(start + self.chunk_size, self.rows))
+
+    def path(self, number: int) -> Path:
+        """The file of a chunk."""
+        return self.folder / f"{number:06d}.parquet"
+
+    def pending(self) -> list[int]:
+        """The numbers of the chunks that are not done; a damaged file is named and counts as not done."""
+        return [number for number in range(len(self)) if not self._is_whole(number)]
+
+    def _is_whole(self, number: int) -> bool:
+        path = self.path(number)
+        if not path.exists():
+            return False
+        try:
+            found = pq.read_metadata(path).num_rows
+        except (pa.ArrowInvalid, OSError) as error:
+            logger.warning("%s cannot be read (%s): its rows are scored again", path, str(error).splitlines()[0])
+            return False
+        if found != len(self.span(number)):
+            logger.warning("%s holds %d rows, not %d: they are scored again", path, found, len(self.span(number)))
+            return False
+        return True
+
+    def write(self, number: int, columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any]) -> None:
+        """Store a chunk's columns, with facts about their making (seconds, tokens) in the file's metadata.
+
+        Raises:
+            OSError: the disk is full or the folder cannot be written; nothing half-written stays.
+        """
+        table = pa.table({name: _array(values) for name, values in columns.items()})
+        table = table.replace_schema_metadata({"facts": json.dumps(dict(facts))})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path(number).with_suffix(f".{os.getpid()}.unfinished")
+        try:
+            pq.write_table(table, unfinished)
+            with open(unfinished, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(unfinished, self.path(number))
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise OSError(
+                f"chunk {number} could not be written to {self.folder} ({error.strerror or error}): "
+                "the chunks before it are safe; make room and run the same command again"
+            ) from error
+
+    def read(self) -> pa.Table:
+        """All chunks in the order of the rows."""
+        tables = [pq.read_table(self.path(number)) for number in range(len(self))]
+        return pa.concat_tables([table.replace_schema_metadata(None) for table in tables], promote_options="default")
+
+    def facts(self) -> list[dict[str, Any]]:
+        """What was written with each chunk, in order."""
+        return [
+            json.loads((pq.read_schema(self.path(number)).metadata or {}).get(b"facts", b"{}"))
+            for number in range(len(self))
+        ]
+
+
+def _array(values: Sequence[Any]) -> pa.Array:
+    """Arrow values of a column; numpy keeps its type and its nan."""
+    return pa.array(values) if not hasattr(values, "dtype") else pa.array(values, from_pandas=False)
