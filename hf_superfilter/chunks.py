@@ -8,7 +8,7 @@ processes work.
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Chunks:
             return False
         return True
 
-    def write(self, number: int, columns: Mapping[str, Sequence[Any]], facts: Mapping[str, Any]) -> None:
+    def write(self, number: int, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Store a chunk's columns, with facts about their making (seconds, tokens) in the file's metadata.
 
         Raises:
@@ -95,6 +95,6 @@ class Chunks:
         ]
 
 
-def _array(values: Sequence[Any]) -> pa.Array:
+def _array(values: Any) -> pa.Array:
     """Arrow values of a column; numpy keeps its type and its nan."""
     return pa.array(values) if not hasattr(values, "dtype") else pa.array(values, from_pandas=False)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 Batch = Mapping[str, Sequence[Any]]
 """Column name -> n values, as `Dataset.map(batched=True)` hands over."""
 
-Columns = dict[str, Sequence[Any]]
+Columns = dict[str, "Sequence[Any] | np.ndarray"]
 """New column name -> n values, in the order of the batch."""
 
 

@@ -84,7 +84,8 @@ class ModelSettings(Settings):
 
     def language_model(self, rank: int | None = None) -> "CausalLM":
         """The loaded model, one per process and device whatever the number of scorers that use it."""
-        from .models import load_causal_lm, pick_device
+        from .loading import pick_device
+        from .models import load_causal_lm
 
         device = str(pick_device(self.device, rank))
         return load_causal_lm(model_folder(self.model), self.revision, self.dtype, device, self.attn_implementation)

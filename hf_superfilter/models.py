@@ -1,76 +1,30 @@
 """The only inference code: a causal language model that says how surprising each response is.
 
-    prompt + response, one tokenisation           response alone
-    ids    p0 p1 p2 r0 r1 r2                      ids    r0 r1 r2
-    scored          r0 r1 r2   start = 3          scored    r1 r2      start = 1
-
-A `Window` is such a row of ids with the position where scoring starts. The token at position t is
-predicted from the hidden state at t - 1. Padding stands on the right, where a causal model never
-looks, so no attention mask is needed and attention stays on its fastest path.
+The token at position t is predicted from the hidden state at t - 1. Padding stands on the right, where
+a causal model never looks, so no attention mask is needed and attention stays on its fastest path.
+Only scored positions reach the vocabulary projection, in chunks, and logits are float32 always.
 """
 
 import dataclasses
 import os
 import threading
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.modeling_outputs import ModelOutput
 
 from .batching import batches_by_length
+from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, window_of
 from .revisions import resolve_revision
+from .windows import Pair, Window, pair_of_windows
 
 DEFAULT_MAX_LENGTH = 1_024  # the Superfiltering authors' window
-HEAD_BYTES = {"cpu": 52 << 20, "cuda": 512 << 20}  # logits made at once: 271 positions of GPT-2 on a CPU
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LOGITS_BYTES = {"cpu": 52 << 20, "cuda": 512 << 20}  # made at once: 271 positions of GPT-2 on a CPU
 _HOME = os.getpid()
 _ONE_AT_A_TIME = threading.Lock()  # a forward pass patches its model and may set process-wide switches
-
-
-class Window(NamedTuple):
-    """Token ids, the position of the first one that is scored, and `ok` or what is the matter with it."""
-
-    ids: Sequence[int]
-    start: int
-    status: str = "ok"
-
-    @property
-    def scored(self) -> int:
-        """How many tokens are scored; the very first token of a window has nothing before it."""
-        return max(0, len(self.ids) - self.start)
-
-
-class Pair(NamedTuple):
-    """The two windows of one prompt and response: the response given the prompt, and alone."""
-
-    given: Window
-    alone: Window
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 natively: CUDA sm80 and later, avx512_bf16, amx."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        abilities = torch.cpu.get_capabilities()
-        return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
-    return False
-
-
-def pick_device(device: str, rank: int | None = None) -> torch.device:
-    """`auto` is CUDA device number `rank` (modulo their count) where there is one, else the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda", (rank or 0) % torch.cuda.device_count())
-    return torch.device("cpu")
 
 
 @lru_cache(maxsize=4)
@@ -83,12 +37,6 @@ def load_causal_lm(
 ) -> "CausalLM":
     """A `CausalLM`, loaded once per process for the same settings."""
     return CausalLM(model, revision=revision, dtype=dtype, device=device, attn_implementation=attn_implementation)
-
-
-@lru_cache(maxsize=4)
-def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, loaded once per process; counting tokens needs no weights."""
-    return AutoTokenizer.from_pretrained(model, revision=revision)
 
 
 class CausalLM:
@@ -118,30 +66,28 @@ class CausalLM:
     ) -> None:
         self.name, self.device = str(model), pick_device(device)
         self.revision = resolve_revision(self.name, revision)
-        chosen = "bfloat16" if native_bfloat16(self.device) else "float32"
-        self.dtype = DTYPES[chosen if dtype == "auto" else dtype]
+        self.dtype = pick_dtype(dtype, self.device)
         on_hub = None if self.revision.startswith("sha256:") else self.revision
-        _check_is_causal(self.name, on_hub)
-        self.tokenizer = load_tokenizer(self.name, on_hub)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            self.name, revision=on_hub, dtype=self.dtype, attn_implementation=attn_implementation
-        )
-        self.model = loaded.to(self.device).eval()
+        self.model: Any = load_weights(self.name, on_hub, self.dtype, self.device, attn_implementation)
         self.model.config.pad_token_id = None  # padding is never marked, see the module's docstring
-        self.window = _window_of(self.model.config)
+        self.tokenizer = load_tokenizer(self.name, on_hub)
+        self.window = window_of(self.model.config)
         # Tokens of one batch: on a CPU enough to fill the matrix units while blocks stay small enough
         # for the allocator to reuse; on a GPU as many as fit, halved when they do not.
         self.batch_tokens = 2_048 if self.device.type == "cpu" else 65_536
-        _fuse_gelu(self.model)
         self._body = self.model.get_decoder()
         self._head = _Head(self.model.get_output_embeddings(), self.dtype)
         self.model.set_output_embeddings(self._head)
-        first = self.tokenizer("x")["input_ids"][:1]
-        bos = self.tokenizer.bos_token_id
-        self.bos = [bos] if bos is not None and first == [bos] else []
+        first, bos = self.tokenizer("x")["input_ids"][:1], self.tokenizer.bos_token_id
+        self._bos = [bos] if bos is not None and first == [bos] else []
 
     def nll(
-        self, prompts: Sequence[str], responses: Sequence[str], *, append_eos: bool = False, max_length: int | None = None
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        append_eos: bool = False,
+        max_length: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean negative log-likelihood of each response given its prompt.
 
@@ -152,7 +98,7 @@ class CausalLM:
         Example:
             >>> from hf_superfilter import CausalLM, embedded_model
             >>> nats, tokens = CausalLM(embedded_model("weak")).nll(["Say hello.\\n"], ["Hello there!"])
-            >>> bool(0 < nats[0] < 9), int(tokens[0]) > 0
+            >>> bool(0 < nats[0] < 12), int(tokens[0]) > 0
             (True, True)
         """
         pairs = self.windows(prompts, responses, append_eos=append_eos, max_length=max_length)
@@ -168,12 +114,9 @@ class CausalLM:
         skip_first: bool = False,
         append_eos: bool = False,
     ) -> list[Pair]:
-        """Both windows of every prompt and response, by the Superfiltering authors' rules.
+        """Both windows of every prompt and response, by the rules of `pair_of_windows`.
 
-        Prompt and response are tokenised as one string and cut on the right at `max_length`; the
-        first `len(tokenise(prompt))` tokens are not scored. The alone window is the response's own
-        tokenisation, cut to `max_length - len(tokenise(prompt)) + 1`, every token after the first
-        scored. A tokenizer that adds BOS puts it before both.
+        Prompt and response are tokenised as one string; a tokenizer that adds BOS puts it before both windows.
 
         Args:
             max_length: tokens; None is 1,024, or the model's window where that is shorter.
@@ -181,30 +124,14 @@ class CausalLM:
             skip_first: score neither window's first response token.
             append_eos: the end-of-text token is the response's last token, and scored.
         """
-        limit = self.limit(max_length)
+        texts = ([p + r for p, r in zip(prompts, responses, strict=True)], prompts, responses)
+        limit = self._limit(max_length)
+        front = self._bos or ([self._special("bos")] if bos else [])
         ending = [self._special("eos")] if append_eos else []
-        front = self.bos or ([self._special("bos")] if bos else [])
-        whole = self._encode([p + r for p, r in zip(prompts, responses, strict=True)])
-        before, after = self._encode(prompts), self._encode(responses)
-        pairs = []
-        for w, p, r in zip(whole, before, after, strict=True):
-            length = min(len(front) + len(p), limit)
-            empty = "" if r else "empty_response"
-            pairs.append(
-                Pair(
-                    _window(front + w + ending, length + skip_first, limit, empty or (length >= limit and "prompt_too_long")),
-                    _window(front + r + ending, len(front) + skip_first, limit - length + 1, empty),
-                )
-            )
-        return pairs
-
-    def limit(self, max_length: int | None) -> int:
-        """The number of tokens a window may hold."""
-        if max_length is None:
-            return min(DEFAULT_MAX_LENGTH, self.window)
-        if max_length > self.window:
-            raise ValueError(f"max_length={max_length}, but {self.name} reads at most {self.window} tokens: lower it")
-        return max_length
+        return [
+            pair_of_windows(*ids, limit=limit, front=front, ending=ending, skip_first=skip_first)
+            for ids in zip(*map(self._encode, texts), strict=True)
+        ]
 
     def losses(self, windows: Sequence[Window], batch_tokens: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean loss of the scored tokens of each window, all windows through one length-sorted queue.
@@ -220,11 +147,11 @@ class CausalLM:
         counts = np.array([window.scored for window in windows], dtype=np.int64)
         sums = np.full(len(windows), np.nan)
         todo = np.flatnonzero(counts)
-        budget = batch_tokens or self.batch_tokens
+        lengths = [len(windows[i].ids) for i in todo.tolist()]
         with torch.inference_mode(), _ONE_AT_A_TIME:
-            for batch in batches_by_length([len(windows[i].ids) for i in todo], budget):
+            for batch in batches_by_length(lengths, batch_tokens or self.batch_tokens):
                 chosen = todo[batch]
-                sums[chosen] = self._fitting([windows[i] for i in chosen])
+                sums[chosen] = self._fitting([windows[i] for i in chosen.tolist()])
         return sums / np.maximum(counts, 1), counts
 
     def _fitting(self, windows: list[Window]) -> np.ndarray:
@@ -251,22 +178,21 @@ class CausalLM:
         ids = np.zeros((len(windows), longest), dtype=np.int64)
         for row, window in zip(ids, windows, strict=True):
             row[: len(window.ids)] = window.ids
-        positions = [i * longest + t for i, w in enumerate(windows) for t in range(w.start, len(w.ids))]
+        positions = np.concatenate([i * longest + np.arange(w.start, len(w.ids)) for i, w in enumerate(windows)])
         owners = np.repeat(np.arange(len(windows)), [w.scored for w in windows])
         targets = torch.from_numpy(ids.reshape(-1)[positions]).to(self.device)
-        inputs = torch.from_numpy(ids).to(self.device, non_blocking=True)
-        output = self._body(input_ids=inputs, use_cache=False)
-        chosen = output.last_hidden_state.flatten(0, 1)[torch.tensor(positions, device=self.device) - 1]
+        output = self._body(input_ids=torch.from_numpy(ids).to(self.device), use_cache=False)
+        states = output.last_hidden_state.flatten(0, 1)[torch.from_numpy(positions - 1).to(self.device)]
         with self._head_only(output) as logits_of:
             chunks = [
-                _cross_entropy(logits_of(states), wanted)
-                for states, wanted in zip(chosen.split(self._head.rows), targets.split(self._head.rows), strict=True)
+                _cross_entropy(logits_of(some), wanted)
+                for some, wanted in zip(states.split(self._head.rows), targets.split(self._head.rows), strict=True)
             ]
         nats = torch.cat(chunks).double().cpu().numpy()
         return np.bincount(owners, weights=nats, minlength=len(windows))
 
     @contextmanager
-    def _head_only(self, output: ModelOutput) -> Iterator[Any]:
+    def _head_only(self, output: Any) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
         """A function from (m, d) hidden states to (m, V) float32 logits, by the model's own forward.
 
         Its body is short-circuited to hand over the states, so that whatever a model does after
@@ -285,6 +211,13 @@ class CausalLM:
         finally:
             del self._body.forward  # the class's own forward shows again
 
+    def _limit(self, max_length: int | None) -> int:
+        if max_length is None:
+            return min(DEFAULT_MAX_LENGTH, self.window)
+        if max_length > self.window:
+            raise ValueError(f"max_length={max_length}, but {self.name} reads at most {self.window} tokens: lower it")
+        return max_length
+
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         if not len(texts):
             return []
@@ -300,7 +233,7 @@ class CausalLM:
 
 
 class _Head(torch.nn.Module):
-    """The vocabulary projection with float32 results into one reused buffer.
+    """The vocabulary projection with float32 results in one reused buffer.
 
     On a CPU in bfloat16 the weights are kept in float32 and oneDNN is told to multiply in bfloat16:
     products and sums are those of bfloat16 inputs, the logits are not rounded. Measured on 1,024
@@ -308,25 +241,26 @@ class _Head(torch.nn.Module):
     nats) and 520 ms for float32.
     """
 
-    def __init__(self, projection: torch.nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, projection: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.projection, self.plain = projection, type(projection) is torch.nn.Linear
         weight = projection.weight.detach()
-        self.rows = max(16, HEAD_BYTES.get(weight.device.type, 52 << 20) // (4 * weight.shape[0]))
-        self.fast_cpu = weight.device.type == "cpu" and dtype == torch.bfloat16
+        self.rows = max(16, LOGITS_BYTES.get(weight.device.type, 52 << 20) // (4 * weight.shape[0]))
+        self.bfloat16_products = weight.device.type == "cpu" and dtype == torch.bfloat16
         if self.plain:
-            self.weight = weight if weight.is_cuda else weight.float()
-            self.buffer = torch.empty((self.rows, weight.shape[0]), dtype=torch.float32, device=weight.device)
+            self.columns = (weight if weight.is_cuda else weight.float()).T
+            self.logits = torch.empty((self.rows, weight.shape[0]), dtype=torch.float32, device=weight.device)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(1, m, V) float32 logits of (1, m, d) states; they live until the next call."""
         if not self.plain:
             return self.projection(states).float()
-        rows, out = states[0], self.buffer[: states.shape[1]]
-        if self.weight.is_cuda and self.weight.dtype != torch.float32:
-            torch.mm(rows, self.weight.T, out_dtype=torch.float32, out=out)
+        out = self.logits[: states.shape[1]]
+        if self.columns.is_cuda and self.columns.dtype != torch.float32:
+            torch.mm(states[0], self.columns, out_dtype=torch.float32, out=out)
         else:
-            with _bfloat16_products(self.fast_cpu):
-                torch.mm(rows.float(), self.weight.T, out=out)
+            with _bfloat16_products(self.bfloat16_products):
+                torch.mm(states[0].float(), self.columns, out=out)
         if self.projection.bias is not None:
             out.add_(self.projection.bias)
         return out[None]
@@ -338,12 +272,13 @@ def _bfloat16_products(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    switch: Any = torch.backends.mkldnn
+    before = switch.matmul.fp32_precision
+    switch.matmul.fp32_precision = "bf16"
     try:
         yield
     finally:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+        switch.matmul.fp32_precision = before
 
 
 def _cross_entropy(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -353,42 +288,6 @@ def _cross_entropy(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return logits.sub_(top).exp_().sum(-1).log() - wanted_logits
 
 
-def _window(ids: list[int], start: int, limit: int, reason: str | bool) -> Window:
-    """The window over the first `limit` ids, with its status; position 0 has nothing before it and is never scored."""
-    start = max(start, 1)
-    cut = ids[:limit]
-    if not reason and len(cut) <= start:
-        reason = "too_short"
-    return Window(cut, start, reason or ("truncated" if len(ids) > limit else "ok"))
-
-
-def _check_is_causal(name: str, revision: str | None) -> None:
-    folder = Path(name)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"the folder {name!r} holds no config.json: it is not a transformers model")
-    if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise FileNotFoundError(f"the model folder {name!r} holds no weights: expected model.safetensors")
-    if AutoConfig.from_pretrained(name, revision=revision).is_encoder_decoder:
-        raise ValueError(f"{name!r} is an encoder-decoder model: perplexity and IFD need a causal language model")
-
-
-def _window_of(config: Any) -> int:
-    """The longest sequence of a model; models without learned positions may name no limit."""
-    text = config.get_text_config()
-    for key in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
-        if getattr(text, key, None):
-            return int(getattr(text, key))
-    return 1 << 30
-
-
-def _fuse_gelu(model: torch.nn.Module) -> None:
-    """Exchange `gelu_new`, a chain of element-wise operations, for the same function in one kernel."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child).__name__ == "NewGELUActivation":
-                setattr(module, name, torch.nn.GELU(approximate="tanh"))
-
-
 def _after_fork() -> None:
     """In a forked worker, one thread: the parent's thread pool does not exist here and would be waited for."""
     global _HOME
@@ -396,5 +295,3 @@ def _after_fork() -> None:
         _HOME = os.getpid()
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         torch.set_num_threads(1)
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            warnings.warn("CUDA was initialised before the fork: use multiprocess.set_start_method('spawn')", stacklevel=2)

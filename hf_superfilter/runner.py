@@ -1,7 +1,7 @@
 """score(): scorers over rows into a run folder, resumable. The only file that knows ranks.
 
-    folder/run.json             what was scored with what: rows, settings, revisions, tokens, seconds, device
-    folder/<scorer>/000000.parquet ...     its columns, one file per chunk of rows
+folder/run.json             what was scored with what: rows, settings, revisions, tokens, seconds, device
+folder/<scorer>/000000.parquet ...     its columns, one file per chunk of rows
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -75,6 +76,7 @@ def score(
         columns = chunks.read()
         record["scorers"][name] |= _summary(columns, chunks, name, scorer)
         _write_json(run / "run.json", record)
+        _warn_if_all_undefined(name, record["scorers"][name])
         table = _with_columns(table, columns)
     return table
 
@@ -87,7 +89,9 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{str(folder)!r} is not a run folder: it holds no run.json; make one with score or run")
+        raise FileNotFoundError(
+            f"{str(folder)!r} is not a run folder: it holds no run.json; make one with score or run"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -135,7 +139,9 @@ def _open_record(run: Path, rows: "Dataset", chunk_size: int) -> dict[str, Any]:
         if not os.access(run, os.W_OK):
             raise PermissionError(13, "no permission to write")
     except OSError as error:
-        raise OSError(f"the run folder {str(run)!r} cannot be used ({error.strerror or error}): choose another") from error
+        raise OSError(
+            f"the run folder {str(run)!r} cannot be used ({error.strerror or error}): choose another"
+        ) from error
     now = {"rows": len(rows), "chunk_size": chunk_size}
     for fact, value in now.items():
         if record.get(fact, value) != value:
@@ -242,6 +248,13 @@ def _summary(columns: Any, chunks: Chunks, name: str, scorer: object) -> dict[st
     if hasattr(scorer, "provenance"):
         summary["made_with"] = scorer.provenance()
     return summary
+
+
+def _warn_if_all_undefined(name: str, summary: Mapping[str, Any]) -> None:
+    if summary.get("undefined") == summary["rows"]:
+        warnings.warn(
+            f"every row of {name!r} is undefined: {summary.get('status', 'no reason recorded')}", stacklevel=3
+        )
 
 
 def _with_columns(table: "Dataset", columns: Any) -> "Dataset":

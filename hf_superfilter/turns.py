@@ -84,6 +84,6 @@ def _texts(cell: object, column: str, row: int) -> list[str]:
     if isinstance(cell, (list, tuple, np.ndarray)) and all(turn is None or isinstance(turn, str) for turn in cell):
         return [turn or "" for turn in cell]
     raise TypeError(
-        f"column {column!r} holds {str(cell)[:60]!r} ({type(cell).__name__}) in row {row} of the batch: "
+        f"column {column!r} holds {repr(cell)[:60]} ({type(cell).__name__}) in row {row} of the batch: "
         "prompts and responses are strings, or lists of strings for chats"
     )

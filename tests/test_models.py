@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from reference import OneRowAtATime
 from scipy.stats import spearmanr
 
-from hf_superfilter import CausalLM, IFD
-from hf_superfilter.models import Window
+from hf_superfilter import IFD, CausalLM
+from hf_superfilter.windows import Window
 
 AWKWARD = [
     ("Say hello.\n", "Hello there, how are you today?"),
@@ -156,7 +156,8 @@ def test_what_a_model_does_after_the_projection_counts(tmp_path, weak, scale):
         (Gemma2Config, Gemma2ForCausalLM) if "final_logit_softcapping" in scale else (CohereConfig, CohereForCausalLM)
     )
     torch.manual_seed(0)
-    small = dict(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+    small = dict(  # noqa: C408
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
                  num_attention_heads=2, num_key_value_heads=2, head_dim=16, max_position_embeddings=256,
                  pad_token_id=None, bos_token_id=0, eos_token_id=0)  # fmt: skip
     made = make(config(**small, **scale))

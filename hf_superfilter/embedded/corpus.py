@@ -88,8 +88,8 @@ def documents(data: Path, seed: int) -> list[tuple[str, str]]:
         for document in read_rows(data / f"text/{source}.jsonl.zst"):
             if document["id"] not in held_out:
                 placed.append((rng.random(), "prose", document["text"]))
-                for row in shaped_like_instructions(document, rng):
-                    add_rows(*row, prompts=1)
+                for parts in shaped_like_instructions(document, rng):
+                    add_rows(*parts, prompts=1)
     for novel in read_rows(data / "text/novels.jsonl.zst"):
         if novel["id"] not in held_out:
             pages = [novel["text"][i : i + 6000] for i in range(0, len(novel["text"]), 6000)]

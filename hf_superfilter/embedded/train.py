@@ -114,7 +114,8 @@ def train_model(plan: Plan, stream: np.ndarray, work: Path) -> tuple["GPT2LMHead
         activation_function="gelu_pytorch_tanh", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
-    model = GPT2LMHeadModel(config).to(device)
+    model: Any = GPT2LMHeadModel(config)
+    model.to(device)
     optimisers = make_optimisers(model, plan)
     held_out, stream = stream[-HELD_OUT_TOKENS:], stream[:-HELD_OUT_TOKENS]
     steps, first, log = plan.tokens // plan.batch_tokens, 0, []
@@ -161,7 +162,7 @@ def train_model(plan: Plan, stream: np.ndarray, work: Path) -> tuple["GPT2LMHead
     return model, log
 
 
-def write_model(name: str, model: "GPT2LMHeadModel", tokenizer: "PreTrainedTokenizerBase", log: list, out: Path):
+def write_model(name: str, model: Any, tokenizer: "PreTrainedTokenizerBase", log: list[dict], out: Path) -> None:
     """The model folder: 16-bit safetensors, tokenizer, training log."""
     import torch
 

@@ -28,7 +28,7 @@ class IFD(ModelSettings):
 
     Args:
         variant: the tools of the field disagree on what IFD is:
-            `superfiltering` - the authors' procedure (see `CausalLM.windows`): without BOS the first
+            `superfiltering` - the authors' procedure (see `pair_of_windows`): without BOS the first
             response token counts in the pass with the prompt only;
             `bos` - BOS, or EOS where there is none, before both: both passes score every response token;
             `aligned` - both passes leave the first response token out;
@@ -37,9 +37,11 @@ class IFD(ModelSettings):
     Example:
         >>> from hf_superfilter import IFD, embedded_model
         >>> ifd = IFD(embedded_model("weak"))
-        >>> columns = ifd({"prompt": ["Repeat: hello world\\n"], "response": ["hello world"]})
-        >>> bool(columns["ifd"][0] < 1), columns["ifd_status"]
-        (True, ['ok'])
+        >>> columns = ifd({"prompt": ["Say hello."] * 2, "response": ["Hello there, my friend.", ""]})
+        >>> bool(abs(columns["ifd_ppl"][0] / columns["ifd_ppl_alone"][0] - columns["ifd"][0]) < 1e-12)
+        True
+        >>> columns["ifd_status"], float(columns["ifd"][1])
+        (['ok', 'empty_response'], nan)
     """
 
     variant: str = "superfiltering"
@@ -64,7 +66,7 @@ class IFD(ModelSettings):
         )
         windows = [pair.given for pair in pairs] + [pair.alone for pair in pairs]
         nats, tokens = (both.reshape(2, -1) for both in lm.losses(windows, self.batch_tokens))
-        used = (tokens > 0).all(axis=0)
+        used = (tokens[0] > 0) & (tokens[1] > 0)
         scored = np.stack([turns.total(np.where(used, n, 0)) for n in tokens])
         sums = np.stack([turns.total(np.where(used, mean * n, 0)) for mean, n in zip(nats, tokens, strict=True)])
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):

@@ -56,9 +56,11 @@ class Length(Settings):
         if self.model is None:
             sizes = [len(response) for response in turns.responses]
         else:
-            from ..models import load_tokenizer
+            from ..loading import load_tokenizer
 
             encode = load_tokenizer(model_folder(self.model))
-            ids = encode(turns.responses, add_special_tokens=False, verbose=False)["input_ids"] if turns.responses else []
+            ids = (
+                encode(turns.responses, add_special_tokens=False, verbose=False)["input_ids"] if turns.responses else []
+            )
             sizes = [len(tokens) for tokens in ids]
         return {self.name: turns.total(np.array(sizes, dtype=np.float64))}

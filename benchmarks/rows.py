@@ -1,0 +1,40 @@
+"""What the benchmarks run on: real rows beside the project, and a random model of GPT-2's shape."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def real_rows(name: str, count: int | None = None) -> list[dict]:
+    """The first rows of a zstd-compressed JSON Lines file of `../shared/data`, in file order."""
+    with pa.input_stream(str(SHARED / name), compression="zstd") as stream:
+        lines = stream.read().decode().split("\n")
+    return [json.loads(line) for line in lines[:count] if line]
+
+
+def as_pairs(rows: list[dict]) -> tuple[list[str], list[str]]:
+    """Prompts and responses in the authors' form, without a template."""
+    prompts = [r["instruction"] + "\n" + (r["input"] + "\n" if r["input"] else "") for r in rows]
+    return prompts, [r["output"] for r in rows]
+
+
+def gpt2_shaped(folder: Path) -> str:
+    """A random model of GPT-2's 124M shape with GPT-2's real tokenizer, written into a folder.
+
+    Weights are three times as large as initialised, so that losses differ from token to token.
+    """
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config())
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.mul_(3.0)
+    model.save_pretrained(folder)
+    GPT2TokenizerFast.from_pretrained(str(SHARED / "gpt2")).save_pretrained(folder)
+    return str(folder)

@@ -1,0 +1,81 @@
+"""Models and tokenizers from a folder or the Hub: which device, which dtype, and clear words where it cannot be."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(device: str, rank: int | None = None) -> torch.device:
+    """`auto` is CUDA device number `rank` (modulo their count) where there is one, else the CPU."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda", (rank or 0) % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the hardware multiplies it natively, else float32.
+
+    Natively: CUDA compute capability 8.0 and later; CPUs with avx512_bf16 or amx.
+    """
+    if dtype != "auto":
+        return DTYPES[dtype]
+    native = False
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu":
+        abilities = torch.cpu.get_capabilities()
+        native = bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+    return torch.bfloat16 if native else torch.float32
+
+
+@lru_cache(maxsize=8)
+def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, loaded once per process; counting tokens needs no weights."""
+    return AutoTokenizer.from_pretrained(model, revision=revision)
+
+
+def load_weights(
+    model: str, revision: str | None, dtype: torch.dtype, device: torch.device, attn_implementation: str | None
+) -> PreTrainedModel:
+    """A causal language model, ready to run.
+
+    Raises:
+        FileNotFoundError: a folder without config or weights.
+        ValueError: an encoder-decoder model.
+    """
+    folder = Path(model)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"the folder {model!r} holds no config.json: it is not a transformers model")
+    if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise FileNotFoundError(f"the model folder {model!r} holds no weights: expected model.safetensors")
+    if AutoConfig.from_pretrained(model, revision=revision).is_encoder_decoder:
+        raise ValueError(f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model")
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        model, revision=revision, dtype=dtype, attn_implementation=attn_implementation
+    )
+    _fuse_gelu(loaded)
+    return loaded.to(device).eval()
+
+
+def window_of(config: Any) -> int:
+    """The longest sequence a model reads; one without learned positions may name no limit."""
+    text = config.get_text_config()
+    for key in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
+        if getattr(text, key, None):
+            return int(getattr(text, key))
+    return 1 << 30
+
+
+def _fuse_gelu(model: torch.nn.Module) -> None:
+    """Exchange `gelu_new`, a chain of element-wise operations, for the same function in one kernel."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child).__name__ == "NewGELUActivation":
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
