@@ -84,13 +84,10 @@ def speed(model: str, rows: int, rounds: int, device: str) -> None:
         for d in rates:
             rates[d] = max(rates[d], matrix_rate(getattr(torch, d), device, 0.5))
     needed = operations(model, prompts, responses)
-    print(
-        f"\n{rows} rows, {rounds} rounds, {device}, {torch.get_num_threads()} threads; {needed / rows / 1e9:.1f} GFLOP a row"
-    )
+    print(f"\n{rows} rows, {rounds} rounds, {device}, {torch.get_num_threads()} threads")
+    print(f"needed: {needed / rows / 1e9:.1f} GFLOP a row")
     print("matrix rate: " + ", ".join(f"{d} {rate / 1e9:,.0f} GFLOP/s" for d, rate in rates.items()))
-    print(
-        "| method | rows/s | CPU-s a row | times the authors (median, range) | share of matrix rate | Spearman | top 10% |"
-    )
+    print("| method | rows/s | CPU-s a row | times the authors | share of matrix rate | Spearman | top 10% in common |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for name in METHODS:
         ratios = np.array(wall["authors"]) / np.array(wall[name])
@@ -158,9 +155,8 @@ def overhead(rounds: int) -> None:
             times["map"].append(middle - start)
             times["score"].append(time.perf_counter() - middle)
     ratios = np.array(times["score"]) / np.array(times["map"])
-    print(
-        f"\nscore over map, {len(rows)} rows, embedded weak: {np.median(ratios):.3f} ({ratios.min():.3f}–{ratios.max():.3f})"
-    )
+    spread = f"{np.median(ratios):.3f} ({ratios.min():.3f}–{ratios.max():.3f})"
+    print(f"\nscore over map, {len(rows)} rows, embedded weak: {spread}")
 
 
 def whole_set(model: str) -> None:

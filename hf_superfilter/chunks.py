@@ -72,9 +72,9 @@ class Chunks:
         unfinished = self.path(number).with_suffix(f".{os.getpid()}.unfinished")
         try:
             pq.write_table(table, unfinished)
-            with open(unfinished, "rb+") as file:
+            with unfinished.open("rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(unfinished, self.path(number))
+            unfinished.replace(self.path(number))
         except OSError as error:
             unfinished.unlink(missing_ok=True)
             raise OSError(

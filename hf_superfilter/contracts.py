@@ -92,6 +92,7 @@ def check_name(name: str) -> None:
 
 def pair_of_columns(columns: Sequence[str]) -> tuple[str, str]:
     """The names of the prompt and the response column, checked; YAML hands over a list."""
-    if isinstance(columns, str) or len(columns) != 2 or not all(isinstance(name, str) for name in columns):
+    listed = isinstance(columns, Sequence) and not isinstance(columns, str)
+    if not listed or len(columns) != 2 or not all(isinstance(name, str) for name in columns):
         raise ValueError(f"columns={columns!r}: name two columns, the prompt's and the response's")
     return columns[0], columns[1]

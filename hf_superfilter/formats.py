@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import logging
-import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from inspect import signature
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from jinja2 import TemplateError
+from .templates import Turn, make_template, plain, said
+from .wording import did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
@@ -27,22 +24,11 @@ _SPELLINGS = {
     "tool": "tool observation function function_response tool_response ipython",
 }
 _ROLES = {word: role for role, words in _SPELLINGS.items() for word in words.split()}
-_TASK = "Below is an instruction that describes a task{}. Write a response that appropriately completes the request."
-
-
-class _Turn(NamedTuple):
-    role: str
-    text: str
-    input: str = ""
-    end: str = "\n"  # what template "none" writes after the turn
-    extra: Mapping[str, Any] = {}  # tool_calls, tool_call_id, name, as a chat template takes them
-    shown: bool = False  # an assistant turn that belongs to the prompt and is no response
 
 
 def _known(name: object, names: Collection[str], what: str, remedy: str) -> None:
     if name not in names:
-        hint = "".join(f" (did you mean {near!r}?)" for near in difflib.get_close_matches(str(name), names, n=1))
-        raise ValueError(f"{what} {name!r} is not one of {', '.join(names) or 'nothing'}{hint}: {remedy}")
+        raise ValueError(f"{what} {name!r} is unknown: {did_you_mean(name, names)}; {remedy}")
 
 
 def _typed(cell: Any, kind: type, column: str) -> Any:
@@ -80,7 +66,7 @@ def _filled(found: dict[str, Any]) -> dict[str, Any]:
     return {key: _parsed(x) if key == "arguments" else x for key, x in found.items() if x is not None}
 
 
-def _turn(message: Mapping[str, Any], column: str) -> _Turn:
+def _turn(message: Mapping[str, Any], column: str) -> Turn:
     role = str(message.get("role") or message.get("from")).lower()
     _known(role, _ROLES, f"column {column!r}: the role", "rename it with dataset.map")
     extra = {name: message[name] for name in ("tool_call_id", "name") if message.get(name)}
@@ -88,87 +74,31 @@ def _turn(message: Mapping[str, Any], column: str) -> _Turn:
         calls = [_parsed(call) for call in _records(message["tool_calls"], column)]
         extra["tool_calls"] = [{"type": "function", "function": call, **call} for call in calls]
     content = message.get("value") if message.get("content") is None else message["content"]
-    return _Turn(_ROLES[role], _content(content, column), extra=extra)
+    return Turn(_ROLES[role], _content(content, column), extra=extra)
 
 
-def _asked(instruction: str, context: str, answer: str) -> list[_Turn]:
-    return [_Turn("user", instruction, context)] * bool(instruction or context) + [_Turn("assistant", answer)]
+def _asked(instruction: str, context: str, answer: str) -> list[Turn]:
+    return [Turn("user", instruction, context)] * bool(instruction or context) + [Turn("assistant", answer)]
 
 
-def _joined(prompt: Any, completion: Any) -> list[_Turn]:
+def _joined(prompt: Any, completion: Any) -> list[Turn]:
     if isinstance(prompt, str):  # TRL joins the two as they are: template "none" adds no line break
         return [turn._replace(end="") for turn in _asked(prompt, "", completion)]
     return [turn._replace(shown=True) for turn in prompt] + completion
 
 
 # A format is a function of its columns; one it can do without has a default. "auto" takes the first that fits.
-_FORMATS: dict[str, Callable[..., list[_Turn]]] = {
+_FORMATS: dict[str, Callable[..., list[Turn]]] = {
     "messages": lambda messages, tools=None, system="": messages,
     "sharegpt": lambda conversations, tools=None, system="": conversations,
     "alpaca": lambda instruction, output, input="", system="": _asked(instruction, input, output),
     "dolly": lambda instruction, response, context="", system="": _asked(instruction, context, response),
     "prompt-completion": lambda prompt, completion, tools=None, system="": _joined(prompt, completion),
+    "pairs": lambda prompt, response: [],  # already what is wanted: handed on as it is
     "text": lambda text: _asked("", "", text),
 }
 _FIELDS = {name: signature(turns).parameters for name, turns in _FORMATS.items()}
 _NEEDS = {name: [f.name for f in fields.values() if f.default is f.empty] for name, fields in _FIELDS.items()}
-
-
-def _said(turn: _Turn) -> str:
-    """Answer all that a turn says: its text, an instruction's input, its tool calls in compact JSON."""
-    calls = [call["function"] for call in turn.extra.get("tool_calls", ())]
-    written = json.dumps(calls, ensure_ascii=False, separators=(",", ":")) if calls else turn.input
-    return f"{turn.text}\n{written}" if written and (turn.text or not calls) else turn.text + written
-
-
-def _none(turns: Sequence[_Turn], tools: Any) -> str:
-    return "".join(_said(turn) + turn.end for turn in turns)
-
-
-def _alpaca(turns: Sequence[_Turn], tools: Any) -> str:
-    *earlier, last = turns
-    blocks = [_TASK.format(", paired with an input that provides further context" if last.input else "")]
-    for answer, group in groupby([*earlier, last._replace(input="")], lambda turn: turn.role == "assistant"):
-        blocks.append(f"### {'Response' if answer else 'Instruction'}:\n" + "\n".join(map(_said, group)))
-    given = [f"### Input:\n{last.input}"] if last.input else []
-    return "\n\n".join([*blocks, *given, "### Response:"])
-
-
-def _own(turns: Sequence[_Turn], tools: Any, template: str) -> str:
-    system = turns[0].text if turns[0].role == "system" else ""
-    asked = [_said(turn._replace(input="")) for turn in turns[bool(system) :]]
-    return template.format(instruction="\n".join(asked), input=turns[-1].input, system=system)
-
-
-def _chat(turns: Sequence[_Turn], tools: Any, tokenizer: Any, drop: str) -> str:
-    chat = [{**turn.extra, "role": turn.role, "content": _said(turn._replace(extra={}))} for turn in turns]
-    try:
-        prompt = tokenizer.apply_chat_template(chat, tools, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        what = f"of {tokenizer.name_or_path!r} refuses the turns {', '.join(turn.role for turn in turns)} ({error})"
-        raise ValueError(f"the chat template {what}: remove what it does not take, or use another") from error
-    return prompt.removeprefix(drop)
-
-
-def _template(template: str, tokenizer: Any) -> Callable[..., str]:
-    if template == "chat":
-        if isinstance(tokenizer, (str, os.PathLike)):
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        if not getattr(tokenizer, "chat_template", None):
-            raise ValueError(f"tokenizer={tokenizer!r:.60} has no chat template: template 'chat' needs one")
-        adds_bos = tokenizer("x").input_ids[:1] == [tokenizer.bos_token_id]
-        return partial(_chat, tokenizer=tokenizer, drop=tokenizer.bos_token if adds_bos else "")
-    if "{instruction}" not in template:
-        _known(template, ("none", "alpaca", "chat"), "template", "or give your own text with {instruction}")
-        return _none if template == "none" else _alpaca
-    try:
-        template.format(instruction="", input="", system="")
-    except (LookupError, ValueError, AttributeError) as error:
-        fields = "its fields are instruction, input, system, and other braces are doubled"
-        raise ValueError(f"template {template!r} cannot be filled ({error}): {fields}") from error
-    return partial(_own, template=template)
 
 
 @dataclass(frozen=True)
@@ -192,10 +122,10 @@ class _Pairs:
         row = {field: self._read(field, cells.get(field)) for field in self.columns}
         turns = _FORMATS[self.format](**row)
         if row.get("system"):
-            turns = [_Turn("system", row["system"]), *turns]
+            turns = [Turn("system", row["system"]), *turns]
         at = [i for i, turn in enumerate(turns) if turn.role == "assistant" and not turn.shown]
         prompts = [self.template(turns[:i], row.get("tools")) if i else "" for i in at]
-        responses = [_said(turns[i]) for i in at]
+        responses = [said(turns[i]) for i in at]
         return (prompts, responses) if self.chats else (prompts[0], responses[0])
 
     def _read(self, field: str, cell: Any) -> Any:
@@ -215,10 +145,11 @@ def detect_format(column_names: Iterable[str]) -> str:
         'dolly'
     """
     there = list(column_names)
-    for name, needs in _NEEDS.items():
-        if set(needs) <= set(there):
+    for name, needed in _NEEDS.items():
+        if set(needed) <= set(there):
             return name
-    raise ValueError(f"no format fits the columns {there}: rename some with columns= so that one does, of {_NEEDS}")
+    all_needs = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in _NEEDS.items())
+    raise ValueError(f"no format fits the columns {there}: rename with columns= so that one of these does: {all_needs}")
 
 
 def _columns(format: str, given: Mapping[str, str], there: Collection[str]) -> dict[str, str]:
@@ -244,10 +175,13 @@ def _add(dataset: Any, format: str, given: Mapping[str, str], template: Callable
         logging.getLogger(__name__).info("format %r, from the columns %s", format, ", ".join(schema))
     _known(format, _FORMATS, "format", "give one of these, or 'auto'")
     columns = _columns(format, given, schema)
+    if format == "pairs":
+        wanted = dict(zip(columns.values(), into, strict=True))
+        return dataset.rename_columns({old: new for old, new in wanted.items() if old != new})
     texts = isinstance(schema[columns[_NEEDS[format][0]]], (str, Value, type(None)))
     chats = format in ("messages", "sharegpt") or (format == "prompt-completion" and not texts)
     # what is written over a column that is read must be what the column holds
-    same = (columns.get("prompt") if template is _none else None, columns[_NEEDS[format][-1]])
+    same = (columns.get("prompt") if template is plain else None, columns[_NEEDS[format][-1]])
     if any(name in columns.values() and (chats or name != kept) for name, kept in zip(into, same, strict=True)):
         raise ValueError(f"into={into!r} would write over a column that is read, of {columns}: give other names")
     kind = List(Value("string")) if chats else Value("string")
@@ -271,7 +205,8 @@ def format_pairs(
 
     Args:
         dataset: n rows, in memory or streamed, or a dict of splits. A `set_format` on it is taken off.
-        format: messages, sharegpt, alpaca, dolly, prompt-completion, text, or "auto": the first of them that fits.
+        format: messages, sharegpt, alpaca, dolly, prompt-completion, pairs (a prompt and a response column, which
+            stay as they are), text, or "auto": the first of them that fits.
         template: how a prompt is written. "none", as the Superfiltering authors do: instruction + "\n", then input +
             "\n" where there is one; a chat's turns + "\n" each; a `prompt` of text as it is. "alpaca": Stanford's; what
             stands between two responses of a chat is an instruction. "chat": the tokenizer's chat template, for an
@@ -294,7 +229,7 @@ def format_pairs(
         >>> format_pairs(rows)[0]["prompt"]
         'Add.\n2 2\n'
     """
-    fill = _template(template, tokenizer)
+    fill = make_template(template, tokenizer)
     if isinstance(dataset, dict):
         return type(dataset)({name: _add(rows, format, columns or {}, fill, into) for name, rows in dataset.items()})
     return _add(dataset, format, columns or {}, fill, into)

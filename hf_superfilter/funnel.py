@@ -1,6 +1,6 @@
 """Selectors in order: from a scored table to the rows that are kept, and why the others are not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ class Step:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Selection:
     """What was kept of a table, in which order, and what dropped the rest.
 
@@ -51,7 +51,7 @@ class Selection:
 
     @property
     def by(self) -> str | None:
-        """The column that ranked last, None when no step ranks by one."""
+        """The column of the last step that goes by one, None where none does."""
         return next((step.by for step in reversed(self.steps) if step.by), None)
 
     @property
@@ -70,7 +70,7 @@ class Selection:
 
 
 def select(
-    table: "Dataset", selectors: "Sequence[Selector | Callable]", *, run: str | Path | None = None
+    table: "Dataset", selectors: "Selector | Callable | Iterable[Selector | Callable]", *, run: str | Path | None = None
 ) -> Selection:
     """Apply selectors in order; each sees the whole table and the rows still in play.
 
@@ -80,8 +80,8 @@ def select(
         run: the run folder of the scores, so that reports and cards can tell their history.
 
     Raises:
-        ValueError: an empty table, no selector, a column that is missing or not numeric, or a selector
-            that answers with rows that are not in its pool.
+        ValueError: an empty table or several, no selector, a column that is missing or not numeric, or
+            a selector that answers with rows that are not in its pool.
 
     Example:
         >>> from datasets import Dataset
@@ -91,18 +91,12 @@ def select(
         >>> selection.rows.tolist(), selection.dropped_by.tolist()
         ([2, 0], [-1, 0, -1, 1])
     """
-    if isinstance(selectors, (str, bytes)) or not isinstance(selectors, Sequence):
-        selectors = [selectors]
-    if not selectors:
-        raise ValueError("select needs at least one selector, such as TopK('ifd', k=0.10)")
-    if len(table) == 0:
-        raise ValueError("the table has no rows: there is nothing to select from")
+    chosen = _checked(table, selectors)
     pool = np.arange(len(table), dtype=np.int64)
     dropped_by = np.full(len(table), -1, dtype=np.int64)
     steps = []
-    for number, selector in enumerate(selectors):
-        rows = np.asarray(selector(table, pool.copy()), dtype=np.int64)
-        _check_subset(rows, pool, selector)
+    for number, selector in enumerate(chosen):
+        rows = _checked_rows(selector(table, pool.copy()), pool, _name_of(selector))
         gone = np.setdiff1d(pool, rows, assume_unique=True)
         dropped_by[gone] = number
         facts = selector.facts(table, pool, rows) if hasattr(selector, "facts") else {}
@@ -111,13 +105,37 @@ def select(
     return Selection(table, pool, tuple(steps), dropped_by, Path(run) if run is not None else None)
 
 
+def _checked(table: "Dataset", selectors: Any) -> list[Callable]:
+    """The selectors as a list, for a table that can be selected from."""
+    if isinstance(table, Mapping) or not hasattr(table, "__len__"):
+        raise ValueError(f"select takes one Dataset, and got {type(table).__name__}: pick a split, dataset['train']")
+    if len(table) == 0:
+        raise ValueError("the table has no rows: there is nothing to select from")
+    chosen = list(selectors) if isinstance(selectors, Iterable) and not callable(selectors) else [selectors]
+    for selector in chosen:
+        if not callable(selector):
+            raise ValueError(f"{selector!r} is not a selector: give TopK('ifd', k=0.10) or a function (table, pool)")
+    if not chosen:
+        raise ValueError("select needs at least one selector, such as TopK('ifd', k=0.10)")
+    return chosen
+
+
 def _name_of(selector: object) -> str:
     return getattr(selector, "__name__", None) or repr(selector)
 
 
-def _check_subset(rows: np.ndarray, pool: np.ndarray, selector: object) -> None:
-    if rows.ndim != 1 or len(np.unique(rows)) != len(rows):
-        raise ValueError(f"{_name_of(selector)} answered with rows of shape {rows.shape}, or the same row twice")
-    foreign = np.setdiff1d(rows, pool)
-    if len(foreign):
-        raise ValueError(f"{_name_of(selector)} answered with row {foreign[0]}, which is not among the rows still in play")
+def _checked_rows(answer: Any, pool: np.ndarray, name: str) -> np.ndarray:
+    """A selector's answer as row numbers; what is not a subset of the pool is refused."""
+    rows = np.asarray(answer)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{name} answered with {rows.dtype} values of shape {rows.shape}, not with row numbers: "
+            "take them from the pool, pool[mask]"
+        )
+    values, times = np.unique(rows, return_counts=True)
+    if (times > 1).any():
+        raise ValueError(f"{name} answered with row {values[times > 1][0]} more than once")
+    foreign = np.setdiff1d(values, pool)
+    if foreign.size:
+        raise ValueError(f"{name} answered with row {foreign[0]}, which is not among the rows still in play")
+    return rows.astype(np.int64)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,8 +38,17 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 @lru_cache(maxsize=8)
 def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, loaded once per process; counting tokens needs no weights."""
-    return AutoTokenizer.from_pretrained(model, revision=revision)
+    """The tokenizer of a model, loaded once per process; counting tokens needs no weights.
+
+    Raises:
+        FileNotFoundError: there are no tokenizer files; transformers would make an empty tokenizer.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    if not tokenizer("a word")["input_ids"]:
+        raise FileNotFoundError(
+            f"the model {model!r} comes with no tokenizer: expected tokenizer.json beside its weights"
+        )
+    return tokenizer
 
 
 def load_weights(
@@ -57,9 +67,12 @@ def load_weights(
         raise FileNotFoundError(f"the model folder {model!r} holds no weights: expected model.safetensors")
     if AutoConfig.from_pretrained(model, revision=revision).is_encoder_decoder:
         raise ValueError(f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model")
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        model, revision=revision, dtype=dtype, attn_implementation=attn_implementation
-    )
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            model, revision=revision, dtype=dtype, attn_implementation=attn_implementation
+        )
+    except SafetensorError as error:
+        raise OSError(f"the weights of {model!r} cannot be read ({error}): copy or download them again") from error
     _fuse_gelu(loaded)
     return loaded.to(device).eval()
 

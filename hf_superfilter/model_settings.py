@@ -51,6 +51,10 @@ class ModelSettings(Settings):
         check_name(self.name)
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype={self.dtype!r}: {did_you_mean(str(self.dtype), DTYPES)}")
+        for setting in ("revision", "device", "attn_implementation"):
+            value = getattr(self, setting)
+            if not isinstance(value, str) and (value is not None or setting == "device"):
+                raise ValueError(f"{setting}={value!r}: give text")
         for setting in ("max_length", "batch_tokens"):
             value = getattr(self, setting)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 2):

@@ -32,7 +32,7 @@ def _digest(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
     digest = hashlib.sha256()
     for name, size, _ in files:
         digest.update(f"{Path(name).relative_to(folder)}\0{size}\0".encode())
-        with open(name, "rb") as file:
+        with Path(name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{digest.hexdigest()[:16]}"
 

@@ -92,7 +92,13 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{str(folder)!r} is not a run folder: it holds no run.json; make one with score or run"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record.get("scorers"), dict):
+            raise ValueError("no scorers in it")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error}): use another folder") from error
+    return record
 
 
 def name_of(scorer: object) -> str:
@@ -104,9 +110,10 @@ def name_of(scorer: object) -> str:
 def describe(scorer: object) -> dict[str, Any]:
     """What a scorer is, as JSON: its constructor's arguments and identity, or a digest of a plain function."""
     if isinstance(scorer, Settings):
-        arguments = json.loads(json.dumps(scorer.settings()))
+        kind, arguments = type(scorer), json.loads(json.dumps(scorer.settings()))
+        ours = kind.__module__.startswith(f"{__package__}.")
         return {
-            "scorer": {type(scorer).__name__: arguments},
+            "scorer": {kind.__name__ if ours else f"{kind.__module__}:{kind.__name__}": arguments},
             "arithmetic": scorer.arithmetic,
             "identity": scorer.identity(),
         }
@@ -268,7 +275,7 @@ def _with_columns(table: "Dataset", columns: Any) -> "Dataset":
 def _write_json(path: Path, record: Mapping[str, Any]) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
     unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def _version(package: str) -> str:

@@ -1,7 +1,9 @@
-"""Reading a scored table: a column as numbers, a budget as a count of rows."""
+"""Reading a scored table: a column as numbers, a budget as the rows that fit it; and checks of settings."""
 
+import math
+import warnings
 from decimal import ROUND_FLOOR, Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,15 +21,15 @@ def numbers_of(table: "Dataset", column: str) -> np.ndarray:
     """
     import pyarrow as pa
     import pyarrow.compute as pc
+    from pyarrow import types
 
     if column not in table.column_names:
         raise ValueError(f"no column {column!r} in the table: {did_you_mean(column, table.column_names)}")
     values = table.select_columns([column]).with_format("arrow")[:].column(column)
-    kind = values.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise ValueError(f"column {column!r} holds {kind}, not numbers: rank by a numeric column")
-    as_floats = values.cast(pa.float64(), safe=False)
-    return pc.fill_null(as_floats, float("nan")).to_numpy()
+    numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
+    if not any(test(values.type) for test in numeric):
+        raise ValueError(f"column {column!r} holds {values.type}, not numbers: name a numeric column")
+    return pc.fill_null(values.cast(pa.float64(), safe=False), math.nan).to_numpy()
 
 
 def count_of(k: int | float, total: int) -> int:
@@ -44,49 +46,76 @@ def count_of(k: int | float, total: int) -> int:
     return int((Decimal(str(k)) * total).to_integral_value(rounding=ROUND_FLOOR))
 
 
+def plain_numbers(settings: object, *names: str) -> None:
+    """Turn numpy scalars among the settings of a frozen dataclass into Python numbers, as repr and YAML need them."""
+    for name in names:
+        value = getattr(settings, name)
+        if isinstance(value, np.generic):  # by its text, so that float32 0.29 is 0.29 and not 0.28999999166
+            plain = float(str(value)) if isinstance(value, np.floating) else value.item()
+            object.__setattr__(settings, name, plain)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a setting is a finite number; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def is_count(value: Any, least: int = 1) -> bool:
+    """Whether a setting is a whole number, and large enough."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_column(by: Any) -> None:
+    """Refuse what cannot be the name of a column."""
+    if not isinstance(by, str) or not by:
+        raise ValueError(f"by={by!r}: name the column to select by, such as 'ifd'")
+
+
+def check_switch(name: str, value: Any) -> None:
+    """Refuse a switch that is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: give True or False")
+
+
 def check_budget(k: int | float | None, tokens: int | None) -> None:
     """Refuse a budget that is not exactly one of `k` (count or share) and `tokens`, or is out of range."""
     if (k is None) == (tokens is None):
         raise ValueError(f"k={k!r}, tokens={tokens!r}: give one of the two, k rows (or a share) or a number of tokens")
-    if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
+    if tokens is not None and not is_count(tokens):
         raise ValueError(f"tokens={tokens!r}: give a whole number of response tokens, at least 1")
-    if k is not None and (
-        isinstance(k, bool)
-        or not isinstance(k, (int, float))
-        or (isinstance(k, int) and k < 1)
-        or (isinstance(k, float) and not 0 < k <= 1)
-    ):
+    if k is not None and not (is_count(k) or (isinstance(k, float) and 0 < k <= 1)):
         raise ValueError(f"k={k!r}: give a number of rows, 1 or more, or a share of all rows, above 0 and at most 1.0")
 
 
-def within_budget(
-    order: np.ndarray, table: "Dataset", k: int | float | None, tokens: int | None, by: str | None
-) -> tuple[np.ndarray, int]:
-    """The leading rows of `order` that fit a budget, and how many rows the budget had room for.
+def within_budget(order: np.ndarray, table: "Dataset", selector: Any) -> np.ndarray:
+    """The leading rows of `order` that fit a selector's budget; a warning with both numbers where they do not fill it.
 
     A token budget takes rows in order until the next one would exceed it. Tokens are those of
-    `<by>_tokens`, or of the table's first column whose name ends in `_tokens`.
+    `<by>_tokens`, or of the table's first scorer that counted them.
     """
-    if k is not None:
-        room = count_of(k, len(table))
-        return order[:room], room
-    counts = numbers_of(table, _token_column(table, by))[order]
-    used = np.cumsum(np.nan_to_num(counts))
-    room = int(np.searchsorted(used, tokens, side="right"))
-    return order[:room], room
+    if selector.k is not None:
+        room, unit = count_of(selector.k, len(table)), "rows"
+        used = np.arange(1, len(order) + 1)
+    else:
+        room, unit = selector.tokens, "tokens"
+        counts = numbers_of(table, _token_column(table, getattr(selector, "by", "")))
+        used = np.cumsum(np.nan_to_num(counts[order]))
+    there = int(used[-1]) if len(order) else 0
+    if there < room:  # the fourth frame up is the caller of select()
+        warnings.warn(f"{selector!r} has room for {room} {unit}, and only {there} {unit} can be chosen", stacklevel=4)
+    return order[: np.searchsorted(used, room, side="right")]
 
 
-def _token_column(table: "Dataset", by: str | None) -> str:
-    """`ifd` and `ifd_ppl` both find `ifd_tokens`."""
-    parts = (by or "").split("_")
-    for end in range(len(parts), 0, -1):
-        name = "_".join([*parts[:end], "tokens"])
-        if name in table.column_names:
-            return name
-    for name in table.column_names:
-        if name.endswith("_tokens"):
+def _token_column(table: "Dataset", by: str) -> str:
+    """`ifd` and `ifd_ppl` both find `ifd_tokens`; else the first `<name>_tokens` beside a column `<name>`."""
+    parts = by.split("_")
+    mine = ["_".join([*parts[:end], "tokens"]) for end in range(len(parts), 0, -1)]
+    counted = [name for name in table.column_names if name.endswith("_tokens")]
+    scorers = [name for name in counted if name.removesuffix("_tokens") in table.column_names]
+    for name in [*mine, *scorers, *counted]:
+        if name in counted:
             return name
     raise ValueError(
         "a budget in tokens needs a column of token counts whose name ends in '_tokens': "
-        f"score with Perplexity or IFD first; the table has {table.column_names}"
+        f"score with Perplexity or IFD first; the table has {', '.join(table.column_names)}"
     )

@@ -123,17 +123,23 @@ def test_columns_are_renamed_before_detection_and_a_system_text_is_read_only_whe
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"format": "alpacca"}, r"format 'alpacca' is not one of .*did you mean 'alpaca'\?"),
-        ({"template": "alpcaa"}, r"template 'alpcaa' is not one of none, alpaca, chat \(did you mean 'alpaca'\?\)"),
+        ({"format": "alpacca"}, r"format 'alpacca' is unknown: did you mean 'alpaca'\?"),
+        (
+            {"template": "alpcaa"},
+            r"template 'alpcaa' is unknown: did you mean 'alpaca'\? \(there are: alpaca, chat, none\)",
+        ),
         ({"template": "Q: {question}"}, r"template 'Q: \{question\}' .* your own text with \{instruction\}"),
         ({"template": "{instruction} {inptu}"}, "'inptu'.* fields are instruction, input, system"),
         ({"template": "{instruction} {"}, "Single '{'.* braces are doubled"),
         (CHATTY, "tokenizer=None has no chat template"),
         ({**CHATTY, "tokenizer": tokenizer(True, None)}, "has no chat template"),
         ({**CHATTY, "tokenizer": tokenizer(True, NO_SYSTEM)}, r"refuses the turns system, user \(no system role\): re"),
-        ({"columns": {"instrction": "a"}}, r"'instrction' is not one of .*did you mean 'instruction'\?"),
-        ({"columns": {"instruction": "inptu"}}, r"'inptu' is not one of instruction, input, output .*'input'\?"),
-        ({"format": "dolly"}, "the column for 'response', 'response' is not one of instruction, input, output"),
+        ({"columns": {"instrction": "a"}}, r"'instrction' is unknown: did you mean 'instruction'\?"),
+        ({"columns": {"instruction": "inptu"}}, r"'inptu' is unknown: did you mean 'input'\?.*instruction"),
+        (
+            {"format": "dolly"},
+            "the column for 'response', 'response' is unknown: there are: input, instruction, output",
+        ),
         ({"into": ("instruction", "response")}, "would write over a column that is read"),
     ],
 )
@@ -143,7 +149,7 @@ def test_what_cannot_be_done_is_one_sentence_that_says_what_to_do(options, sente
 
 
 def test_columns_of_no_format_and_rows_of_no_data_set_are_refused():
-    with pytest.raises(ValueError, match=r"\['a', 'b'\].*'dolly': \['instruction', 'response'\]"):
+    with pytest.raises(ValueError, match=r"\['a', 'b'\].*dolly: instruction, response"):
         detect_format(["a", "b"])
     with pytest.raises(TypeError, match="type list: make one"):
         format_pairs(ROWS)
@@ -298,3 +304,11 @@ def test_another_process_finds_the_cached_result_and_the_import_alone_is_light(t
     options = {"capture_output": True, "check": True, "cwd": Path(__file__).parents[1]}
     first, second = (subprocess.run(command, **options).stdout for _ in range(2))
     assert first == second and len(set(first.split())) == 3
+
+
+def test_a_prompt_and_a_response_column_stay_as_they_are():
+    rows = Dataset.from_dict({"prompt": ["a", "b"], "response": ["x", "y"]})
+    assert detect_format(rows.column_names) == "pairs"
+    assert format_pairs(rows).to_dict() == rows.to_dict()
+    named = format_pairs(rows.rename_column("prompt", "q"), "pairs", columns={"prompt": "q"})
+    assert named.column_names == ["prompt", "response"]

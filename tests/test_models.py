@@ -210,6 +210,24 @@ def test_a_folder_without_weights_and_one_without_a_config_say_so(tmp_path, weak
         CausalLM(str(tmp_path))
 
 
+def test_a_model_without_a_tokenizer_says_so(tmp_path, gpt2):
+    import shutil
+
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(f"{gpt2}/{name}", tmp_path)
+    with pytest.raises((FileNotFoundError, ValueError, OSError), match="tokenizer"):
+        CausalLM(str(tmp_path))
+
+
+def test_damaged_weights_say_so(tmp_path, weak):
+    import shutil
+
+    shutil.copytree(weak, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(OSError, match="cannot be read"):
+        CausalLM(str(tmp_path))
+
+
 def test_an_unknown_model_says_so():
     with pytest.raises(FileNotFoundError, match="no model of that name"):
         CausalLM("nobody/nothing-at-all")

@@ -232,3 +232,7 @@ def test_run_json_is_json(tmp_path, rows):
     json.loads((tmp_path / "run.json").read_text())
     with pytest.raises(FileNotFoundError, match="not a run folder"):
         read_record(tmp_path / "length")
+    for damage in ('{"rows": ', "[1]"):
+        (tmp_path / "run.json").write_text(damage)
+        with pytest.raises(ValueError, match=r"run\.json' is damaged"):
+            score(rows, [Length()], tmp_path)

@@ -103,7 +103,7 @@ def test_columns_of_other_names_are_read(scorer):
 
 
 def test_missing_columns_and_cells_that_are_no_text_are_said(scorer):
-    with pytest.raises(ValueError, match="no column 'prompt'.*format_pairs"):
+    with pytest.raises(ValueError, match=r"no column 'prompt'.*format_pairs"):
         scorer({"text": ["a"]})
     with pytest.raises(TypeError, match="'response' holds 3"):
         scorer({"prompt": ["a"], "response": [3]})

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .card import write_card
 from .corpus import documents
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Plan:
 
 PLANS = {
     "weak": Plan(layers=4, width=128, heads=4, tokens=16_000_000),
-    "strong": Plan(layers=6, width=256, heads=8, tokens=30_000_000),
+    "strong": Plan(layers=6, width=256, heads=8, tokens=24_000_000),
 }
 
 
@@ -102,64 +103,99 @@ def loss_of(model: "GPT2LMHeadModel", windows: "torch.Tensor") -> "torch.Tensor"
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
 
 
-def train_model(plan: Plan, stream: np.ndarray, work: Path) -> tuple["GPT2LMHeadModel", list[dict[str, Any]]]:
-    """Train one model over the token stream, going round again when it ends; returns it with its log."""
+def new_model(plan: Plan) -> Any:
+    """A GPT-2 of the plan's shape with fresh weights, on the accelerator where there is one."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(plan.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     config = GPT2Config(
         vocab_size=VOCABULARY, n_positions=WINDOW, n_layer=plan.layers, n_embd=plan.width, n_head=plan.heads,
         activation_function="gelu_pytorch_tanh", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     model: Any = GPT2LMHeadModel(config)
-    model.to(device)
-    optimisers = make_optimisers(model, plan)
-    held_out, stream = stream[-HELD_OUT_TOKENS:], stream[:-HELD_OUT_TOKENS]
-    steps, first, log = plan.tokens // plan.batch_tokens, 0, []
-    checkpoint = work / f"checkpoint-{plan.layers}x{plan.width}.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
-        model.load_state_dict(state["model"])
-        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        first, log = state["step"], state["log"]
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
-    def batch(step: int, source: np.ndarray, length: int) -> torch.Tensor:
-        start = step * plan.batch_tokens % (len(source) - plan.batch_tokens - WINDOW)
-        ids = torch.from_numpy(source[start : start + plan.batch_tokens + 1].astype(np.int64))
-        return ids.unfold(0, length + 1, length).to(device)
 
-    start, seen = time.time(), 0.0
-    for step in range(first, steps):
-        for optimiser in optimisers:
+def batch_of(source: np.ndarray, number: int, plan: Plan, length: int, device: Any) -> "torch.Tensor":
+    """(batch, length + 1) windows of the token stream, one after another; it goes round again when it ends."""
+    import torch
+
+    start = number * plan.batch_tokens % (len(source) - plan.batch_tokens - WINDOW)
+    ids = torch.from_numpy(source[start : start + plan.batch_tokens + 1].astype(np.int64))
+    return ids.unfold(0, length + 1, length).to(device)
+
+
+class Training:
+    """A model being trained, with what a checkpoint keeps of it."""
+
+    def __init__(self, plan: Plan, work: Path) -> None:
+        import torch
+
+        self.plan, self.model, self.step = plan, new_model(plan), 0
+        self.optimisers, self.log = make_optimisers(self.model, plan), list[dict[str, Any]]()
+        work.mkdir(parents=True, exist_ok=True)
+        self.checkpoint = work / f"checkpoint-{plan.layers}x{plan.width}.pt"
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, weights_only=False)
+            self.model.load_state_dict(state["model"])
+            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+            self.step, self.log = state["step"], state["log"]
+
+    def save(self) -> None:
+        """Write the checkpoint whole, then rename it."""
+        import torch
+
+        state = {"model": self.model.state_dict(), "optimisers": [o.state_dict() for o in self.optimisers]}
+        unfinished = self.checkpoint.with_suffix(".unfinished")
+        torch.save(state | {"step": self.step, "log": self.log}, unfinished)
+        unfinished.replace(self.checkpoint)
+
+    def learn(self, windows: "torch.Tensor", rate: float) -> float:
+        """One step; returns its loss."""
+        import torch
+
+        for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(plan, step, steps)
-        # Every fourth batch fills the whole window, so that late positions are trained too.
-        loss = loss_of(model, batch(step, stream, WINDOW if step % 4 == 3 else WINDOW // 2))
+                group["lr"] = rate
+        loss = loss_of(self.model, windows)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimiser in self.optimisers:
             optimiser.step()
-        model.zero_grad(set_to_none=True)
-        seen += loss.item()
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        self.model.zero_grad(set_to_none=True)
+        self.step += 1
+        return loss.item()
+
+
+def train_model(plan: Plan, stream: np.ndarray, work: Path) -> tuple["GPT2LMHeadModel", list[dict[str, Any]]]:
+    """Train one model over the token stream; returns it with its log, an entry every hundred steps."""
+    import torch
+
+    training = Training(plan, work)
+    device, steps = training.model.device, plan.tokens // plan.batch_tokens
+    held_out, stream = stream[-HELD_OUT_TOKENS:], stream[:-HELD_OUT_TOKENS]
+    began, before, losses = time.time(), training.log[-1]["seconds"] if training.log else 0.0, list[float]()
+    while training.step < steps:
+        # Every fourth batch fills the whole window, so that late positions are trained too.
+        length = WINDOW if training.step % 4 == 3 else WINDOW // 2
+        windows = batch_of(stream, training.step, plan, length, device)
+        losses.append(training.learn(windows, learning_rate(plan, training.step, steps)))
+        if training.step % 100 == 0 or training.step == steps:
             with torch.no_grad():
-                test = [loss_of(model, batch(i, held_out, WINDOW // 2)).item() for i in range(10)]
-            log.append({
-                "tokens": (step + 1) * plan.batch_tokens, "loss": round(seen / (step % 100 + 1), 4),
-                "held_out_loss": round(sum(test) / len(test), 4), "seconds": round(time.time() - start, 1),
+                tests = [batch_of(held_out, i, plan, WINDOW // 2, device) for i in range(10)]
+                test = sum(loss_of(training.model, windows).item() for windows in tests) / len(tests)
+            training.log.append({
+                "tokens": training.step * plan.batch_tokens, "loss": round(sum(losses) / len(losses), 4),
+                "held_out_loss": round(test, 4), "seconds": round(before + time.time() - began, 1),
             })  # fmt: skip
-            print(json.dumps(log[-1]), flush=True)
-            seen = 0.0
-        if (step + 1) % 200 == 0:
-            state = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in optimisers],
-                     "step": step + 1, "log": log}  # fmt: skip
-            torch.save(state, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
-    return model, log
+            print(json.dumps(training.log[-1]), flush=True)
+            losses = []
+        if training.step % 200 == 0:
+            training.save()
+    return training.model, training.log
 
 
 def write_model(name: str, model: Any, tokenizer: "PreTrainedTokenizerBase", log: list[dict], out: Path) -> None:
@@ -172,6 +208,7 @@ def write_model(name: str, model: Any, tokenizer: "PreTrainedTokenizerBase", log
     tokenizer.save_pretrained(folder)
     lines = [json.dumps({"plan": asdict(PLANS[name]), "parameters": model.num_parameters()})]
     (folder / "training.jsonl").write_text("\n".join(lines + [json.dumps(entry) for entry in log]) + "\n")
+    write_card(folder)
     print(f"{name}: {model.num_parameters() / 1e6:.1f}M parameters in {folder}", flush=True)
 
 

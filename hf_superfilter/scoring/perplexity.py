@@ -32,6 +32,12 @@ class Perplexity(ModelSettings):
     append_eos: bool = False
     name: str = default_name("ppl")
 
+    def __post_init__(self) -> None:
+        """Check the end of text as well as what every model scorer checks."""
+        super().__post_init__()
+        if not isinstance(self.append_eos, bool):
+            raise ValueError(f"append_eos={self.append_eos!r}: give True or False")
+
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Score a batch of n rows."""
         lm = self.language_model(rank)

@@ -1,13 +1,12 @@
 """Keep rows at random: the baseline that a selection has to beat."""
 
-import warnings
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..contracts import Settings
-from ..table import check_budget, within_budget
+from ..table import check_budget, is_count, plain_numbers, within_budget
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,13 +38,13 @@ class RandomSample(Settings):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the budget."""
+        """Check the settings."""
+        plain_numbers(self, "k", "tokens", "seed")
         check_budget(self.k, self.tokens)
+        if not is_count(self.seed, least=0):
+            raise ValueError(f"seed={self.seed!r}: give a whole number, 0 or more")
 
     def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
         """The drawn row numbers, in drawing order."""
         order = np.random.default_rng(self.seed).permutation(np.sort(pool))
-        kept, room = within_budget(order, table, self.k, self.tokens, None)
-        if self.k is not None and len(kept) < room:
-            warnings.warn(f"{self!r} has room for {room} rows, and only {len(kept)} are still in play", stacklevel=2)
-        return kept
+        return within_budget(order, table, self)

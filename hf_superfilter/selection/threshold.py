@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..contracts import Settings
-from ..table import numbers_of
+from ..table import check_column, check_switch, is_number, numbers_of, plain_numbers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,16 +39,19 @@ class Threshold(Settings):
     percentiles: bool = False
 
     def __post_init__(self) -> None:
-        """Check the limits."""
-        limits = [limit for limit in (self.above, self.below) if limit is not None]
+        """Check the settings."""
+        plain_numbers(self, "below", "above", "percentiles")
+        check_column(self.by)
+        check_switch("percentiles", self.percentiles)
+        limits = {name: value for name in ("above", "below") if (value := getattr(self, name)) is not None}
         if not limits:
             raise ValueError(f"Threshold({self.by!r}) has no limit: give below=, above= or both")
-        for limit in limits:
-            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit != limit:
-                raise ValueError(f"Threshold({self.by!r}) has the limit {limit!r}: give a number")
-            if self.percentiles and not 0 <= limit <= 100:
-                raise ValueError(f"Threshold({self.by!r}) has the percentile {limit!r}: give 0 to 100")
-        if len(limits) == 2 and limits[0] >= limits[1]:
+        for name, value in limits.items():
+            if not is_number(value):
+                raise ValueError(f"{name}={value!r}: give a number, the limit for {self.by!r}")
+            if self.percentiles and not 0 <= value <= 100:
+                raise ValueError(f"{name}={value!r}: give a percentile, 0 to 100")
+        if len(limits) == 2 and limits["above"] >= limits["below"]:
             raise ValueError(f"Threshold({self.by!r}) keeps nothing: above={self.above!r} is not under {self.below!r}")
 
     def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
@@ -57,12 +60,11 @@ class Threshold(Settings):
         if self.percentiles:
             values = _percentiles(values)
         mine = values[pool]
-        keep = ~np.isnan(mine)
-        with np.errstate(invalid="ignore"):
-            if self.below is not None:
-                keep &= mine < self.below
-            if self.above is not None:
-                keep &= (mine >= self.above) if self.percentiles else (mine > self.above)
+        keep = ~np.isnan(mine)  # and a comparison with nan is False
+        if self.below is not None:
+            keep &= mine < self.below
+        if self.above is not None:
+            keep &= (mine >= self.above) if self.percentiles else (mine > self.above)
         return pool[keep]
 
 

@@ -1,13 +1,12 @@
 """Keep the best rows by a column."""
 
-import warnings
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..contracts import Settings
-from ..table import check_budget, numbers_of, within_budget
+from ..table import check_budget, check_column, check_switch, numbers_of, plain_numbers, within_budget
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,18 +40,15 @@ class TopK(Settings):
     largest: bool = True
 
     def __post_init__(self) -> None:
-        """Check the budget."""
+        """Check the settings."""
+        plain_numbers(self, "k", "tokens", "largest")
+        check_column(self.by)
         check_budget(self.k, self.tokens)
+        check_switch("largest", self.largest)
 
     def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
         """The kept row numbers, best first."""
         values = numbers_of(table, self.by)
         defined = np.sort(pool[~np.isnan(values[pool])])
         order = defined[np.argsort(-values[defined] if self.largest else values[defined], kind="stable")]
-        kept, room = within_budget(order, table, self.k, self.tokens, self.by)
-        if self.k is not None and len(kept) < room:
-            warnings.warn(
-                f"{self!r} has room for {room} rows, and only {len(kept)} of those still in play have a score",
-                stacklevel=2,
-            )
-        return kept
+        return within_budget(order, table, self)

@@ -1,0 +1,204 @@
+"""What the embedded models are worth: `python -m benchmarks.embedded_quality`. Prints the figures of each model.
+
+Held to published numbers on data that they never read: LLaMA-2-13B's perplexities on Dolly, GPT-2's IFD on
+Alpaca; to the sense of IFD (a true prompt should help its response more than a stranger's); and to planted
+defects, on the sample and on Dolly rows spoilt in the same ways. `--write` puts the figures into the cards.
+"""
+
+import argparse
+import math
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from benchmarks.rows import SHARED, as_pairs, real_rows
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+
+from datasets import Dataset
+
+from hf_superfilter import (
+    IFD,
+    Perplexity,
+    Threshold,
+    TopK,
+    embedded_model,
+    embedded_sample,
+    format_pairs,
+    load_rows,
+    select,
+)
+
+KINDS = ("mismatched", "empty", "truncated", "copied_prompt", "gibberish", "near_duplicate")
+BUDGETS = (0.10, 0.30)
+
+
+def rank_agreement(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict:
+    """Spearman with a 95% bootstrap interval over rows, on rows defined in both."""
+    both = np.isfinite(a) & np.isfinite(b)
+    a, b = a[both], b[both]
+    rng = np.random.default_rng(seed)
+    draws = [spearmanr(a[i], b[i]).statistic for i in (rng.integers(0, len(a), len(a)) for _ in range(300))]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"value": float(spearmanr(a, b).statistic), "low": float(low), "high": float(high), "rows": len(a)}
+
+
+def proportion(hits: int, n: int) -> dict:
+    """A share with its 95% Wilson interval."""
+    p, z = hits / n, 1.96
+    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return {"value": p, "low": (middle - spread) / scale, "high": (middle + spread) / scale, "rows": n}
+
+
+def ifd_of(model: str, prompts: list[str], responses: list[str]) -> np.ndarray:
+    return np.asarray(IFD(model)({"prompt": prompts, "response": responses})["ifd"])
+
+
+def dolly(count: int, seed: int = 0) -> list[dict]:
+    rows = [row for row in real_rows("instruct/dolly.jsonl.zst") if row["idx"] is not None]
+    return random.Random(seed).sample(rows, min(count, len(rows)))
+
+
+def against_llama(model: str, count: int) -> dict[str, dict]:
+    """Response perplexity under the Alpaca template with end of text, 512 tokens, as the published figures."""
+    rows = dolly(count)
+    published = np.load(SHARED / "scores/dolly_ppl.npz")
+    index = np.array([row["idx"] for row in rows])
+    pairs = format_pairs(Dataset.from_list(rows).select_columns(["instruction", "input", "output"]), template="alpaca")
+    ours = np.asarray(Perplexity(model, append_eos=True, max_length=512)(pairs[:])["ppl"])
+    lengths = np.array([len(row["output"]) for row in rows], dtype=float)
+    strong = published["llama2-13b/pre"][index].astype(float)
+    return {
+        "Spearman of response perplexity with LLaMA-2-13B's (Dolly)": rank_agreement(ours, strong),
+        "— the same of OPT-350M": rank_agreement(published["opt-350m/pre"][index].astype(float), strong),
+        "— the same of (minus) response length": rank_agreement(-lengths, strong),
+    }
+
+
+def true_against_random_prompts(model: str, count: int) -> dict[str, dict]:
+    prompts, responses = as_pairs(dolly(count, seed=1))
+    others = prompts[1:] + prompts[:1]
+    true, other = ifd_of(model, prompts, responses), ifd_of(model, others, responses)
+    both = np.isfinite(true) & np.isfinite(other)
+    return {
+        "share of Dolly rows whose own prompt gives a lower IFD than a random other": proportion(
+            int((true < other)[both].sum()), int(both.sum())
+        )
+    }
+
+
+def against_gpt2(model: str, count: int) -> dict[str, dict]:
+    rows = real_rows("nc/scores_gpt2_ifd_alpaca.jsonl.zst", count)
+    prompts, responses = as_pairs(rows)
+    published = np.array([np.nan if row["ifd_ppl"] is None else row["ifd_ppl"] for row in rows], dtype=float)
+    lengths = np.array([len(response) for response in responses], dtype=float)
+    return {
+        "Spearman of IFD with GPT-2's published IFD (Alpaca)": rank_agreement(
+            ifd_of(model, prompts, responses), published
+        ),
+        "— the same of response length": rank_agreement(lengths, published),
+    }
+
+
+def spoil(prompt: str, response: str, kind: str, other: str, rng: random.Random) -> tuple[str, str]:
+    """A row with one of the sample's defects."""
+    words = response.split()
+    if kind == "mismatched":
+        return prompt, other
+    if kind == "empty":
+        return prompt, ""
+    if kind == "truncated":
+        return prompt, " ".join(words[: max(2, int(len(words) * rng.uniform(0.2, 0.5)))])
+    if kind == "copied_prompt":
+        return prompt, prompt.strip()
+    if kind == "gibberish":
+        return prompt, " ".join(rng.sample(words, len(words)))
+    gone = rng.randrange(len(words))
+    return prompt, " ".join(words[:gone] + words[gone + 1 :])
+
+
+def spoilt_dolly(count: int, share: float = 0.03) -> tuple[list[str], list[str], list[str]]:
+    """Dolly rows of at least 8 words, of which each defect has its share; near duplicates stand beside their origin."""
+    rows = [row for row in dolly(14_000, seed=2) if len(row["output"].split()) >= 8][:count]
+    prompts, responses = map(list, as_pairs(rows))
+    planted, rng, each = [""] * count, random.Random(3), int(count * share)
+    for number, kind in enumerate(KINDS):
+        for i in range(number * each, (number + 1) * each):
+            prompts[i], responses[i] = spoil(prompts[i], responses[i], kind, responses[count // 2 + i], rng)
+            planted[i] = kind
+            if kind == "near_duplicate":
+                prompts.append(prompts[i]), responses.append(rows[i]["output"]), planted.append("")
+    return prompts, responses, planted
+
+
+def drop_rates(model: str, prompts: list[str], responses: list[str], planted: list[str]) -> dict[str, list[dict]]:
+    """Share of each kind that `ifd < 1`, then the top budget, drops; `good` is what chance would do."""
+    table = Dataset.from_dict({"ifd": ifd_of(model, prompts, responses)})
+    rates: dict[str, list[dict]] = {}
+    for budget in BUDGETS:
+        kept = set(select(table, [Threshold("ifd", below=1.0), TopK("ifd", budget)]).rows.tolist())
+        for kind in ("", *KINDS):
+            mine = [i for i, p in enumerate(planted) if p == kind]
+            rates.setdefault(kind or "good", []).append(proportion(sum(i not in kept for i in mine), len(mine)))
+    return rates
+
+
+def measure(name: str, count: int) -> dict:
+    """All figures of one model."""
+    model = embedded_model(name)
+    sample = format_pairs(load_rows(embedded_sample()))
+    return {
+        "figures": against_llama(model, count) | true_against_random_prompts(model, count) | against_gpt2(model, count),
+        "dropped": {
+            "sample": drop_rates(model, sample["prompt"][:], sample["response"][:], sample["planted"][:]),
+            "Dolly, spoilt": drop_rates(model, *spoilt_dolly(count)),
+        },
+    }
+
+
+def as_text(measured: dict) -> str:
+    """The figures as Markdown."""
+    lines = ["| figure | value | 95% interval | rows |", "|---|---:|---:|---:|"]
+    for name, f in measured["figures"].items():
+        lines.append(f"| {name} | {f['value']:.2f} | {f['low']:.2f} to {f['high']:.2f} | {f['rows']:,} |")
+    for where, rates in measured["dropped"].items():
+        lines += [
+            "",
+            f"Dropped by `ifd < 1`, then the top share ({where}); a filter that sees nothing drops 90% and 70%:",
+            "",
+        ]
+        lines += ["| kind | rows | keep 10% | keep 30% |", "|---|---:|---:|---:|"]
+        for kind, budgets in rates.items():
+            cells = " | ".join(f"{b['value']:.0%} ({b['low']:.0%}–{b['high']:.0%})" for b in budgets)
+            lines.append(f"| {kind} | {budgets[0]['rows']:,} | {cells} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=3_000, help="rows of Dolly and of Alpaca for each figure")
+    parser.add_argument("--only", choices=("weak", "strong"))
+    parser.add_argument("--write", action="store_true", help="put the figures into the models' cards")
+    options = parser.parse_args()
+    if not SHARED.is_dir():
+        print("skipped: the real rows of ../shared/data are not here")
+        return
+    for name in [options.only] if options.only else ("weak", "strong"):
+        measured = measure(name, options.rows)
+        print(f"\n## {name}\n\n{as_text(measured)}\n", flush=True)
+        if options.write:
+            from hf_superfilter.embedded.card import write_card, write_digests
+
+            folder = Path(embedded_model(name))
+            (folder / "quality.md").write_text(as_text(measured) + "\n", encoding="utf-8")
+            write_card(folder)
+            write_digests()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Pick the best part of a data set with a small model: score, select, publish. Public names load on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .contracts import Batch, Columns, Scorer, Selector
+    from .embedded import embedded_model, embedded_sample
+    from .formats import detect_format, format_pairs
+    from .funnel import Selection, Step, select
+    from .models import CausalLM
+    from .recipe import Recipe
+    from .report import write_summary
+    from .runner import score
+    from .scoring.ifd import IFD
+    from .scoring.length import Length
+    from .scoring.perplexity import Perplexity
+    from .selection.random_sample import RandomSample
+    from .selection.threshold import Threshold
+    from .selection.top_k import TopK
+    from .sources import load_rows
+
+_HOME = {
+    "Batch": "contracts",
+    "CausalLM": "models",
+    "Columns": "contracts",
+    "IFD": "scoring.ifd",
+    "Length": "scoring.length",
+    "Perplexity": "scoring.perplexity",
+    "RandomSample": "selection.random_sample",
+    "Recipe": "recipe",
+    "Scorer": "contracts",
+    "Selection": "funnel",
+    "Selector": "contracts",
+    "Step": "funnel",
+    "Threshold": "selection.threshold",
+    "TopK": "selection.top_k",
+    "detect_format": "formats",
+    "embedded_model": "embedded",
+    "embedded_sample": "embedded",
+    "format_pairs": "formats",
+    "load_rows": "sources",
+    "score": "runner",
+    "select": "funnel",
+    "write_summary": "report",
+}
+
+__all__ = [  # noqa: RUF022 - sorted as Python sorts
+    "Batch",
+    "CausalLM",
+    "Columns",
+    "IFD",
+    "Length",
+    "Perplexity",
+    "RandomSample",
+    "Recipe",
+    "Scorer",
+    "Selection",
+    "Selector",
+    "Step",
+    "Threshold",
+    "TopK",
+    "detect_format",
+    "embedded_model",
+    "embedded_sample",
+    "format_pairs",
+    "load_rows",
+    "score",
+    "select",
+    "write_summary",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module when the name is first used (PEP 562)."""
+    if name not in _HOME:
+        from .wording import did_you_mean
+
+        raise AttributeError(f"hf_superfilter has no {name!r}: {did_you_mean(name, _HOME)}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,177 @@
+"""The command line: demo, score, select, run, inspect. Everything else is said in a recipe."""
+
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+app = typer.Typer(
+    help="Pick the best part of a data set with a small model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+WRITERS: dict[str, Any] = {
+    ".parquet": lambda rows, path: rows.to_parquet(path),
+    ".jsonl": lambda rows, path: rows.to_json(path, force_ascii=False),
+    ".csv": lambda rows, path: rows.to_csv(path),
+}
+DEMO = """
+dataset: embedded:sample
+score:
+  - IFD: {model: "embedded:weak"}
+  - Length
+select:
+  - Threshold: {by: ifd, below: 1.0}
+  - TopK: {by: ifd, k: 0.15}
+"""
+
+GPT2 = "openai-community/gpt2"
+Folder = Annotated[Path, typer.Option(help="The run folder.")]
+
+
+@app.command()
+def demo(folder: Folder = Path("runs/demo")) -> None:
+    """Score the embedded sample with the embedded model and keep the best 15%; needs no network."""
+    from .recipe import Recipe
+
+    _run(Recipe.from_yaml(DEMO), folder)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file whose keys are the constructors' arguments.")],
+    folder: Annotated[Path | None, typer.Option(help="The run folder; by default runs/<the recipe's name>.")] = None,
+) -> None:
+    """Load, format, score and select as a recipe says."""
+    from .recipe import Recipe
+
+    _run(Recipe.read(recipe), folder or Path("runs") / recipe.stem)
+
+
+@app.command()
+def score(
+    data: Annotated[str, typer.Argument(help="A file (json, jsonl, csv, parquet), a local folder or a Hub id.")],
+    model: Annotated[str, typer.Option(help="A Hub id, a model folder, embedded:weak or embedded:strong.")] = GPT2,
+    scorer: Annotated[str, typer.Option(help="IFD, Perplexity or Length.")] = "IFD",
+    folder: Folder = Path("runs/score"),
+    split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
+    format: Annotated[str, typer.Option(help="How the rows are laid out; auto looks at the columns.")] = "auto",
+    template: Annotated[str, typer.Option(help="none, alpaca, or your own with {instruction}.")] = "none",
+) -> None:  # fmt: skip
+    """Add score columns to a data set, in FOLDER/scored.parquet; run it again and it goes on where it stopped."""
+    from .formats import format_pairs
+    from .recipe import build
+    from .runner import score as score_rows
+    from .sources import load_rows
+
+    chosen = build(scorer if scorer == "Length" else {scorer: {"model": model}}, "score")
+    pairs = format_pairs(load_rows(data, split=split), format, template=template)
+    table = score_rows(pairs, [chosen], folder)
+    table.to_parquet(str(folder / "scored.parquet"))
+    _inspect(folder)
+    print(f"scores: {folder / 'scored.parquet'}")
+    _fail_if_all_undefined(folder)
+
+
+@app.command()
+def select(
+    data: Annotated[str, typer.Argument(help="A run folder, or any file or data set with a numeric column.")],
+    by: Annotated[str, typer.Option(help="The column to rank by.")] = "ifd",
+    k: Annotated[str | None, typer.Option(help="Rows to keep: 500 is a count, 0.10 a share of all rows.")] = None,
+    below: Annotated[float | None, typer.Option(help="First keep only values below this.")] = None,
+    above: Annotated[float | None, typer.Option(help="First keep only values above this.")] = None,
+    smallest: Annotated[bool, typer.Option("--smallest", help="With --k, keep the smallest values.")] = False,
+    split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
+    to: Annotated[Path | None, typer.Option(help="The file to write: .parquet, .jsonl or .csv.")] = None,
+) -> None:
+    """Keep the best rows of a scored data set, in selected.parquet (of a run: in its folder, with a summary)."""
+    from .funnel import select as select_rows
+    from .report import summarise, write_summary
+    from .selection.threshold import Threshold
+    from .selection.top_k import TopK
+    from .sources import load_rows
+
+    run = Path(data) if (Path(data) / "run.json").is_file() else None
+    target = to or (run or Path()) / "selected.parquet"
+    if target.suffix not in WRITERS:
+        raise ValueError(f"cannot write {str(target)!r}: give a file ending in {', '.join(WRITERS)}")
+    selectors: list[Any] = []
+    if below is not None or above is not None:
+        selectors.append(Threshold(by, below=below, above=above))
+    if k is not None:
+        selectors.append(TopK(by, _budget(k), largest=not smallest))
+    elif smallest or not selectors:
+        raise ValueError("no budget to select by: give --k, 500 or 0.10; or --below or --above, without --smallest")
+    selection = select_rows(_scored(run) if run else load_rows(data, split=split), selectors, run=run)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    WRITERS[target.suffix](selection.subset, str(target))
+    print(write_summary(selection, run) if run and not to else summarise(selection))
+    print(f"selected rows: {target}")
+
+
+@app.command()
+def inspect(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Say what a run folder holds: scorers, models, statuses, cost."""
+    _inspect(folder)
+
+
+def _inspect(folder: Path) -> None:
+    import yaml
+
+    from .runner import read_record
+
+    print(yaml.safe_dump(read_record(folder), sort_keys=False, allow_unicode=True).rstrip())
+
+
+def _scored(run: Path) -> "Dataset":
+    from .sources import load_rows
+
+    if not (run / "scored.parquet").is_file():
+        raise FileNotFoundError(f"{str(run)!r} is a run, but holds no scored.parquet yet: finish it with score or run")
+    return load_rows(run / "scored.parquet")
+
+
+def _run(recipe: Any, folder: Path) -> None:
+    from .report import write_summary
+
+    selection = recipe.run(folder)
+    print(write_summary(selection, folder))
+    print("files: " + ", ".join(str(folder / name) for name in ("scored.parquet", "selected.parquet", "summary.png")))
+    _fail_if_all_undefined(folder)
+
+
+def _fail_if_all_undefined(folder: Path) -> None:
+    from .runner import read_record
+
+    for name, scorer in read_record(folder)["scorers"].items():
+        if "undefined" in scorer and scorer["undefined"] == scorer["rows"]:
+            raise ValueError(f"every row of {name!r} is undefined ({scorer.get('status', 'no reason recorded')})")
+
+
+def _budget(text: str) -> int | float:
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError as error:
+        raise ValueError(f"--k {text!r}: give a count such as 500 or a share such as 0.10") from error
+
+
+def main() -> None:
+    """Run the command line: 0 when done, 1 with one sentence for bad input; a defect of ours shows its traceback."""
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    try:
+        app()
+    except (ValueError, TypeError, OSError, MemoryError) as error:
+        raised_by = traceback.extract_tb(error.__traceback__)[-1].line or ""
+        if isinstance(error, TypeError) and not raised_by.startswith("raise "):
+            raise  # Python's own complaint about our code; a cell of the wrong type is refused with raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)

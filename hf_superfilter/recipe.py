@@ -1,0 +1,206 @@
+"""A recipe: one run, written down as the constructors' arguments, in Python or in YAML."""
+
+import inspect
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .contracts import Settings
+from .formats import format_pairs
+from .funnel import Selection, select
+from .runner import score
+from .sources import load_rows
+from .wording import did_you_mean
+
+FILE = "recipe.yaml"
+KINDS = {"score": ("scoring.", "scorer"), "select": ("selection.", "selector")}
+ENTRY = {"score": "'- IFD: {model: openai-community/gpt2}'", "select": "'- TopK: {by: ifd, k: 0.10}'"}
+TEXTS = ("dataset", "format", "template", "split", "config", "revision", "tokenizer")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A data set, how it is read, the scorers and the selectors.
+
+    Args:
+        dataset: as `load_rows` takes it: a file, a folder, a Hub id, or `embedded:sample`.
+        score: scorers, in order.
+        select: selectors, in order.
+        split, config, revision: which part of the data set.
+        format, template, tokenizer, columns: as `format_pairs` takes them.
+
+    Example:
+        >>> from hf_superfilter import IFD, Recipe, TopK
+        >>> recipe = Recipe("embedded:sample", score=(IFD("embedded:weak"),), select=(TopK("ifd", 0.1),))
+        >>> print(recipe.to_yaml())
+        dataset: embedded:sample
+        score:
+        - IFD:
+            model: embedded:weak
+        select:
+        - TopK:
+            by: ifd
+            k: 0.1
+        <BLANKLINE>
+    """
+
+    dataset: str
+    score: tuple[Any, ...] = ()
+    select: tuple[Any, ...] = ()
+    split: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    format: str = "auto"
+    template: str = "none"
+    tokenizer: str | None = None
+    columns: dict[str, str] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        """Check that the parts are there and of the right kind."""
+        for key, (_, kind) in KINDS.items():
+            parts = getattr(self, key)
+            if not isinstance(parts, (list, tuple)) or not parts or not all(map(callable, parts)):
+                raise ValueError(f"{key}={parts!r}: a recipe needs a list of {kind}s, at least one")
+            object.__setattr__(self, key, tuple(parts))
+        for key in TEXTS:
+            value = getattr(self, key)
+            if not (isinstance(value, str) and value) and (value is not None or key in TEXTS[:3]):
+                raise ValueError(f"{key}: {value!r} in the recipe has to be text, not {type(value).__name__}")
+        if self.columns is not None and not (
+            isinstance(self.columns, dict) and all(isinstance(x, str) for pair in self.columns.items() for x in pair)
+        ):
+            raise ValueError(f"columns: {self.columns!r} in the recipe has to map a format's names to the data set's")
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Recipe":
+        """Read a YAML file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not YAML, an unknown key, name or argument, or a value of the wrong type.
+        """
+        file = Path(path)
+        if not file.is_file():
+            there = [p.name for p in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
+            raise FileNotFoundError(f"no recipe {str(file)!r}: {did_you_mean(file.name, there)}")
+        try:
+            return cls.from_yaml(file.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"the recipe {str(file)!r} is not UTF-8 text: {error}") from error
+
+    @classmethod
+    def from_yaml(cls, text: str) -> "Recipe":
+        """Build a recipe from YAML text; the errors are those of `read`."""
+        try:
+            given = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"the recipe is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(given, dict):
+            raise ValueError("the recipe is not a mapping: it needs the keys dataset, score and select")
+        known = [f.name for f in fields(cls)]
+        for key in given:
+            if key not in known:
+                raise ValueError(f"unknown key {key!r} in the recipe: {did_you_mean(key, known)}")
+        for key in ("dataset", *KINDS):
+            if key not in given:
+                raise ValueError(f"the recipe has no {key!r}: it needs the keys dataset, score and select")
+        return cls(**{**given, **{key: _parts(given[key], key) for key in KINDS}})
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML that `from_yaml` turns into an equal recipe; defaults are left out."""
+        plain: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name in KINDS:
+                plain[f.name] = [_entry(part) for part in value]
+            elif value != f.default:
+                plain[f.name] = value
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+    def run(self, folder: str | Path) -> Selection:
+        """Load, format, score and select; the folder then holds the run and these files.
+
+        `recipe.yaml`; `scored.parquet`, all rows with their scores; `selected.parquet`, the kept rows, best first.
+        """
+        home, text = Path(folder), self.to_yaml()  # what cannot be written down is said before the scoring
+        rows = load_rows(self.dataset, split=self.split, config=self.config, revision=self.revision)
+        pairs = format_pairs(rows, self.format, template=self.template, tokenizer=self.tokenizer, columns=self.columns)
+        table = score(pairs, self.score, home)
+        (home / FILE).write_text(text, encoding="utf-8")
+        table.to_parquet(str(home / "scored.parquet"))
+        selection = select(table, self.select, run=home)
+        selection.subset.to_parquet(str(home / "selected.parquet"))
+        return selection
+
+
+def _parts(entries: Any, key: str) -> tuple[Any, ...]:
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{key}: {_shown(entries)} in the recipe has to be a list of entries such as {ENTRY[key]}")
+    return tuple(build(entry, key) for entry in entries)
+
+
+def build(entry: Any, key: str) -> Any:
+    """The scorer (`key` "score") or selector ("select") of an entry: `Name`, or `{Name: {argument: value}}`.
+
+    Raises:
+        ValueError: an unknown name or argument, one that is missing, or a value that the constructor refuses.
+    """
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise ValueError(f"{key}: {_shown(entry)} is not one entry such as {ENTRY[key]}")
+    name, arguments = next(iter(entry.items()))
+    arguments = {} if arguments is None else arguments
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{name}: {_shown(arguments)} is not arguments and values such as {ENTRY[key]}")
+    made_by = _find(str(name), key)
+    known = inspect.signature(made_by).parameters
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(f"{name} has no argument {argument!r}: {did_you_mean(argument, known)}")
+    for argument, parameter in known.items():
+        if parameter.default is parameter.empty and argument not in arguments:
+            raise ValueError(f"{name} needs the argument {argument!r}, such as {ENTRY[key]}")
+    try:
+        return made_by(**arguments)
+    except (TypeError, ValueError) as error:  # a constructor that is not ours may answer a wrong type with either
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _find(name: str, key: str) -> Any:
+    """A class by its public name, or by `package.module:Class`."""
+    module, colon, attribute = name.partition(":")
+    if colon:
+        try:
+            found = getattr(import_module(module), attribute)
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"{name!r} cannot be imported: {error}") from error
+        if not isinstance(found, type):
+            raise ValueError(f"{name!r} is no class: name one, whose instances are {KINDS[key][1]}s")
+        return found
+    package = import_module(__package__)
+    known = [public for public, home in package._HOME.items() if home.startswith(KINDS[key][0])]
+    if name not in known:
+        raise ValueError(f"no {KINDS[key][1]} {name!r}: {did_you_mean(name, known)}")
+    return getattr(package, name)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _entry(part: Any) -> dict[str, Any]:
+    """The YAML entry of a scorer or selector."""
+    if not isinstance(part, Settings):
+        raise ValueError(f"{part!r} cannot be written into a recipe: only scorers and selectors with settings can")
+    kind = type(part)
+    name = kind.__name__ if kind.__module__.startswith(f"{__package__}.") else f"{kind.__module__}:{kind.__name__}"
+    return {name: {key: _plain(value) for key, value in part.settings().items()}}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

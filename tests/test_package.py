@@ -1,0 +1,175 @@
+"""The package as a whole: public names, who imports whom, sizes, the wheel."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import hf_superfilter
+
+HOME = Path(hf_superfilter.__file__).parent
+FILES = {
+    ".".join(path.relative_to(HOME).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(HOME.rglob("*.py"))
+}
+TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in FILES.items()}
+
+# A module may import from the layers above its own line and from no other. A folder stands for all that is in it.
+LAYERS = """
+contracts wording batching revisions chunks windows loading embedded.corpus embedded.card
+embedded embedded.train turns templates table
+formats sources models
+model_settings
+scoring selection
+runner funnel
+recipe
+report
+cli
+__main__ __init__
+"""
+LAYER_OF = {module: number for number, line in enumerate(LAYERS.strip().splitlines()) for module in line.split()}
+KNOW_NO_SCORER = ("runner", "funnel")  # they take callables: of ours they import from the first two layers only
+ONE_FILE = {"typer": {"cli"}, "matplotlib": {"report"}, "accelerate": {"runner"}}
+
+
+def layer_of(module):
+    return LAYER_OF.get(
+        module, LAYER_OF.get(module.split(".")[0] if module.startswith(("scoring", "selection")) else "")
+    )
+
+
+def imports_of(module):
+    """All modules that one imports, also inside functions and for type checkers: (ours, others)."""
+    ours, others = set(), set()
+    package = ["hf_superfilter", *module.split(".")]
+    if FILES[module].name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            start = ".".join([*base, *([node.module] if node.module else [])])
+            found = [f"{start}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in found:
+            if name.split(".")[0] != "hf_superfilter":
+                others.add(name.split(".")[0])
+                continue
+            parts = name.split(".")[1:]
+            while parts and ".".join(parts) not in FILES:
+                parts = parts[:-1]
+            ours.add(".".join(parts) or "__init__")
+    return ours - {module}, others
+
+
+# Public names
+
+
+def test_all_is_sorted_and_equal_to_the_table_and_to_what_type_checkers_see():
+    table, guard = {}, next(node for node in TREES["__init__"].body if isinstance(node, ast.If))
+    for node in guard.body:
+        table |= {alias.name: node.module for alias in node.names}
+    assert hf_superfilter.__all__ == sorted(hf_superfilter.__all__)
+    assert list(hf_superfilter._HOME) == hf_superfilter.__all__ == dir(hf_superfilter)
+    assert table == hf_superfilter._HOME
+
+
+@pytest.mark.parametrize("name", hf_superfilter.__all__)
+def test_every_public_name_can_be_imported_has_a_docstring_and_is_what_its_module_holds(name):
+    value = getattr(hf_superfilter, name)
+    assert value is getattr(sys.modules[f"hf_superfilter.{hf_superfilter._HOME[name]}"], name)
+    assert value is getattr(hf_superfilter, name), "also at the second access"
+    assert value.__doc__
+
+
+def test_no_public_name_is_that_of_a_module():
+    assert not set(hf_superfilter.__all__) & {module.split(".")[0] for module in FILES}
+
+
+def test_an_unknown_name_answers_with_the_nearest():
+    with pytest.raises(AttributeError, match="did you mean 'TopK'"):
+        _ = hf_superfilter.Topk
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    program = (
+        "import sys, hf_superfilter, hf_superfilter.cli; dir(hf_superfilter)\n"
+        "hf_superfilter.IFD('x'), hf_superfilter.TopK('ifd', 1), hf_superfilter.select, hf_superfilter.score\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'evaluate') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+# Who imports whom
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_from_lower_layers_only(module):
+    layer = layer_of(module)
+    assert layer is not None, f"{module} has no layer: add it to LAYERS in this test, on the lowest line that works"
+    for other in imports_of(module)[0]:
+        assert layer_of(other) is not None, f"{module} imports {other}, which has no layer"
+        assert layer_of(other) < layer, f"{module} may not import {other}: same layer or higher"
+        if module in KNOW_NO_SCORER:
+            assert layer_of(other) <= 1, f"{module} takes callables, and may not import {other}"
+
+
+def test_a_module_that_is_gone_is_gone_from_the_layers():
+    assert set(LAYER_OF) <= set(FILES)
+
+
+@pytest.mark.parametrize("library", ONE_FILE)
+def test_one_dependency_stands_in_one_file(library):
+    assert {module for module in FILES if library in imports_of(module)[1]} <= ONE_FILE[library]
+
+
+# Sizes and habits
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_file_has_at_most_300_lines_and_a_function_at_most_45(module):
+    assert len(FILES[module].read_text(encoding="utf-8").splitlines()) <= 300
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= 45, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_no_error_is_swallowed_and_no_input_is_checked_with_assert(module):
+    for node in ast.walk(TREES[module]):
+        assert not isinstance(node, ast.Assert), f"line {node.lineno}: raise ValueError with what to do"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"line {node.lineno}: bare except"
+            names = {part.id for part in ast.walk(node.type) if isinstance(part, ast.Name)}
+            silent = all(isinstance(part, ast.Pass) for part in node.body)
+            assert not (silent and names & {"Exception", "BaseException"}), f"line {node.lineno}: says nothing"
+
+
+def test_no_file_has_a_name_that_says_nothing_or_shadows_the_standard_library():
+    names = {path.stem for path in FILES.values()} - {"__init__", "__main__"}
+    assert not names & {"utils", "helpers", "common", "misc"}
+    assert not names & set(sys.stdlib_module_names)
+
+
+# The wheel
+
+
+def test_the_wheel_holds_models_sample_and_type_marker_and_stays_small(tmp_path):
+    pytest.importorskip("hatchling", reason="the wheel is built where the test extra is installed")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=HOME.parent, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {"py.typed", "embedded/sample.jsonl", "embedded/weak/model.safetensors", "embedded/weak/tokenizer.json"}
+    wanted |= {path.relative_to(HOME).as_posix() for path in FILES.values()}
+    assert {f"hf_superfilter/{name}" for name in wanted} <= inside
+    assert not [name for name in inside if name.endswith((".pyc", ".unfinished")) or name.startswith("tests")]
+    assert wheel.stat().st_size < 30e6
