@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .funnel import Selection, Step, select
     from .models import CausalLM
     from .recipe import Recipe
-    from .report import write_summary
+    from .report import write_report
     from .runner import score
     from .scoring.ifd import IFD
     from .scoring.length import Length
@@ -42,7 +42,7 @@ _HOME = {
     "load_rows": "sources",
     "score": "runner",
     "select": "funnel",
-    "write_summary": "report",
+    "write_report": "report",
 }
 
 __all__ = [  # noqa: RUF022 - sorted as Python sorts
@@ -67,7 +67,7 @@ __all__ = [  # noqa: RUF022 - sorted as Python sorts
     "load_rows",
     "score",
     "select",
-    "write_summary",
+    "write_report",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The command line: demo, score, select, run, inspect. Everything else is said in a recipe."""
+"""The command line: demo, score, select, run, report, inspect. Everything else is said in a recipe."""
 
 import sys
 import traceback
@@ -10,6 +10,8 @@ import typer
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from .funnel import Selection
 
 app = typer.Typer(
     help="Pick the best part of a data set with a small model.",
@@ -67,15 +69,10 @@ def score(
     template: Annotated[str, typer.Option(help="none, alpaca, or your own with {instruction}.")] = "none",
 ) -> None:  # fmt: skip
     """Add score columns to a data set, in FOLDER/scored.parquet; run it again and it goes on where it stopped."""
-    from .formats import format_pairs
-    from .recipe import build
-    from .runner import score as score_rows
-    from .sources import load_rows
+    from .recipe import Recipe, build
 
     chosen = build(scorer if scorer == "Length" else {scorer: {"model": model}}, "score")
-    pairs = format_pairs(load_rows(data, split=split), format, template=template)
-    table = score_rows(pairs, [chosen], folder)
-    table.to_parquet(str(folder / "scored.parquet"))
+    Recipe(data, (chosen,), split=split, format=format, template=template).score_rows(folder)
     _inspect(folder)
     print(f"scores: {folder / 'scored.parquet'}")
     _fail_if_all_undefined(folder)
@@ -92,9 +89,9 @@ def select(
     split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
     to: Annotated[Path | None, typer.Option(help="The file to write: .parquet, .jsonl or .csv.")] = None,
 ) -> None:
-    """Keep the best rows of a scored data set, in selected.parquet (of a run: in its folder, with a summary)."""
+    """Keep the best rows of a scored data set, in selected.parquet (of a run: in its folder, with a report)."""
     from .funnel import select as select_rows
-    from .report import summarise, write_summary
+    from .report import summarise
     from .selection.threshold import Threshold
     from .selection.top_k import TopK
     from .sources import load_rows
@@ -113,8 +110,25 @@ def select(
     selection = select_rows(_scored(run) if run else load_rows(data, split=split), selectors, run=run)
     target.parent.mkdir(parents=True, exist_ok=True)
     WRITERS[target.suffix](selection.subset, str(target))
-    print(write_summary(selection, run) if run and not to else summarise(selection))
+    print(summarise(selection))
     print(f"selected rows: {target}")
+    if run and not to:
+        _record_selectors(run, selectors)
+        _report(selection, run)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A run folder in which rows were selected.")]) -> None:
+    """Write FOLDER/report.html: one page with funnel, scores, examples, baselines, cost and recipe."""
+    from .funnel import select as select_rows
+    from .recipe import recorded_recipe
+    from .runner import read_record
+
+    read_record(folder)
+    recipe = recorded_recipe(folder)
+    if recipe is None or not recipe.select:
+        raise ValueError(f"nothing was selected in {str(folder)!r} yet: call hf-superfilter select {folder} --k 0.10")
+    _report(select_rows(_scored(folder), recipe.select, run=folder), folder)
 
 
 @app.command()
@@ -139,12 +153,32 @@ def _scored(run: Path) -> "Dataset":
     return load_rows(run / "scored.parquet")
 
 
+def _record_selectors(run: Path, selectors: list[Any]) -> None:
+    """The run's recipe, where it has one, now ends in these selectors."""
+    from dataclasses import replace
+
+    from .recipe import FILE, recorded_recipe
+
+    recipe = recorded_recipe(run)
+    if recipe is not None:
+        (run / FILE).write_text(replace(recipe, select=tuple(selectors)).to_yaml(), encoding="utf-8")
+
+
+def _report(selection: "Selection", folder: Path) -> None:
+    from .report import write_report
+
+    print(f"report: {write_report(selection, folder / 'report.html')}")
+
+
 def _run(recipe: Any, folder: Path) -> None:
-    from .report import write_summary
+    from .report import summarise
 
     selection = recipe.run(folder)
-    print(write_summary(selection, folder))
-    print("files: " + ", ".join(str(folder / name) for name in ("scored.parquet", "selected.parquet", "summary.png")))
+    text = summarise(selection)
+    (folder / "summary.txt").write_text(text, encoding="utf-8")
+    print(text)
+    print("files: " + ", ".join(str(folder / name) for name in ("scored.parquet", "selected.parquet", "summary.txt")))
+    _report(selection, folder)
     _fail_if_all_undefined(folder)
 
 

@@ -4,7 +4,7 @@ import inspect
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -14,6 +14,9 @@ from .funnel import Selection, select
 from .runner import score
 from .sources import load_rows
 from .wording import did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FILE = "recipe.yaml"
 KINDS = {"score": ("scoring.", "scorer"), "select": ("selection.", "selector")}
@@ -28,7 +31,7 @@ class Recipe:
     Args:
         dataset: as `load_rows` takes it: a file, a folder, a Hub id, or `embedded:sample`.
         score: scorers, in order.
-        select: selectors, in order.
+        select: selectors, in order; a recipe without any only scores.
         split, config, revision: which part of the data set.
         format, template, tokenizer, columns: as `format_pairs` takes them.
 
@@ -62,8 +65,9 @@ class Recipe:
         """Check that the parts are there and of the right kind."""
         for key, (_, kind) in KINDS.items():
             parts = getattr(self, key)
-            if not isinstance(parts, (list, tuple)) or not parts or not all(map(callable, parts)):
-                raise ValueError(f"{key}={parts!r}: a recipe needs a list of {kind}s, at least one")
+            missing = key == "score" and not parts
+            if not isinstance(parts, (list, tuple)) or missing or not all(map(callable, parts)):
+                raise ValueError(f"{key}={parts!r}: a recipe needs a list of {kind}s" + ", at least one" * missing)
             object.__setattr__(self, key, tuple(parts))
         for key in TEXTS:
             value = getattr(self, key)
@@ -99,41 +103,59 @@ class Recipe:
         except yaml.YAMLError as error:
             raise ValueError(f"the recipe is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(given, dict):
-            raise ValueError("the recipe is not a mapping: it needs the keys dataset, score and select")
+            raise ValueError("the recipe is not a mapping: it needs the keys dataset and score, and select to select")
         known = [f.name for f in fields(cls)]
         for key in given:
             if key not in known:
                 raise ValueError(f"unknown key {key!r} in the recipe: {did_you_mean(key, known)}")
-        for key in ("dataset", *KINDS):
+        for key in ("dataset", "score"):
             if key not in given:
-                raise ValueError(f"the recipe has no {key!r}: it needs the keys dataset, score and select")
-        return cls(**{**given, **{key: _parts(given[key], key) for key in KINDS}})
+                raise ValueError(
+                    f"the recipe has no {key!r}: it needs the keys dataset and score, and select to select"
+                )
+        return cls(**{**given, **{key: _parts(given[key], key) for key in KINDS if key in given}})
 
     def to_yaml(self) -> str:
         """The recipe as YAML that `from_yaml` turns into an equal recipe; defaults are left out."""
         plain: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name in KINDS:
+            if f.name in KINDS and value:
                 plain[f.name] = [_entry(part) for part in value]
             elif value != f.default:
                 plain[f.name] = value
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
-    def run(self, folder: str | Path) -> Selection:
-        """Load, format, score and select; the folder then holds the run and these files.
-
-        `recipe.yaml`; `scored.parquet`, all rows with their scores; `selected.parquet`, the kept rows, best first.
-        """
+    def score_rows(self, folder: str | Path) -> "Dataset":
+        """Load, format and score; the folder then holds the run, `recipe.yaml` and `scored.parquet`, all rows."""
         home, text = Path(folder), self.to_yaml()  # what cannot be written down is said before the scoring
         rows = load_rows(self.dataset, split=self.split, config=self.config, revision=self.revision)
         pairs = format_pairs(rows, self.format, template=self.template, tokenizer=self.tokenizer, columns=self.columns)
         table = score(pairs, self.score, home)
         (home / FILE).write_text(text, encoding="utf-8")
         table.to_parquet(str(home / "scored.parquet"))
-        selection = select(table, self.select, run=home)
+        return table
+
+    def run(self, folder: str | Path) -> Selection:
+        """Score the rows and select; the folder then also holds `selected.parquet`, the kept rows, best first.
+
+        Raises:
+            ValueError: the recipe has no selector; besides whatever loading, formatting and scoring refuse.
+        """
+        if not self.select:
+            raise ValueError(
+                f"the recipe selects nothing: it needs a list of entries under 'select' such as {ENTRY['select']}"
+            )
+        home = Path(folder)
+        selection = select(self.score_rows(home), self.select, run=home)
         selection.subset.to_parquet(str(home / "selected.parquet"))
         return selection
+
+
+def recorded_recipe(run: str | Path | None) -> Recipe | None:
+    """The recipe that a run folder was made by, None where none is recorded."""
+    file = Path(run) / FILE if run is not None else None
+    return Recipe.read(file) if file is not None and file.is_file() else None
 
 
 def _parts(entries: Any, key: str) -> tuple[Any, ...]:

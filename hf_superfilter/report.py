@@ -1,128 +1,117 @@
-"""What a selection looks like: the funnel, the best and the lowest rows, and a picture of the scores."""
+"""A selection to look at: a summary in text, and one self-contained HTML page."""
 
-from collections import Counter
+import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .runner import read_record
+from .facts import examples_of, facts_of, ranked_by
+from .figures import length_picture, score_picture
+from .recipe import recorded_recipe
 from .table import numbers_of
+from .templating import render
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from .funnel import Selection
 
-SHOWN = 3
+LONGEST_TEXT = 1_200  # characters of a prompt or response on the page
 
 
-def write_summary(selection: "Selection", folder: str | Path) -> str:
-    """Write `summary.txt` and, where a column was selected by, `summary.png` into a folder; made if need be.
+def write_report(selection: "Selection", path: str | Path) -> Path:
+    """Write one HTML file that needs no network: funnel, scores, examples, baselines, cost, recipe.
+
+    Data is escaped; a fact that is not known reads "not recorded". Numbers are those of `facts_of`.
+
+    Args:
+        selection: what `select` answers; its `run` tells cost and recipe.
+        path: the file to write, `report.html` say; its folder is made if need be.
 
     Returns:
-        The text, as `summarise` gives it.
+        The path.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from hf_superfilter import TopK, select, write_report
+        >>> table = Dataset.from_dict({"ifd": [0.5, 0.9], "response": ["short", "longer"]})
+        >>> write_report(select(table, [TopK("ifd", 1)]), "runs/docs/report.html").name
+        'report.html'
     """
-    home = Path(folder)
-    text = summarise(selection)
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "summary.txt").write_text(text, encoding="utf-8")
-    by = _ranked_by(selection)
-    if by is not None:
-        score_picture(selection, by).savefig(home / "summary.png")
-    else:
-        (home / "summary.png").unlink(missing_ok=True)  # that of an earlier selection
-    return text
+    pictures = [picture for picture in (score_picture(selection), length_picture(selection)) if picture]
+    facts = facts_of(selection)
+    recipe = recorded_recipe(selection.run)
+    page = render(
+        "report.html.j2",
+        **facts,
+        title=f"{recipe.dataset if recipe else 'A selection'}: {facts['kept']:,} of {facts['rows']:,} rows",
+        recipe=recipe.to_yaml() if recipe else None,
+        pictures=[{"alt": picture.alt, "data": base64.b64encode(picture.png).decode()} for picture in pictures],
+        examples=[{"title": title, "rows": _shown(selection, rows)} for title, rows in examples_of(selection).items()],
+    )
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
+def _shown(selection: "Selection", rows: np.ndarray) -> list[dict[str, Any]]:
+    """Rows as the page shows them."""
+    by = ranked_by(selection)
+    shown = []
+    for number in rows.tolist():
+        row = selection.table[number]
+        score = row.get(by) if by else None
+        shown.append(
+            {
+                "number": number,
+                "score": f"{score:.3f}" if score is not None and score == score else "",
+                "statuses": [
+                    f"{name}: {value}"
+                    for name, value in row.items()
+                    if name.endswith("_status") and value not in ("ok", None)
+                ],
+                "prompt": _clipped(row.get("prompt")),
+                "response": _clipped(row.get("response")),
+            }
+        )
+    return shown
+
+
+def _clipped(cell: Any) -> str:
+    """At most `LONGEST_TEXT` characters; a chat shows its last turn."""
+    text = str((cell[-1] if cell else "") if isinstance(cell, list) else "" if cell is None else cell).strip("\n")
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
 def summarise(selection: "Selection") -> str:
-    """A selection as text.
+    """A selection as text for a terminal.
 
-    The funnel, the reasons of undefined scores, the best rows kept, the rows with the highest and the
-    lowest scores, and what the scoring cost ("not recorded" where no run stands behind it).
+    The funnel, the reasons of undefined scores, the best rows kept, those just under the line, the
+    worst, and what the scoring cost ("not recorded" where no run stands behind it).
     """
-    parts = [repr(selection), _undefined(selection), _examples(selection), _cost(selection)]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def score_picture(selection: "Selection", column: str) -> "Figure":
-    """The distribution of a column, kept rows against dropped ones, from the 1st to the 99th percentile."""
-    from matplotlib.figure import Figure
-
-    values = numbers_of(selection.table, column)
-    kept = np.zeros(len(values), dtype=bool)
-    kept[selection.rows] = True
-    defined = np.isfinite(values)
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    if defined.any():
-        low, high = np.percentile(values[defined], [1, 99])
-        bins = np.linspace(low, high if high > low else low + 1, 60).tolist()
-        parts = [np.clip(values[defined & kept], low, high), np.clip(values[defined & ~kept], low, high)]
-        labels = [f"kept ({kept.sum():,})", f"dropped ({(~kept).sum():,})"]
-        axes.hist(parts, bins=bins, stacked=True, label=labels, color=["#1b7837", "#c7c7c7"])
-        axes.legend(frameon=False)
-    axes.set(xlabel=column, ylabel="rows")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _ranked_by(selection: "Selection") -> str | None:
-    """The column selected by; a selector of somebody else may call something else `by`."""
-    return selection.by if selection.by in selection.table.column_names else None
-
-
-def _undefined(selection: "Selection") -> str:
-    """How often each status occurs, of every scorer: `ifd_status` beside `ifd`."""
-    lines = []
-    for column in selection.table.column_names:
-        if column.endswith("_status") and column.removesuffix("_status") in selection.table.column_names:
-            counts = Counter(map(str, selection.table[column][:]))
-            said = ", ".join(f"{status} {count:,}" for status, count in counts.most_common(10))
-            lines.append(f"{column}: {said}")
-    return "\n".join(lines)
-
-
-def _examples(selection: "Selection") -> str:
-    """The best rows kept and, where a column ranks, the rows with its highest and lowest scores."""
-    by = _ranked_by(selection)
-    values = np.full(len(selection.table), np.nan) if by is None else numbers_of(selection.table, by)
-    rising = np.argsort(values, kind="stable")[: int((~np.isnan(values)).sum())]
-    best = selection.rows[:SHOWN]
-    parts = {"best rows kept": best}
-    for title, rows in {"highest": rising[::-1][:SHOWN], "lowest": rising[:SHOWN]}.items():
-        if set(values[rows]) != set(values[best]):  # else they are the best ones again
-            parts[f"rows with the {title} {by}"] = rows
-    lines = []
-    for title, rows in parts.items():
-        if len(rows):
-            lines.append(f"{title}:")
-            lines += [f"  {_line(selection.table[int(row)], values[row])}" for row in rows]
-    return "\n".join(lines)
+    facts = facts_of(selection)
+    statuses = [
+        f"{column}: " + ", ".join(f"{status} {count:,}" for status, count in counts.items())
+        for column, counts in facts["status"].items()
+    ]
+    examples = []
+    values = numbers_of(selection.table, facts["by"]) if facts["by"] else np.full(facts["rows"], np.nan)
+    for title, rows in examples_of(selection).items():
+        if title in ("Best kept", "Just under the line", "Worst"):
+            examples.append(f"{title}:")
+            examples += [f"  {_line(selection.table[number], values[number])}" for number in rows[:3].tolist()]
+    cost = [_cost_line(entry) for entry in facts["cost"] or []] or ["cost of scoring: not recorded"]
+    parts = [[repr(selection)], statuses, examples, cost]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
 def _line(row: dict[str, Any], score: float) -> str:
-    cells = [_short(row[column]) for column in ("prompt", "response") if column in row]
-    return ("" if np.isnan(score) else f"{score:.3f}  ") + "  |  ".join(cells)
+    cells = [" ".join(_clipped(row[column]).split()) for column in ("prompt", "response") if column in row]
+    short = [cell if len(cell) <= 70 else cell[:69] + "…" for cell in cells]
+    return ("" if np.isnan(score) else f"{score:.3f}  ") + "  |  ".join(short)
 
 
-def _short(cell: Any, width: int = 70) -> str:
-    """One line of at most `width` characters; a chat shows its last turn."""
-    text = str((cell[-1] if cell else "") if isinstance(cell, list) else cell)
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def _cost(selection: "Selection") -> str:
-    if selection.run is None:
-        return "cost of scoring: not recorded"
-    lines = []
-    for name, scorer in read_record(selection.run)["scorers"].items():
-        if "seconds" not in scorer:  # begun and not finished
-            continue
-        made = "; ".join(f"{what} {value}" for what, value in scorer.get("made_with", {}).items())
-        tokens = f", {scorer['tokens']:,} response tokens" if "tokens" in scorer else ""
-        lines.append(
-            f"{name}: {scorer['rows']:,} rows{tokens} in {scorer['seconds']:.1f} s" + (f"; {made}" if made else "")
-        )
-    return "\n".join(lines)
+def _cost_line(entry: dict[str, Any]) -> str:
+    tokens = f", {entry['tokens']:,} response tokens" if entry["tokens"] is not None else ""
+    made = f"; {entry['model']} at {entry['revision']}, {entry['device']}, {entry['dtype']}" if entry["model"] else ""
+    return f"{entry['name']}: {entry['rows']:,} rows{tokens} in {entry['seconds']:.1f} s{made}"

@@ -9,7 +9,7 @@ def resolve_revision(repo: str, revision: str | None = None, *, repo_type: str =
     """The exact version behind a name: `sha256:<16 digits>` of a local folder, else a commit on the Hub.
 
     Online the Hub is asked, once per process; offline the answer is the commit that the local cache
-    holds for the revision. The digest of a folder covers names and contents of its files.
+    holds for the revision. The digest of a folder covers names and contents of its files but for Markdown.
 
     Args:
         repo: a local folder or a Hub id such as `openai-community/gpt2`.
@@ -21,7 +21,7 @@ def resolve_revision(repo: str, revision: str | None = None, *, repo_type: str =
     """
     folder = Path(repo)
     if folder.is_dir():
-        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md")
         return _digest(folder, tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files))
     return _commit(repo, revision, repo_type)
 
