@@ -25,10 +25,11 @@ class Chunks:
         folder: the scorer's folder; made when the first chunk is written.
         rows: number of rows of the whole table.
         chunk_size: rows of a chunk; the last one may be shorter.
+        claim: a digest of what decides the contents; a file that carries another is not done.
     """
 
-    def __init__(self, folder: Path, rows: int, chunk_size: int) -> None:
-        self.folder, self.rows, self.chunk_size = folder, rows, chunk_size
+    def __init__(self, folder: Path, rows: int, chunk_size: int, *, claim: str = "") -> None:
+        self.folder, self.rows, self.chunk_size, self.claim = folder, rows, chunk_size, claim
 
     def __len__(self) -> int:
         return -(-self.rows // self.chunk_size)
@@ -51,14 +52,16 @@ class Chunks:
         if not path.exists():
             return False
         try:
-            found = pq.read_metadata(path).num_rows
-        except (pa.ArrowInvalid, OSError) as error:
-            logger.warning("%s cannot be read (%s): its rows are scored again", path, str(error).splitlines()[0])
-            return False
-        if found != len(self.span(number)):
-            logger.warning("%s holds %d rows, not %d: they are scored again", path, found, len(self.span(number)))
-            return False
-        return True
+            table = pq.read_table(path, page_checksum_verification=True)
+            facts = _facts(table)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            wrong = (str(error).splitlines() or ["unreadable"])[0]
+        else:
+            if table.num_rows == len(self.span(number)) and facts.get("claim") == self.claim:
+                return True
+            wrong = f"{table.num_rows} rows, made for {facts.get('claim') or 'nothing known'}"
+        logger.warning("%s is damaged or not of this run (%s): its rows are scored again", path, wrong)
+        return False
 
     def write(self, number: int, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Store a chunk's columns, with facts about their making (seconds, tokens) in the file's metadata.
@@ -67,11 +70,11 @@ class Chunks:
             OSError: the disk is full or the folder cannot be written; nothing half-written stays.
         """
         table = pa.table({name: _array(values) for name, values in columns.items()})
-        table = table.replace_schema_metadata({"facts": json.dumps(dict(facts))})
+        table = table.replace_schema_metadata({"facts": json.dumps({**facts, "claim": self.claim})})
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = self.path(number).with_suffix(f".{os.getpid()}.unfinished")
         try:
-            pq.write_table(table, unfinished)
+            pq.write_table(table, unfinished, write_page_checksum=True)
             with unfinished.open("rb+") as file:
                 os.fsync(file.fileno())
             unfinished.replace(self.path(number))
@@ -84,15 +87,17 @@ class Chunks:
 
     def read(self) -> pa.Table:
         """All chunks in the order of the rows."""
-        tables = [pq.read_table(self.path(number)) for number in range(len(self))]
-        return pa.concat_tables([table.replace_schema_metadata(None) for table in tables], promote_options="default")
+        tables = [pq.read_table(self.path(number)).replace_schema_metadata(None) for number in range(len(self))]
+        return pa.concat_tables(tables, promote_options="permissive")
 
     def facts(self) -> list[dict[str, Any]]:
         """What was written with each chunk, in order."""
-        return [
-            json.loads((pq.read_schema(self.path(number)).metadata or {}).get(b"facts", b"{}"))
-            for number in range(len(self))
-        ]
+        return [_facts(pq.read_schema(self.path(number))) for number in range(len(self))]
+
+
+def _facts(described: pa.Table | pa.Schema) -> dict[str, Any]:
+    metadata = (described.schema if isinstance(described, pa.Table) else described).metadata or {}
+    return json.loads(metadata.get(b"facts", b"{}"))
 
 
 def _array(values: Any) -> pa.Array:

@@ -113,6 +113,8 @@ class _Pairs:
     version: int = 1  # raise it when the text changes: a fingerprint sees the fields, not the code
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        if self.format == "pairs":
+            return {new: batch[old] for new, old in zip(self.into, self.columns.values(), strict=True)}
         batch = copy.copy(batch)  # a column read from the original would be decoded and written again
         cells = {field: batch[column] for field, column in self.columns.items() if column in batch}
         rows = [self._pair(dict(zip(cells, row, strict=True))) for row in zip(*cells.values(), strict=True)]
@@ -176,8 +178,10 @@ def _add(dataset: Any, format: str, given: Mapping[str, str], template: Callable
     _known(format, _FORMATS, "format", "give one of these, or 'auto'")
     columns = _columns(format, given, schema)
     if format == "pairs":
-        wanted = dict(zip(columns.values(), into, strict=True))
-        return dataset.rename_columns({old: new for old, new in wanted.items() if old != new})
+        if template is not plain:
+            raise ValueError("format 'pairs' has its prompts already: a template other than 'none' has nothing to fill")
+        if tuple(columns.values()) == into:
+            return dataset
     texts = isinstance(schema[columns[_NEEDS[format][0]]], (str, Value, type(None)))
     chats = format in ("messages", "sharegpt") or (format == "prompt-completion" and not texts)
     # what is written over a column that is read must be what the column holds
@@ -185,7 +189,12 @@ def _add(dataset: Any, format: str, given: Mapping[str, str], template: Callable
     if any(name in columns.values() and (chats or name != kept) for name, kept in zip(into, same, strict=True)):
         raise ValueError(f"into={into!r} would write over a column that is read, of {columns}: give other names")
     kind = List(Value("string")) if chats else Value("string")
-    features = dataset.features and Features({**dataset.features, **dict.fromkeys(into, kind)})
+    kinds = (
+        dict.fromkeys(into, kind)
+        if format != "pairs"
+        else dict(zip(into, map(schema.get, columns.values()), strict=True))
+    )
+    features = dataset.features and Features({**dataset.features, **kinds})
     if isinstance(dataset, Dataset) and not len(dataset):  # `map` would not add the columns
         return Dataset.from_dict({name: [] for name in features}, features, split=dataset.split)
     # in small batches, because each prompt of a chat repeats all that stands before it

@@ -14,7 +14,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def pick_device(device: str, rank: int | None = None) -> torch.device:
     """`auto` is CUDA device number `rank` (modulo their count) where there is one, else the CPU."""
     if device != "auto":
-        return torch.device(device)
+        try:
+            chosen = torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"device={device!r} is unknown: give auto, cpu, cuda, cuda:1 or mps") from error
+        if chosen.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                f"device={device!r}, but this machine or this build of torch has no CUDA: give auto or cpu"
+            )
+        return chosen
     if torch.cuda.is_available():
         return torch.device("cuda", (rank or 0) % torch.cuda.device_count())
     return torch.device("cpu")
@@ -38,12 +46,12 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 @lru_cache(maxsize=8)
 def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, loaded once per process; counting tokens needs no weights.
+    """The tokenizer of a model at a resolved revision, loaded once per process; it needs no weights.
 
     Raises:
         FileNotFoundError: there are no tokenizer files; transformers would make an empty tokenizer.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=None if Path(model).is_dir() else revision)
     if not tokenizer("a word")["input_ids"]:
         raise FileNotFoundError(
             f"the model {model!r} comes with no tokenizer: expected tokenizer.json beside its weights"
@@ -73,6 +81,8 @@ def load_weights(
         )
     except SafetensorError as error:
         raise OSError(f"the weights of {model!r} cannot be read ({error}): copy or download them again") from error
+    except ImportError as error:  # flash_attention_2 without its package
+        raise ValueError(f"attn_implementation={attn_implementation!r} does not work here: {error}") from error
     _fuse_gelu(loaded)
     return loaded.to(device).eval()
 

@@ -67,10 +67,7 @@ class ModelSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """The model's immutable revision, part of what a cached score depends on."""
-        try:
-            return {"revision": resolve_revision(model_folder(self.model), self.revision)}
-        except FileNotFoundError:
-            return {"revision": "not resolved"}  # loading will say what is wrong, in one place
+        return revision_of(self.model, self.revision)
 
     def provenance(self) -> dict[str, Any]:
         """What a run records after scoring: the model, where it ran and in which arithmetic."""
@@ -91,8 +88,18 @@ class ModelSettings(Settings):
         from .loading import pick_device
         from .models import load_causal_lm
 
-        device = str(pick_device(self.device, rank))
-        return load_causal_lm(model_folder(self.model), self.revision, self.dtype, device, self.attn_implementation)
+        folder, device = model_folder(self.model), str(pick_device(self.device, rank))
+        # The resolved revision is part of what is looked up: a folder that changed is loaded again.
+        revision = resolve_revision(folder, self.revision)
+        return load_causal_lm(folder, revision, self.dtype, device, self.attn_implementation)
+
+
+def revision_of(model: str, revision: str | None) -> dict[str, str]:
+    """The identity of a model, or `not resolved`: loading will say what is wrong, in one place."""
+    try:
+        return {"revision": resolve_revision(model_folder(model), revision)}
+    except FileNotFoundError:
+        return {"revision": "not resolved"}
 
 
 def default_name(name: str) -> Any:

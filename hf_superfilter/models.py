@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from .batching import batches_by_length
+from .embedded import model_folder
 from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, window_of
 from .revisions import resolve_revision
 from .windows import Pair, Window, pair_of_windows
@@ -35,7 +36,7 @@ def load_causal_lm(
     device: str = "auto",
     attn_implementation: str | None = None,
 ) -> "CausalLM":
-    """A `CausalLM`, loaded once per process for the same settings."""
+    """A `CausalLM`, loaded once per process for the same settings; `revision` has to be a resolved one."""
     return CausalLM(model, revision=revision, dtype=dtype, device=device, attn_implementation=attn_implementation)
 
 
@@ -43,7 +44,7 @@ class CausalLM:
     """Losses of responses under a causal language model of transformers.
 
     Args:
-        model: a local folder or a Hub id.
+        model: a local folder, a Hub id, `embedded:weak` or `embedded:strong`.
         revision: branch, tag or commit on the Hub.
         dtype: `auto` (bfloat16 where the hardware multiplies it natively, else float32), `float32`,
             `bfloat16` or `float16`. Logits and losses are float32 always.
@@ -64,16 +65,15 @@ class CausalLM:
         device: str = "auto",
         attn_implementation: str | None = None,
     ) -> None:
-        self.name, self.device = str(model), pick_device(device)
+        self.name, self.device = model_folder(str(model)), pick_device(device)
         self.revision = resolve_revision(self.name, revision)
         self.dtype = pick_dtype(dtype, self.device)
         on_hub = None if self.revision.startswith("sha256:") else self.revision
         self.model: Any = load_weights(self.name, on_hub, self.dtype, self.device, attn_implementation)
         self.model.config.pad_token_id = None  # padding is never marked, see the module's docstring
-        self.tokenizer = load_tokenizer(self.name, on_hub)
+        self.tokenizer = load_tokenizer(self.name, self.revision)
         self.window = window_of(self.model.config)
-        # Tokens of one batch: on a CPU enough to fill the matrix units while blocks stay small enough
-        # for the allocator to reuse; on a GPU as many as fit, halved when they do not.
+        # On a CPU enough tokens to fill the matrix units, few enough for the allocator to reuse blocks.
         self.batch_tokens = 2_048 if self.device.type == "cpu" else 65_536
         self._body = self.model.get_decoder()
         self._head = _Head(self.model.get_output_embeddings(), self.dtype)
@@ -92,8 +92,7 @@ class CausalLM:
         """Mean negative log-likelihood of each response given its prompt.
 
         Returns:
-            (n,) float64 nats per scored response token, nan where none could be scored, and
-            (n,) int64 numbers of scored tokens.
+            (n,) float64 nats per scored response token, nan where none, and (n,) int64 scored tokens.
 
         Example:
             >>> from hf_superfilter import CausalLM, embedded_model
@@ -138,39 +137,43 @@ class CausalLM:
 
         Args:
             windows: n windows of any lengths.
-            batch_tokens: tokens of one batch; None is the device's default. The results do not depend on it.
+            batch_tokens: tokens of a batch; None is the device's default. Results do not depend on it.
 
         Returns:
             (n,) float64 nats per scored token (nan where none is), and (n,) int64 scored tokens.
         """
         _after_fork()
         counts = np.array([window.scored for window in windows], dtype=np.int64)
-        sums = np.full(len(windows), np.nan)
-        todo = np.flatnonzero(counts)
-        lengths = [len(windows[i].ids) for i in todo.tolist()]
+        sums, pending = np.full(len(windows), np.nan), counts > 0
+        budget = batch_tokens or self.batch_tokens
         with torch.inference_mode(), _ONE_AT_A_TIME:
-            for batch in batches_by_length(lengths, batch_tokens or self.batch_tokens):
-                chosen = todo[batch]
-                sums[chosen] = self._fitting([windows[i] for i in chosen.tolist()])
+            while pending.any():
+                todo = np.flatnonzero(pending)
+                for batch in batches_by_length([len(windows[i].ids) for i in todo.tolist()], budget):
+                    chosen = todo[batch]
+                    try:
+                        sums[chosen] = self._sums([windows[i] for i in chosen.tolist()])
+                    except RuntimeError as error:
+                        budget = self._smaller_budget([windows[i] for i in chosen.tolist()], error)
+                        break  # what is left is grouped anew, under the smaller budget
+                    pending[chosen] = False
         return sums / np.maximum(counts, 1), counts
 
-    def _fitting(self, windows: list[Window]) -> np.ndarray:
-        """Loss sums of one batch; out of memory halves the batch, and the budget of those to come."""
-        try:
-            return self._sums(windows)
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU allocation failure is a plain one
-            if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
-                raise
-            if len(windows) == 1:
-                raise MemoryError(
-                    f"a single row of {len(windows[0].ids)} tokens does not fit into the memory of {self.device}: "
-                    "lower max_length or take a smaller model"
-                ) from error
+    def _smaller_budget(self, windows: list[Window], error: RuntimeError) -> int:
+        """Half the tokens of a batch that did not fit into memory (a CPU says so in a plain RuntimeError)."""
+        if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
+            raise error
+        longest = max(len(window.ids) for window in windows)
+        if len(windows) == 1:
+            raise MemoryError(
+                f"a single row of {longest} tokens does not fit into the memory of {self.device}: "
+                "lower max_length or take a smaller model"
+            ) from error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.batch_tokens = max(256, self.batch_tokens // 2)
-        middle = len(windows) // 2
-        return np.concatenate([self._fitting(windows[:middle]), self._fitting(windows[middle:])])
+        budget = longest * len(windows) // 2
+        self.batch_tokens = min(self.batch_tokens, budget)
+        return budget
 
     def _sums(self, windows: list[Window]) -> np.ndarray:
         """(k,) float64 loss sums of k windows in one forward pass."""

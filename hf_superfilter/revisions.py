@@ -56,9 +56,16 @@ def _commit(repo: str, revision: str | None, repo_type: str) -> str:
                 + (f" at revision {revision!r}" if revision else "")
                 + ": check the name, and that your token may read it"
             ) from error
-        except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled):
-            pass  # not reachable: what the cache holds decides, as it does when offline
+        except _unreachable():
+            pass  # what the cache holds decides, as it does when offline
     return _cached_commit(repo, revision or "main", repo_type)
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    """OSError, and the base of all errors of whichever HTTP library huggingface_hub uses."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return OSError, *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
 
 
 def _cached_commit(repo: str, revision: str, repo_type: str) -> str:

@@ -4,29 +4,27 @@ folder/run.json             what was scored with what: rows, settings, revisions
 folder/<scorer>/000000.parquet ...     its columns, one file per chunk of rows
 """
 
-import hashlib
 import inspect
-import json
 import os
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from .chunks import Chunks
-from .contracts import Columns, Scorer, Settings, check_name
+from .contracts import Columns, Scorer, check_name
+from .record import check_claim, claim_digest, claim_of, note_scorer, open_record, read_record
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PACKAGES = ("hf-superfilter", "datasets", "transformers", "torch")
+__all__ = ["name_of", "read_record", "score"]
 
 
 def score(
@@ -48,7 +46,7 @@ def score(
 
     Raises:
         ValueError: no rows, two scorers of one name, a folder that holds a run of other rows or
-            settings, or a scorer that answers with a wrong number of values.
+            settings, a column that is there already, or a wrong number of values.
         OSError: the folder cannot be written.
 
     Example:
@@ -61,44 +59,23 @@ def score(
     if callable(scorers):
         scorers = [scorers]
     names = [name_of(scorer) for scorer in scorers]
-    _check_input(rows, names)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("score works in one process so far: start it without torchrun or accelerate launch")
-    run = Path(folder)
-    record = _open_record(run, rows, chunk_size)
-    table = rows
+    _check_input(rows, names, folder, chunk_size)
+    run, table = Path(folder), rows
+    open_record(run, len(rows), chunk_size)
     for name, scorer in zip(names, scorers, strict=True):
-        chunks = Chunks(run / name, len(rows), chunk_size)
-        _claim(record, run, name, scorer, table)
+        claim = claim_of(scorer, name, table)
+        check_claim(run, name, claim)
+        note_scorer(run, name, claim)
+        chunks = Chunks(run / name, len(rows), chunk_size, claim=claim_digest(claim))
         if hasattr(scorer, "prepare"):
             scorer = scorer.prepare(table, str(run / name))
         _fill(chunks, table, name, scorer)
         columns = chunks.read()
-        record["scorers"][name] |= _summary(columns, chunks, name, scorer)
-        _write_json(run / "run.json", record)
-        _warn_if_all_undefined(name, record["scorers"][name])
+        summary = _summary(columns, chunks, name, scorer)
+        note_scorer(run, name, summary)
+        _warn_about(name, summary)
         table = _with_columns(table, columns)
     return table
-
-
-def read_record(folder: str | Path) -> dict[str, Any]:
-    """The contents of a run's `run.json`.
-
-    Raises:
-        FileNotFoundError: the folder holds no run.
-    """
-    path = Path(folder) / "run.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{str(folder)!r} is not a run folder: it holds no run.json; make one with score or run"
-        )
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record.get("scorers"), dict):
-            raise ValueError("no scorers in it")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{str(path)!r} is damaged ({error}): use another folder") from error
-    return record
 
 
 def name_of(scorer: object) -> str:
@@ -107,98 +84,28 @@ def name_of(scorer: object) -> str:
     return str(name).strip("<>")
 
 
-def describe(scorer: object) -> dict[str, Any]:
-    """What a scorer is, as JSON: its constructor's arguments and identity, or a digest of a plain function."""
-    if isinstance(scorer, Settings):
-        kind, arguments = type(scorer), json.loads(json.dumps(scorer.settings()))
-        ours = kind.__module__.startswith(f"{__package__}.")
-        return {
-            "scorer": {kind.__name__ if ours else f"{kind.__module__}:{kind.__name__}": arguments},
-            "arithmetic": scorer.arithmetic,
-            "identity": scorer.identity(),
-        }
-    from datasets.fingerprint import Hasher
+def _check_input(rows: Any, names: list[str], folder: str | Path, chunk_size: int) -> None:
+    from datasets import Dataset
 
-    return {"scorer": name_of(scorer), "identity": {"digest": Hasher.hash(scorer)}}
-
-
-def _check_input(rows: "Dataset", names: list[str]) -> None:
     if not names:
         raise ValueError("score needs at least one scorer, such as IFD('openai-community/gpt2')")
     for name, times in Counter(names).items():
         check_name(name)
         if times > 1:
             raise ValueError(f"{times} scorers are named {name!r}: give them names, IFD(..., name='ifd_large')")
-    if not hasattr(rows, "__len__") or isinstance(rows, Mapping):
+    if not isinstance(rows, Dataset):
         raise ValueError(
-            f"score takes one Dataset, and got {type(rows).__name__}: pick a split, dataset['train'], "
-            "or map a streaming data set with the scorer itself"
+            f"score takes one Dataset, and got {type(rows).__name__}: pick a split, dataset['train'], make one with "
+            "Dataset.from_list, or map a streaming data set with the scorer itself"
         )
     if len(rows) == 0:
         raise ValueError("the data set has no rows: there is nothing to score")
-
-
-def _open_record(run: Path, rows: "Dataset", chunk_size: int) -> dict[str, Any]:
-    """The run's record, new or as it stands; a folder of another run is refused."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        record = read_record(run) if (run / "run.json").exists() else {}
-        if not os.access(run, os.W_OK):
-            raise PermissionError(13, "no permission to write")
-    except OSError as error:
-        raise OSError(
-            f"the run folder {str(run)!r} cannot be used ({error.strerror or error}): choose another"
-        ) from error
-    now = {"rows": len(rows), "chunk_size": chunk_size}
-    for fact, value in now.items():
-        if record.get(fact, value) != value:
-            raise ValueError(
-                f"the run folder {str(run)!r} was made with {fact} {record[fact]}, not {value}: use another folder"
-            )
-    fresh = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **now,
-        "packages": {package: _version(package) for package in PACKAGES},
-        "scorers": {},
-    }
-    return {**fresh, **record}
-
-
-def _claim(record: dict[str, Any], run: Path, name: str, scorer: object, table: "Dataset") -> None:
-    """Write down what is about to be scored, or refuse a folder where the name stands for something else."""
-    columns = list(getattr(scorer, "columns", table.column_names))
-    new = describe(scorer) | {"data": digest_of(table, columns)}
-    old = record["scorers"].get(name)
-    if old is not None:
-        for part in ("scorer", "arithmetic", "identity", "data"):
-            if old.get(part) != new.get(part):
-                raise ValueError(
-                    f"the run folder {str(run)!r} holds scores named {name!r} made "
-                    f"{_difference(part, old.get(part), new.get(part))}: use another folder or another name"
-                )
-    else:
-        record["scorers"][name] = new
-    _write_json(run / "run.json", record)
-
-
-def _difference(part: str, old: Any, new: Any) -> str:
-    if part == "data":
-        return "from other rows"
-    if part == "scorer" and isinstance(old, dict) and isinstance(new, dict) and list(old) == list(new):
-        before, after = next(iter(old.values())), next(iter(new.values()))
-        for key in sorted({*before, *after}):
-            if before.get(key) != after.get(key):
-                return f"with {key}={before.get(key, 'its default')!r}, not {after.get(key, 'its default')!r}"
-    return f"with {part} {old!r}, not {new!r}"
-
-
-def digest_of(table: "Dataset", columns: Sequence[str]) -> str:
-    """A digest of the contents of some columns, equal for equal rows in any process and on any machine."""
-    digest = hashlib.sha256()
-    present = [column for column in columns if column in table.column_names]
-    for batch in table.select_columns(present).iter(batch_size=10_000) if present else ():
-        digest.update(json.dumps(batch, default=str, ensure_ascii=True).encode())
-    return f"sha256:{digest.hexdigest()[:16]}"
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+        raise ValueError(f"chunk_size={chunk_size!r}: give a number of rows, at least 1")
+    if "://" in str(folder):
+        raise ValueError(f"folder={str(folder)!r}: score writes to a local folder so far, not to a URL")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("score works in one process so far: start it without torchrun or accelerate launch")
 
 
 def _fill(chunks: Chunks, table: "Dataset", name: str, scorer: Callable) -> None:
@@ -210,16 +117,16 @@ def _fill(chunks: Chunks, table: "Dataset", name: str, scorer: Callable) -> None
 
     done = chunks.rows - sum(len(chunks.span(number)) for number in pending)
     tokens, began = 0.0, time.perf_counter()
+    plain = table.with_format(None)
     with tqdm(total=chunks.rows, initial=done, unit="rows", desc=f"Scoring {name}") as bar:
         for number in pending:
             start = time.perf_counter()
             span = chunks.span(number)
-            batch = table[span.start : span.stop]
-            columns = _call(scorer, batch, name, len(span))
-            counted = columns.get(f"{name}_tokens")
-            mine = float(sum(counted)) if counted is not None else 0.0
+            columns = _call(scorer, plain[span.start : span.stop], name, len(span))
+            mine = float(np.nansum(np.asarray(columns.get(f"{name}_tokens", 0), dtype=np.float64)))
             facts = {"seconds": time.perf_counter() - start, "tokens": mine}
-            chunks.write(number, columns, facts)
+            made_with = scorer.provenance() if hasattr(scorer, "provenance") else {}
+            chunks.write(number, columns, facts | {"made_with": made_with})
             tokens += mine
             bar.update(len(span))
             if tokens:
@@ -227,17 +134,23 @@ def _fill(chunks: Chunks, table: "Dataset", name: str, scorer: Callable) -> None
 
 
 def _call(scorer: Callable, batch: dict[str, Any], name: str, rows: int) -> Columns:
+    """The scorer's answer, checked."""
     columns = scorer(batch)
-    if inspect.isawaitable(columns) or not isinstance(columns, Mapping):
+    if inspect.isawaitable(columns) or not isinstance(columns, Mapping) or not columns:
         raise ValueError(f"scorer {name!r} answered with {type(columns).__name__}, not with a dict of columns")
     for column, values in columns.items():
         if len(values) != rows:
             raise ValueError(f"scorer {name!r} answered with {len(values)} values in {column!r} for {rows} rows")
+        if column in batch:
+            raise ValueError(
+                f"scorer {name!r} would write over the column {column!r} of the rows: give the scorer another "
+                "name=, or remove the column first"
+            )
     return dict(columns)
 
 
-def _summary(columns: Any, chunks: Chunks, name: str, scorer: object) -> dict[str, Any]:
-    """What `run.json` says of a finished scorer."""
+def _summary(columns: pa.Table, chunks: Chunks, name: str, scorer: object) -> dict[str, Any]:
+    """What `run.json` says of a finished scorer, all of it from what the chunks hold."""
     facts = chunks.facts()
     summary: dict[str, Any] = {
         "columns": columns.column_names,
@@ -252,34 +165,29 @@ def _summary(columns: Any, chunks: Chunks, name: str, scorer: object) -> dict[st
         summary["tokens"] = int(sum(fact["tokens"] for fact in facts))
     if f"{name}_status" in columns.column_names:
         summary["status"] = dict(Counter(columns.column(f"{name}_status").to_pylist()).most_common())
-    if hasattr(scorer, "provenance"):
-        summary["made_with"] = scorer.provenance()
+    made_with = [fact["made_with"] for fact in facts]
+    if any(made_with):
+        # A run that went on elsewhere says so: "bfloat16; float32".
+        found = {key: list(dict.fromkeys(made.get(key) for made in made_with)) for key in made_with[0]}
+        summary["made_with"] = {k: v[0] if len(v) == 1 else "; ".join(map(str, v)) for k, v in found.items()}
     return summary
 
 
-def _warn_if_all_undefined(name: str, summary: Mapping[str, Any]) -> None:
+def _warn_about(name: str, summary: Mapping[str, Any]) -> None:
     if summary.get("undefined") == summary["rows"]:
+        reasons = summary.get("status", "no reason recorded")
+        warnings.warn(f"every row of {name!r} is undefined: {reasons}", stacklevel=3)
+    dtype = str(summary.get("made_with", {}).get("dtype", ""))
+    if ";" in dtype:
         warnings.warn(
-            f"every row of {name!r} is undefined: {summary.get('status', 'no reason recorded')}", stacklevel=3
+            f"the chunks of {name!r} were scored in different arithmetic ({dtype}), which may change ranks a little: "
+            "give the scorer a dtype and a new folder to avoid it",
+            stacklevel=3,
         )
 
 
-def _with_columns(table: "Dataset", columns: Any) -> "Dataset":
-    """The table with new columns at its end; columns of the same names are replaced."""
+def _with_columns(table: "Dataset", columns: pa.Table) -> "Dataset":
+    """The table with new columns at its end."""
     from datasets import Dataset, concatenate_datasets
 
-    kept = table.remove_columns([name for name in columns.column_names if name in table.column_names])
-    return concatenate_datasets([kept, Dataset(columns)], axis=1)
-
-
-def _write_json(path: Path, record: Mapping[str, Any]) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-    unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except ImportError:
-        return "not installed"
+    return concatenate_datasets([table, Dataset(columns)], axis=1)

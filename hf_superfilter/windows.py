@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 Ids = Sequence[int]
+SCORED = ("ok", "truncated")
 
 
 class Window(NamedTuple):
@@ -20,8 +21,8 @@ class Window(NamedTuple):
 
     @property
     def scored(self) -> int:
-        """How many tokens are scored, each given all before it."""
-        return max(0, len(self.ids) - self.start)
+        """How many tokens are scored, each given all before it; none of a window that is not whole."""
+        return max(0, len(self.ids) - self.start) if self.status in SCORED else 0
 
 
 class Pair(NamedTuple):
@@ -54,10 +55,11 @@ def pair_of_windows(
     """
     length = min(len(front) + len(prompt), limit)
     reason = "" if response else "empty_response"
-    too_long = "prompt_too_long" if length >= limit else ""
+    too_long = "prompt_too_long" if length + skip_first >= limit else ""
+    room = min(limit - length + 1, limit)  # without a prompt the authors' rule would give one token too many
     return Pair(
         _window([*front, *whole, *ending], length + skip_first, limit, reason or too_long),
-        _window([*front, *response, *ending], len(front) + skip_first, limit - length + 1, reason),
+        _window([*front, *response, *ending], len(front) + skip_first, room, reason),
     )
 
 

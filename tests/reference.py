@@ -42,7 +42,8 @@ class OneRowAtATime:
     def nats(self, prompt: str, response: str) -> Reference:
         whole = self.ids(prompt + response, self.max_length)
         length = self.ids(prompt, self.max_length).shape[1]
-        own = self.ids(response, self.max_length - length + 1)
+        # Without a prompt the authors' rule would make this one token longer than the model reads.
+        own = self.ids(response, min(self.max_length - length + 1, self.max_length))
         if not response:
             return Reference(math.nan, math.nan, math.nan)
         given, alone = self.loss(whole, length), self.loss(own, 0)

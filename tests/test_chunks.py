@@ -46,6 +46,22 @@ def test_a_truncated_file_is_named_and_counts_as_not_done(tmp_path, caplog):
     assert "000001.parquet" in caplog.text and "scored again" in caplog.text
 
 
+def test_a_flipped_bit_is_noticed(tmp_path, caplog):
+    chunks = Chunks(tmp_path, 1_000, 1_000)
+    chunks.write(0, {"x": np.random.default_rng(0).random(1_000)}, {})
+    contents = bytearray(chunks.path(0).read_bytes())
+    contents[len(contents) // 2] ^= 4
+    chunks.path(0).write_bytes(contents)
+    assert chunks.pending() == [0]
+    assert "000000.parquet" in caplog.text
+
+
+def test_a_chunk_made_for_another_claim_counts_as_not_done(tmp_path):
+    Chunks(tmp_path, 4, 4, claim="a").write(0, {"x": np.arange(4.0)}, {})
+    assert Chunks(tmp_path, 4, 4, claim="a").pending() == []
+    assert Chunks(tmp_path, 4, 4, claim="b").pending() == [0]
+
+
 def test_a_file_with_another_number_of_rows_counts_as_not_done(tmp_path):
     chunks = Chunks(tmp_path, 4, 4)
     chunks.write(0, {"x": np.arange(3.0)}, {})

@@ -311,4 +311,6 @@ def test_a_prompt_and_a_response_column_stay_as_they_are():
     assert detect_format(rows.column_names) == "pairs"
     assert format_pairs(rows).to_dict() == rows.to_dict()
     named = format_pairs(rows.rename_column("prompt", "q"), "pairs", columns={"prompt": "q"})
-    assert named.column_names == ["prompt", "response"]
+    assert named.to_dict() == {"q": ["a", "b"], "response": ["x", "y"], "prompt": ["a", "b"]}
+    with pytest.raises(ValueError, match="has its prompts already"):
+        format_pairs(rows, template="alpaca")

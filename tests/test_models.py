@@ -26,6 +26,7 @@ AWKWARD = [
     ("No newline", "joined to the prompt"),
     ("", "No prompt at all, only text."),
     ("Blank\n", "   "),
+    ("", "No prompt, and longer than the window. " * 400),
 ]
 
 
@@ -120,20 +121,21 @@ def test_batches_hold_nearly_equal_lengths(lm, pairs):
     assert sum(seen) <= 1.03 * tokens
 
 
-def test_out_of_memory_halves_the_budget_and_goes_on(weak, pairs):
+def test_out_of_memory_halves_the_budget_once_and_goes_on(weak, pairs):
     lm = CausalLM(weak, dtype="float32")
-    windows = [pair.given for pair in lm.windows(*[column[:60] for column in pairs])]
+    windows = [window for pair in lm.windows(*pairs) for window in pair]
     whole, _ = lm.losses(windows)
-    room = max(len(window.ids) for window in windows) + 1
+    failures = []
 
     def refuse(module, args):
-        if args[0].numel() > room:
+        if args[0].numel() > 1_500:
+            failures.append(args[0].numel())
             raise torch.OutOfMemoryError("no memory left for this test")
 
     lm.model.get_input_embeddings().register_forward_pre_hook(refuse)
-    before = lm.batch_tokens
     np.testing.assert_allclose(lm.losses(windows)[0], whole, rtol=1e-5)
-    assert lm.batch_tokens < before
+    assert len(failures) == 1, "after one failure every batch keeps to the smaller budget"
+    assert 700 <= lm.batch_tokens <= 1_024
 
 
 def test_a_row_that_never_fits_into_memory_is_one_clear_error(weak):
@@ -183,6 +185,36 @@ def test_append_eos_scores_the_end_of_text_as_the_last_token(lm):
     with_eos, m = lm.nll(["Hi\n"], ["Hello there"], append_eos=True)
     assert m[0] == n[0] + 1
     assert with_eos[0] != without[0]
+
+
+def test_a_response_without_tokens_has_no_nats_even_with_the_end_of_text(lm):
+    nats, tokens = lm.nll(["Hi\n"], [""], append_eos=True)
+    assert np.isnan(nats).all() and tokens.tolist() == [0]
+
+
+def test_a_model_folder_that_changed_is_loaded_again(tmp_path, weak):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(weak, tmp_path / "model")
+    batch = {"prompt": ["Say hello.\n"], "response": ["Hello there, my friend."]}
+    scorer = IFD(str(tmp_path / "model"), dtype="float32")
+    before = scorer(batch)["ifd"][0]
+    file = tmp_path / "model/model.safetensors"
+    save_file({name: tensor * 1.5 for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    assert scorer(batch)["ifd"][0] != before
+    assert scorer(batch)["ifd"][0] == IFD(str(tmp_path / "model"), dtype="float32")(batch)["ifd"][0]
+
+
+@pytest.mark.parametrize(
+    "setting", [{"device": "gpu"}, {"device": "cuda"}, {"attn_implementation": "flash_attention_2"}]
+)
+def test_a_device_or_attention_that_is_not_there_says_so(weak, setting):
+    if setting == {"device": "cuda"} and torch.cuda.is_available():
+        return
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        CausalLM(weak, **setting)
 
 
 def test_a_tokenizer_without_eos_is_fine_until_eos_is_asked_for(tmp_path, weak):

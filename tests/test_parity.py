@@ -30,14 +30,16 @@ def rows():
     """300 rows: Alpaca, code, Chinese, and the awkward ones."""
     from test_models import AWKWARD
 
-    picked = real("nc/alpaca_46k.jsonl.zst", 200) + real("instruct/gpteacher_codegen.jsonl.zst", 40)
+    picked = real("nc/alpaca_46k.jsonl.zst", 203) + real("instruct/gpteacher_codegen.jsonl.zst", 40)
     picked += real("nc/lf_alpaca_zh_demo.jsonl.zst", 40)
     picked += [
         ("Three thousand tokens\n", " word" * 3_000),
         (" word" * 3_000, "No room."),
         ("Nearly\n" + " w" * 1_020, "one two three four"),
     ]
-    return (picked + AWKWARD)[:300]
+    rows = picked + AWKWARD
+    assert len(rows) >= 300
+    return rows
 
 
 @pytest.fixture(scope="module")

@@ -40,3 +40,17 @@ def test_offline_the_cache_says_which_commit_a_name_stands_for(tmp_path, monkeyp
 def test_a_path_that_is_not_there_is_not_taken_for_a_hub_name():
     with pytest.raises(FileNotFoundError, match="no folder"):
         resolve_revision("./not/here")
+
+
+def test_without_a_network_the_cache_decides_as_it_does_offline(tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    refs = tmp_path / "hub/models--org--cached/refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("abc123")
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    program = "from hf_superfilter.revisions import resolve_revision as r; print(r('org/cached'))"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "abc123", done.stderr

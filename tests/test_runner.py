@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from hf_superfilter import IFD, Length, score
-from hf_superfilter.runner import digest_of, read_record
+from hf_superfilter.record import digest_of, read_record
 
 ROOT = Path(__file__).parents[1]
 
@@ -143,11 +144,96 @@ def test_no_rows_no_scorers_and_a_dict_of_splits_are_refused(tmp_path, rows):
         score({"train": rows}, [Length()], tmp_path)
 
 
+def test_rows_shown_in_another_format_are_told_apart_by_what_they_hold(tmp_path):
+    def table(middle):
+        texts = [f"r{i}" if i in (0, 1, 2998, 2999) else middle for i in range(3_000)]
+        return Dataset.from_dict({"prompt": texts, "response": texts}).with_format("numpy")
+
+    assert score(table("one"), [Length()], tmp_path)["length"][1_000] == 3
+    with pytest.raises(ValueError, match="from other rows"):
+        score(table("three"), [Length()], tmp_path)
+    assert score(table("one").with_format("arrow"), [Length()], tmp_path / "arrow").with_format(None)["length"][9] == 3
+
+
+def test_chunks_of_another_claim_are_never_taken_for_these(tmp_path, rows):
+    score(rows, [Length()], tmp_path)
+    (tmp_path / "run.json").unlink()
+    other = rows.select(range(49, -1, -1))
+    table = score(other, [Length()], tmp_path)
+    assert table["length"][:] == [len(response) for response in other["response"][:]]
+
+
+def test_two_runs_on_one_folder_keep_both_records(tmp_path, rows):
+    def slow(batch):
+        score(rows, [Length()], tmp_path)  # somebody else, meanwhile
+        return {"slow": [1.0] * len(batch["response"])}
+
+    score(rows, [slow], tmp_path)
+    assert set(read_record(tmp_path)["scorers"]) == {"slow", "length"}
+
+
+def test_opening_a_finished_run_again_keeps_what_it_was_made_with(tmp_path, rows):
+    import torch
+
+    scorer = IFD("embedded:weak")
+    score(rows, [scorer], tmp_path)
+    before, threads = (tmp_path / "run.json").read_text(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        score(rows, [scorer], tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    assert (tmp_path / "run.json").read_text() == before
+
+
+def test_a_run_that_went_on_in_other_arithmetic_says_so(tmp_path, rows):
+    class Changing:
+        name = main = "x"
+        dtype = "float32"
+
+        def __call__(self, batch):
+            if len(batch["response"]) == 10:
+                Changing.dtype = "bfloat16"
+            return {"x": [1.0] * len(batch["response"])}
+
+        def provenance(self):
+            return {"dtype": Changing.dtype}
+
+    with pytest.warns(UserWarning, match="different arithmetic"):
+        score(rows, [Changing()], tmp_path, chunk_size=20)
+    assert read_record(tmp_path)["scorers"]["x"]["made_with"]["dtype"] == "float32; bfloat16"
+
+
+def test_a_column_that_is_there_already_is_never_written_over(tmp_path, rows):
+    with pytest.raises(ValueError, match="would write over the column 'response'"):
+        score(rows, [lambda batch: {"response": batch["response"]}], tmp_path)
+    with pytest.raises(ValueError, match="'length' would write over"):
+        score(rows.add_column("length", [1] * 50), [Length()], tmp_path / "other")
+
+
+def test_columns_whose_type_changes_between_chunks_are_joined(tmp_path, rows):
+    def mixed(batch):
+        return {"mixed": [1] * 20 if len(batch["response"]) == 20 else [0.5] * len(batch["response"])}
+
+    assert score(rows, [mixed], tmp_path, chunk_size=20)["mixed"][:] == [1.0] * 40 + [0.5] * 10
+
+
 def test_a_scorer_that_answers_with_a_wrong_number_of_values_is_refused(tmp_path, rows):
     with pytest.raises(ValueError, match="1 values in 'short' for 50 rows"):
         score(rows, [lambda batch: {"short": [1]}], tmp_path)
-    with pytest.raises(ValueError, match="answered with list"):
-        score(rows, [lambda batch: [1]], tmp_path / "other")
+    for answer in ([1], {}):
+        with pytest.raises(ValueError, match="not with a dict of columns"):
+            score(rows, [lambda batch, answer=answer: answer], tmp_path / str(len(answer)))
+
+
+def test_arguments_that_make_no_run_are_refused(tmp_path, rows):
+    for size in (0, -5, 1.5):
+        with pytest.raises(ValueError, match="chunk_size="):
+            score(rows, [Length()], tmp_path, chunk_size=size)
+    with pytest.raises(ValueError, match="got list"):
+        score([{"response": "a"}], [Length()], tmp_path)
+    with pytest.raises(ValueError, match="not to a URL"):
+        score(rows, [Length()], "memory://run")
 
 
 def test_a_folder_that_cannot_be_used_is_said(tmp_path, rows):
@@ -183,48 +269,50 @@ score(Dataset.from_parquet(sys.argv[1], cache_dir=sys.argv[3]), [IFD("embedded:w
 """
 
 
-def run_until(tmp_path, folder, seconds_after_first_chunk=None):
+def run_once(tmp_path, folder, kill_after=None):
+    """Run the program; killed `kill_after` seconds after it has finished a chunk of its own, if given."""
     command = [sys.executable, "-c", PROGRAM, tmp_path / "rows.parquet", folder, tmp_path / "cache"]
+    there = len(list(folder.glob("ifd/*.parquet")))
     process = subprocess.Popen(
         list(map(str, command)), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    if seconds_after_first_chunk is not None:
-        while process.poll() is None and not list(folder.glob("ifd/*.parquet")):
-            time.sleep(0.002)
-        time.sleep(seconds_after_first_chunk)
+    if kill_after is not None:
+        while process.poll() is None and len(list(folder.glob("ifd/*.parquet"))) == there:
+            time.sleep(0.001)
+        time.sleep(kill_after)
         process.send_signal(signal.SIGKILL)
     _, errors = process.communicate()
     return process.returncode, errors
 
 
-def killed_and_resumed(tmp_path, sample, times, seed):
+def killed_and_resumed(tmp_path, rows, times, seed):
     """Kill a run `times` times at random moments, let it finish, and compare it with an uninterrupted one."""
     rng = random.Random(seed)
-    sample.select(range(160)).to_parquet(str(tmp_path / "rows.parquet"))
-    code, errors = run_until(tmp_path, tmp_path / "whole")
+    rows.to_parquet(str(tmp_path / "rows.parquet"))
+    code, errors = run_once(tmp_path, tmp_path / "whole")
     assert code == 0, errors
-    died = [run_until(tmp_path, tmp_path / "killed", rng.uniform(0, 0.25))[0] for _ in range(times)]
-    code, errors = run_until(tmp_path, tmp_path / "killed")
+    total = len(list((tmp_path / "whole/ifd").glob("*.parquet")))
+    for _ in range(times):
+        code, errors = run_once(tmp_path, tmp_path / "killed", rng.uniform(0, 0.15))
+        assert code == -signal.SIGKILL, f"the kill came too late to mean anything: {errors}"
+        assert len(list((tmp_path / "killed/ifd").glob("*.parquet"))) < total
+    code, errors = run_once(tmp_path, tmp_path / "killed")
     assert code == 0, errors
     for name in sorted(path.name for path in (tmp_path / "whole/ifd").glob("*.parquet")):
-        import pyarrow.parquet as pq
-
         whole, resumed = (pq.read_table(tmp_path / run / "ifd" / name) for run in ("whole", "killed"))
         for column in whole.column_names:
             a, b = (table.column(column).to_numpy() for table in (whole, resumed))
             assert a.tobytes() == b.tobytes() if a.dtype != object else a.tolist() == b.tolist()
-    return died
 
 
 def test_a_run_killed_twice_ends_in_the_same_table_bit_for_bit(tmp_path, sample):
-    died = killed_and_resumed(tmp_path, sample, times=2, seed=1)
-    assert -signal.SIGKILL in died, "at least one kill has to hit a running process for this test to mean anything"
+    killed_and_resumed(tmp_path, sample.select(range(240)), times=2, seed=1)
 
 
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_in_the_same_table_bit_for_bit(tmp_path, sample):
-    killed_and_resumed(tmp_path, sample, times=20, seed=2)
+    killed_and_resumed(tmp_path, concatenate_datasets([sample, sample]), times=20, seed=2)
 
 
 def test_run_json_is_json(tmp_path, rows):

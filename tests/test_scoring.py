@@ -202,6 +202,17 @@ def test_text_without_a_prompt_has_a_perplexity_from_its_second_token_on(weak):
     assert columns["ppl_tokens"][0] == len(lm.tokenizer("Plain text without any prompt.")["input_ids"]) - 1
 
 
+def test_a_length_in_tokens_depends_on_the_tokenizers_revision(tmp_path, weak):
+    import shutil
+
+    shutil.copytree(weak, tmp_path / "m")
+    length = Length("tokens", model=str(tmp_path / "m"))
+    before = Hasher.hash(length)
+    (tmp_path / "m/tokenizer_config.json").write_text((tmp_path / "m/tokenizer_config.json").read_text() + "\n")
+    assert Hasher.hash(length) != before
+    assert Length("tokens", model=weak).model == "embedded:weak"
+
+
 def test_length_counts_characters_or_tokens(weak):
     batch = {"prompt": ["Hi", "Hi"], "response": ["Hello there", ""]}
     assert Length()(batch)["length"].tolist() == [11, 0]

@@ -5,7 +5,9 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 
 from ..contracts import Batch, Columns, Settings, check_name, pair_of_columns
-from ..embedded import model_folder
+from ..embedded import model_folder, portable_name
+from ..model_settings import revision_of
+from ..revisions import resolve_revision
 from ..turns import flatten_turns
 from ..wording import did_you_mean
 
@@ -21,6 +23,7 @@ class Length(Settings):
     Args:
         unit: `characters`, or `tokens` of the tokenizer of `model`.
         model: a Hub id or a local folder, for `unit="tokens"`.
+        revision: branch, tag or commit on the Hub.
         name: prefix of the column.
         columns: the prompt and the response column.
 
@@ -33,6 +36,7 @@ class Length(Settings):
     unit: str = "characters"
     _: KW_ONLY
     model: str | None = None
+    revision: str | None = None
     name: str = "length"
     columns: tuple[str, str] = ("prompt", "response")
 
@@ -41,6 +45,8 @@ class Length(Settings):
         object.__setattr__(self, "columns", pair_of_columns(self.columns))
         if self.unit not in UNITS:
             raise ValueError(f"unit={self.unit!r}: {did_you_mean(str(self.unit), UNITS)}")
+        if self.model is not None:
+            object.__setattr__(self, "model", portable_name(str(self.model)))
         if (self.unit == "tokens") != (self.model is not None):
             raise ValueError("unit='tokens' needs model=..., whose tokenizer counts them, and characters need none")
         check_name(self.name)
@@ -50,6 +56,10 @@ class Length(Settings):
         """The column to rank by."""
         return self.name
 
+    def identity(self) -> dict[str, str]:
+        """The tokenizer's immutable revision, where one counts."""
+        return revision_of(self.model, self.revision) if self.model is not None else {}
+
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Measure a batch of n rows."""
         turns = flatten_turns(batch, self.columns)
@@ -58,7 +68,8 @@ class Length(Settings):
         else:
             from ..loading import load_tokenizer
 
-            encode = load_tokenizer(model_folder(self.model))
+            folder = model_folder(self.model)
+            encode = load_tokenizer(folder, resolve_revision(folder, self.revision))
             ids = (
                 encode(turns.responses, add_special_tokens=False, verbose=False)["input_ids"] if turns.responses else []
             )

@@ -49,8 +49,8 @@ class Perplexity(ModelSettings):
             )
         ]
         nats, tokens = lm.losses(windows, self.batch_tokens)
-        used = (tokens > 0) & np.array([window.status != "empty_response" for window in windows], dtype=bool)
-        scored = turns.total(np.where(used, tokens, 0))
+        used = tokens > 0
+        scored = turns.total(tokens)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             ppl = np.exp(turns.total(np.where(used, nats * tokens, 0)) / scored)
         finite = np.isfinite(ppl)
