@@ -26,7 +26,7 @@ text and knows nothing. For data that matters, score with `openai-community/gpt2
 {tokens:,} tokens in {batch_tokens:,}-token batches, one pass at most over {corpus:,} tokens of openly licensed text;
 Muon for the matrices, AdamW for the rest, bfloat16 products; last training loss {loss:.2f}, held-out loss
 {held_out:.2f} nats a token (`training.jsonl` has the log). Made by
-`python -m hf_superfilter.embedded.train --data DATA`.
+`python -m hf_superfilter.embedded.train --data DATA`.{note}
 
 | read | licence |
 |---|---|
@@ -56,7 +56,7 @@ def write_card(folder: Path, corpus: int = 30_112_479) -> None:
     card = CARD.format(
         name=folder.name, parameters=first["parameters"] / 1e6, layers=first["plan"]["layers"],
         width=first["plan"]["width"], batch_tokens=first["plan"]["batch_tokens"], tokens=log[-1]["tokens"],
-        corpus=corpus, loss=log[-1]["loss"], held_out=log[-1]["held_out_loss"], quality=measured.strip(),
+        corpus=corpus, note=" " + first["note"] if "note" in first else "", loss=log[-1]["loss"], held_out=log[-1]["held_out_loss"], quality=measured.strip(),
     )  # fmt: skip
     (folder / "README.md").write_text(card, encoding="utf-8")
 

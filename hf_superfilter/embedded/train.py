@@ -44,7 +44,7 @@ class Plan:
 
 PLANS = {
     "weak": Plan(layers=4, width=128, heads=4, tokens=16_000_000),
-    "strong": Plan(layers=6, width=256, heads=8, tokens=24_000_000),
+    "strong": Plan(layers=6, width=256, heads=8, tokens=22_000_000),
 }
 
 
