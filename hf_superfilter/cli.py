@@ -1,10 +1,11 @@
 """The command line: demo, score, select, run, report, inspect. Everything else is said in a recipe."""
 
+import logging
 import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Pick the best part of a data set with a small model.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -28,13 +28,15 @@ WRITERS: dict[str, Any] = {
 DEMO = """
 dataset: embedded:sample
 score:
-  - IFD: {model: "embedded:weak"}
+  - IFD: {model: "embedded:strong"}
   - Length
 select:
   - Threshold: {by: ifd, below: 1.0}
   - TopK: {by: ifd, k: 0.15}
 """
 
+# click's error for a wrong command line; typer brings click along or depends on it, by version
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 GPT2 = "openai-community/gpt2"
 Folder = Annotated[Path, typer.Option(help="The run folder.")]
 
@@ -68,11 +70,15 @@ def score(
     format: Annotated[str, typer.Option(help="How the rows are laid out; auto looks at the columns.")] = "auto",
     template: Annotated[str, typer.Option(help="none, alpaca, or your own with {instruction}.")] = "none",
 ) -> None:  # fmt: skip
-    """Add score columns to a data set, in FOLDER/scored.parquet; run it again and it goes on where it stopped."""
-    from .recipe import Recipe, build
+    """Add score columns to a data set, in FOLDER/scored.parquet, beside those of earlier scorers there.
+
+    Run it again and it goes on where it stopped.
+    """
+    from .recipe import Recipe, build, recorded_recipe
 
     chosen = build(scorer if scorer == "Length" else {scorer: {"model": model}}, "score")
-    Recipe(data, (chosen,), split=split, format=format, template=template).score_rows(folder)
+    asked = Recipe(data, (chosen,), split=split, format=format, template=template)
+    asked.beside(recorded_recipe(folder)).score_rows(folder)
     _inspect(folder)
     print(f"scores: {folder / 'scored.parquet'}")
     _fail_if_all_undefined(folder)
@@ -95,6 +101,7 @@ def select(
     from .selection.threshold import Threshold
     from .selection.top_k import TopK
     from .sources import load_rows
+    from .whole_files import whole_file
 
     run = Path(data) if (Path(data) / "run.json").is_file() else None
     target = to or (run or Path()) / "selected.parquet"
@@ -108,12 +115,15 @@ def select(
     elif smallest or not selectors:
         raise ValueError("no budget to select by: give --k, 500 or 0.10; or --below or --above, without --smallest")
     selection = select_rows(_scored(run) if run else load_rows(data, split=split), selectors, run=run)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    WRITERS[target.suffix](selection.subset, str(target))
-    print(summarise(selection))
-    print(f"selected rows: {target}")
+    with whole_file(target) as unfinished:
+        WRITERS[target.suffix](selection.subset, str(unfinished))
     if run and not to:
         _record_selectors(run, selectors)
+        _summary(selection, run)
+    else:
+        print(summarise(selection))
+    print(f"selected rows: {target}")
+    if run and not to:
         _report(selection, run)
 
 
@@ -122,13 +132,13 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder in which ro
     """Write FOLDER/report.html: one page with funnel, scores, examples, baselines, cost and recipe."""
     from .funnel import select as select_rows
     from .recipe import recorded_recipe
-    from .runner import read_record
+    from .record import read_record
 
     read_record(folder)
-    recipe = recorded_recipe(folder)
+    table, recipe = _scored(folder), recorded_recipe(folder)
     if recipe is None or not recipe.select:
         raise ValueError(f"nothing was selected in {str(folder)!r} yet: call hf-superfilter select {folder} --k 0.10")
-    _report(select_rows(_scored(folder), recipe.select, run=folder), folder)
+    _report(select_rows(table, recipe.select, run=folder), folder)
 
 
 @app.command()
@@ -140,17 +150,25 @@ def inspect(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> No
 def _inspect(folder: Path) -> None:
     import yaml
 
-    from .runner import read_record
+    from .record import read_record
 
     print(yaml.safe_dump(read_record(folder), sort_keys=False, allow_unicode=True).rstrip())
 
 
 def _scored(run: Path) -> "Dataset":
+    """The scored rows of a run folder."""
+    from .recipe import FILE, SCORED
+    from .record import read_record
     from .sources import load_rows
 
-    if not (run / "scored.parquet").is_file():
-        raise FileNotFoundError(f"{str(run)!r} is a run, but holds no scored.parquet yet: finish it with score or run")
-    return load_rows(run / "scored.parquet")
+    if (run / SCORED).is_file():
+        return load_rows(run / SCORED)
+    if (run / FILE).is_file() or not all("seconds" in scorer for scorer in read_record(run)["scorers"].values()):
+        raise FileNotFoundError(f"{str(run)!r} is a run, but holds no {SCORED} yet: finish it with score or run")
+    raise FileNotFoundError(
+        f"{str(run)!r} holds scores but not their rows (no {SCORED}), as score() in Python leaves it: select there, "
+        f"with select(table, selectors, run={str(run)!r}), or make the folder with hf-superfilter score or run"
+    )
 
 
 def _record_selectors(run: Path, selectors: list[Any]) -> None:
@@ -158,10 +176,22 @@ def _record_selectors(run: Path, selectors: list[Any]) -> None:
     from dataclasses import replace
 
     from .recipe import FILE, recorded_recipe
+    from .whole_files import whole_file
 
     recipe = recorded_recipe(run)
     if recipe is not None:
-        (run / FILE).write_text(replace(recipe, select=tuple(selectors)).to_yaml(), encoding="utf-8")
+        with whole_file(run / FILE) as unfinished:
+            unfinished.write_text(replace(recipe, select=tuple(selectors)).to_yaml(), encoding="utf-8")
+
+
+def _summary(selection: "Selection", folder: Path) -> None:
+    from .report import summarise
+    from .whole_files import whole_file
+
+    text = summarise(selection)
+    with whole_file(folder / "summary.txt") as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    print(text)
 
 
 def _report(selection: "Selection", folder: Path) -> None:
@@ -171,19 +201,15 @@ def _report(selection: "Selection", folder: Path) -> None:
 
 
 def _run(recipe: Any, folder: Path) -> None:
-    from .report import summarise
-
     selection = recipe.run(folder)
-    text = summarise(selection)
-    (folder / "summary.txt").write_text(text, encoding="utf-8")
-    print(text)
+    _summary(selection, folder)
     print("files: " + ", ".join(str(folder / name) for name in ("scored.parquet", "selected.parquet", "summary.txt")))
     _report(selection, folder)
     _fail_if_all_undefined(folder)
 
 
 def _fail_if_all_undefined(folder: Path) -> None:
-    from .runner import read_record
+    from .record import read_record
 
     for name, scorer in read_record(folder)["scorers"].items():
         if "undefined" in scorer and scorer["undefined"] == scorer["rows"]:
@@ -200,12 +226,26 @@ def _budget(text: str) -> int | float:
 def main() -> None:
     """Run the command line: 0 when done, 1 with one sentence for bad input; a defect of ours shows its traceback."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    logger, said = logging.getLogger("hf_superfilter"), logging.StreamHandler(sys.stderr)
+    said.setFormatter(logging.Formatter("%(message)s"))
+    logger.setLevel(logging.INFO)
+    logger.addHandler(said)
     try:
-        app()
+        sys.exit(app(prog_name="hf-superfilter", standalone_mode=False))
+    except USAGE_ERROR as error:
+        command = error.ctx.command_path if error.ctx else "hf-superfilter"
+        _end(f"{error.format_message().rstrip('.')}; see {command} --help")
+    except typer.Abort:  # Ctrl-C, as older versions of typer hand it on
+        sys.exit(130)
     except (ValueError, TypeError, OSError, MemoryError) as error:
         raised_by = traceback.extract_tb(error.__traceback__)[-1].line or ""
         if isinstance(error, TypeError) and not raised_by.startswith("raise "):
             raise  # Python's own complaint about our code; a cell of the wrong type is refused with raise
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(1)
+        _end(str(error) or type(error).__name__)
+    finally:
+        logger.removeHandler(said)
+
+
+def _end(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)

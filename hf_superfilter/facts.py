@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .runner import read_record
-from .table import numbers_of
+from .record import read_record
+from .table import holds_numbers, numbers_of
 
 if TYPE_CHECKING:
-    from .funnel import Selection
+    from .funnel import Selection, Step
 
 EXAMPLES = 10
 MOST_GROUPS = 20  # a column with more values than this is not a grouping of the rows
@@ -18,9 +18,9 @@ MOST_GROUPS = 20  # a column with more values than this is not a grouping of the
 def facts_of(selection: "Selection") -> dict[str, Any]:
     """All facts of a selection, by name; a fact that is not known is None.
 
-    `rows`, `kept`, `share`; `steps`; `by` and `score` (quantiles over all defined rows, and `cut`, the
-    kept value nearest to the dropped ones); `status`, how often each; `length`, characters of the
-    responses; `groups`, kept against all by each column that groups the rows; `baselines`, the share of
+    `rows`, `kept`, `share`; `steps`; `by` and `score` (quantiles over all finite values, and `cut`, see
+    `cut_of`); `status`, how often each; `length`, characters of the responses kept, dropped and all;
+    `groups`, kept against all by each column that groups the rows; `baselines`, the share of
     the selection that a baseline of the same size keeps too; `cost`, one entry a scorer.
     """
     record = read_record(selection.run) if selection.run is not None else None
@@ -29,7 +29,14 @@ def facts_of(selection: "Selection") -> dict[str, Any]:
         "kept": len(selection.rows),
         "share": selection.share,
         "steps": [
-            {"selector": step.selector, "rows_in": step.rows_in, "rows_out": step.rows_out, "facts": step.facts}
+            {
+                "selector": step.selector,
+                "rows_in": step.rows_in,
+                "rows_out": step.rows_out,
+                "dropped": step.rows_in - step.rows_out,
+                "share": step.rows_out / len(selection.table),
+                "facts": step.facts,
+            }
             for step in selection.steps
         ],
         "by": ranked_by(selection),
@@ -44,9 +51,32 @@ def facts_of(selection: "Selection") -> dict[str, Any]:
     }
 
 
+def ranking_step(selection: "Selection") -> "Step | None":
+    """The last step that ranks by a numeric column of the table: only it says which values are the better ones."""
+    ranks = (step for step in reversed(selection.steps) if step.by and step.ranks)
+    return next((step for step in ranks if holds_numbers(selection.table, str(step.by))), None)
+
+
 def ranked_by(selection: "Selection") -> str | None:
-    """The column selected by; a selector of somebody else may call something else `by`."""
-    return selection.by if selection.by in selection.table.column_names else None
+    """The column worth showing: that of the last step that ranks, else of the last that goes by a numeric column.
+
+    A selector of somebody else may call something else `by`: what is no numeric column of the table is none.
+    """
+    step = ranking_step(selection)
+    named = [step.by] if step else [step.by for step in reversed(selection.steps)]
+    return next((str(by) for by in named if by and holds_numbers(selection.table, str(by))), None)
+
+
+def cut_of(selection: "Selection") -> float | None:
+    """The ranked value of the last row kept; None unless the last step ranks, keeps a row, and its value is defined.
+
+    After any other last step there is no line with the better rows on one side.
+    """
+    step = ranking_step(selection)
+    if step is None or step is not selection.steps[-1] or not len(selection.rows):
+        return None
+    cut = float(numbers_of(selection.table, str(step.by))[selection.rows[-1]])
+    return None if np.isnan(cut) else cut
 
 
 def kept_mask(selection: "Selection") -> np.ndarray:
@@ -57,8 +87,9 @@ def kept_mask(selection: "Selection") -> np.ndarray:
 
 
 def response_lengths(selection: "Selection") -> np.ndarray | None:
-    """(n,) characters of each response, of all turns of a chat; None where the table has no response column."""
-    if "response" not in selection.table.column_names:
+    """(n,) characters of each response, of all turns of a chat; None where no column `response` holds texts."""
+    feature = selection.table.features.get("response")
+    if not _is_text(feature) and not _is_text(getattr(feature, "feature", None)):
         return None
     cells = selection.table["response"][:]
     return np.array(
@@ -66,47 +97,51 @@ def response_lengths(selection: "Selection") -> np.ndarray | None:
     )
 
 
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
 def examples_of(selection: "Selection") -> dict[str, np.ndarray]:
-    """Row numbers worth reading, by title: the best kept, those just under the line, the worst, the undefined."""
-    groups = {"Best kept": selection.rows[:EXAMPLES]}
-    by = ranked_by(selection)
-    if by is None:
-        return groups
-    values = numbers_of(selection.table, by)
-    kept = kept_mask(selection)
-    sign = -1.0 if _largest_first(values, selection.rows) else 1.0
-    order = np.argsort(sign * values, kind="stable")
-    order = order[~np.isnan(values[order])]  # best first
-    last = len(selection.steps) - 1
-    groups["Just under the line"] = order[selection.dropped_by[order] == last][:EXAMPLES]
-    groups["Worst"] = order[~kept[order]][::-1][:EXAMPLES]
-    for number, step in enumerate(selection.steps[:-1]):
-        gone = order[selection.dropped_by[order] == number]
-        groups[f"Dropped by {step.selector}"] = gone[:EXAMPLES]
-    groups["Undefined"] = np.flatnonzero(np.isnan(values))[:EXAMPLES]
-    return {title: rows for title, rows in groups.items() if len(rows)}
+    """Row numbers worth reading, at most `EXAMPLES` of each kind, by title.
+
+    Which rows are good and bad is said only where a step ranks: "Best kept" are then the first rows of the
+    selection (of all kept rows in the order of the ranking, where another step came after it) and
+    "Worst" the rows at the other end that were dropped; "Just under the line" needs the last step to
+    rank. Without a ranking there is "Kept", in the order of the selection. "Dropped by", best first or
+    in the order of the table, and "Undefined" follow.
+    """
+    step, by, kept = ranking_step(selection), ranked_by(selection), kept_mask(selection)
+    values = numbers_of(selection.table, by) if by else np.zeros(len(kept))
+    if step is None:
+        order, last_ranks = np.arange(len(kept)), False
+    else:
+        order, last_ranks = np.argsort(-values if step.largest else values, kind="stable"), step is selection.steps[-1]
+    order = order[~np.isnan(values[order])]
+    groups = {}
+    if step is None:
+        groups["Kept"] = selection.rows
+    else:
+        groups["Best kept"] = selection.rows if last_ranks else order[kept[order]]
+        if last_ranks:
+            groups["Just under the line"] = order[selection.dropped_by[order] == len(selection.steps) - 1]
+        groups["Worst"] = order[~kept[order]][::-1]
+    for number, other in enumerate(selection.steps[:-1] if last_ranks else selection.steps):
+        groups[f"Dropped by {other.selector}, step {number + 1}"] = order[selection.dropped_by[order] == number]
+    groups["Undefined"] = np.flatnonzero(np.isnan(values))
+    return {title: rows[:EXAMPLES] for title, rows in groups.items() if len(rows)}
 
 
-def _largest_first(values: np.ndarray, rows: np.ndarray) -> bool:
-    """Whether the selection puts large values first: its best row is not below its last one."""
-    mine = values[rows]
-    mine = mine[~np.isnan(mine)]
-    return len(mine) < 2 or bool(mine[0] >= mine[-1])
-
-
-def _score(selection: "Selection") -> dict[str, float] | None:
+def _score(selection: "Selection") -> dict[str, float | None] | None:
     by = ranked_by(selection)
     if by is None:
         return None
     values = numbers_of(selection.table, by)
-    defined = values[np.isfinite(values)]
-    if not len(defined):
+    finite = values[np.isfinite(values)]
+    if not len(finite):
         return None
     names = ("min", "q25", "median", "q75", "max")
-    facts = dict(zip(names, map(float, np.percentile(defined, [0, 25, 50, 75, 100])), strict=True))
-    if len(selection.rows):
-        facts["cut"] = float(values[selection.rows[-1]])
-    return facts
+    quantiles = np.percentile(finite, [0, 25, 50, 75, 100]).tolist()
+    return {**dict(zip(names, quantiles, strict=True)), "cut": cut_of(selection)}
 
 
 def _statuses(selection: "Selection") -> dict[str, dict[str, int]]:
@@ -116,31 +151,24 @@ def _statuses(selection: "Selection") -> dict[str, dict[str, int]]:
     return {column: dict(Counter(map(str, selection.table[column][:])).most_common(10)) for column in columns}
 
 
-def _lengths(selection: "Selection") -> dict[str, float] | None:
-    lengths = response_lengths(selection)
+def _lengths(selection: "Selection") -> dict[str, float | None] | None:
+    """Mean and median characters; None for those of no rows."""
+    lengths, kept = response_lengths(selection), kept_mask(selection)
     if lengths is None:
         return None
-    mine = lengths[selection.rows]
-    return {
-        "mean_all": float(lengths.mean()),
-        "median_all": float(np.median(lengths)),
-        "mean_kept": float(mine.mean()) if len(mine) else float("nan"),
-        "median_kept": float(np.median(mine)) if len(mine) else float("nan"),
-    }
+    facts: dict[str, float | None] = {}
+    for name, mine in (("kept", lengths[kept]), ("dropped", lengths[~kept]), ("all", lengths)):
+        facts[f"mean_{name}"] = float(mine.mean()) if len(mine) else None
+        facts[f"median_{name}"] = float(np.median(mine)) if len(mine) else None
+    return facts
 
 
 def _groups(selection: "Selection") -> dict[str, list[dict[str, Any]]]:
-    """Rows and kept rows by every text column of a few values, the largest group first."""
-    from datasets import Value
-
+    """Rows and kept rows by every text column of a few values: the largest group first, of equals the earlier seen."""
     groups = {}
     kept = kept_mask(selection)
     for column, feature in selection.table.features.items():
-        if (
-            not isinstance(feature, Value)
-            or feature.dtype not in ("string", "large_string")
-            or column.endswith("_status")
-        ):
+        if not _is_text(feature) or column.endswith("_status"):
             continue
         cells = selection.table[column][:]
         counts = Counter(cells)

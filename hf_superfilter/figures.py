@@ -1,15 +1,16 @@
 """The pictures of reports and cards, with the words that stand for them where they cannot be seen."""
 
 import io
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .facts import kept_mask, ranked_by, response_lengths
+from .facts import cut_of, kept_mask, ranked_by, response_lengths
 from .table import numbers_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from .funnel import Selection
 
@@ -24,7 +25,7 @@ class Picture(NamedTuple):
 
 
 def score_picture(selection: "Selection") -> Picture | None:
-    """How the column that was selected by is distributed, kept rows against dropped ones.
+    """How the column that was selected by is distributed, kept rows against dropped ones, with the cut if there is one.
 
     Drawn from the 1st to the 99th percentile; values beyond stand in the outermost bars. None where no
     column was selected by, or none of its values is finite.
@@ -39,50 +40,57 @@ def score_picture(selection: "Selection") -> Picture | None:
     low, high = np.percentile(values[finite], [1, 99])
     bins = np.linspace(low, high if high > low else low + 1, 50)
     parts = [np.clip(values[finite & mine], low, bins[-1]) for mine in (kept, ~kept)]
-    axes = _axes(by, "rows")
+    figure, axes = _figure(by, "rows")
     labels = [f"kept ({kept.sum():,})", f"dropped ({(~kept).sum():,})"]
     axes.hist(parts, bins=bins.tolist(), stacked=True, label=labels, color=[KEPT, DROPPED])
     alt = f"Histogram of {by} over {finite.sum():,} rows from {low:.3g} to {high:.3g}; {kept.sum():,} kept"
-    mine = values[selection.rows]
-    if len(mine) and np.isfinite(mine[-1]):
-        axes.axvline(float(mine[-1]), color=LINE, linewidth=1, linestyle="--", label=f"last kept: {mine[-1]:.3f}")
-        alt += f", the last at {mine[-1]:.3f}"
+    cut = cut_of(selection)
+    if cut is not None and np.isfinite(cut):
+        axes.axvline(cut, color=LINE, linewidth=1, linestyle="--", label=f"last kept: {cut:.3f}")
+        alt += f", the last at {cut:.3f}"
     axes.legend(frameon=False)
-    return Picture(_png(axes), alt + ".")
+    return Picture(_png(figure), alt + ".")
 
 
 def length_picture(selection: "Selection") -> Picture | None:
-    """Characters of the responses, kept rows against all, as shares of rows; None without a response column."""
-    lengths = response_lengths(selection)
-    if lengths is None or not len(selection.rows):
+    """Characters of the responses, kept rows against dropped ones, each as shares of their own number.
+
+    Lengths beyond the 98th percentile stand in the last bar. None without a response column.
+    """
+    lengths, kept = response_lengths(selection), kept_mask(selection)
+    if lengths is None:
         return None
-    mine = lengths[selection.rows]
     top = max(float(np.percentile(lengths, 98)), 10.0)
     bins = np.linspace(0, top, 40).tolist()
-    axes = _axes("characters of the response", "share of rows")
-    everything, few = np.full(len(lengths), 1 / len(lengths)), np.full(len(mine), 1 / len(mine))
-    axes.hist(np.clip(lengths, 0, top), bins=bins, weights=everything, label="all rows", color=DROPPED)
-    axes.hist(
-        np.clip(mine, 0, top), bins=bins, weights=few, label="kept rows", color=KEPT, histtype="step", linewidth=1.8
-    )
+    figure, axes = _figure("characters of the response", "share of the kept or of the dropped")
+    medians = []
+    looks: dict[str, dict[str, Any]] = {
+        "dropped": {"color": DROPPED},
+        "kept": {"color": KEPT, "histtype": "step", "linewidth": 1.8},
+    }
+    for name, mask in (("dropped", ~kept), ("kept", kept)):
+        mine = lengths[mask]
+        if not len(mine):
+            continue
+        weights = np.full(len(mine), 1 / len(mine))
+        axes.hist(np.clip(mine, 0, top), bins=bins, weights=weights, label=f"{name} ({len(mine):,})", **looks[name])
+        medians.append(f"median {np.median(mine):,.0f} characters over {len(mine):,} rows {name}")
     axes.legend(frameon=False)
-    medians = f"median {np.median(mine):,.0f} characters kept, {np.median(lengths):,.0f} over all rows"
-    return Picture(_png(axes), f"Histogram of response lengths: {medians}.")
+    return Picture(_png(figure), f"Histogram of response lengths: {', '.join(reversed(medians))}.")
 
 
-def _axes(x: str, y: str) -> "Axes":
-    """Empty axes on a figure of their own; no pyplot, so that several threads may draw at once."""
+def _figure(x: str, y: str) -> "tuple[Figure, Axes]":
+    """A figure with empty axes; no pyplot, so that several threads may draw at once."""
     from matplotlib.figure import Figure
 
-    axes = Figure(figsize=(5.2, 3.1), layout="constrained", dpi=160).subplots()
+    figure = Figure(figsize=(5.2, 3.1), layout="constrained", dpi=160)
+    axes = figure.subplots()
     axes.set(xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
-    return axes
+    return figure, axes
 
 
-def _png(axes: "Axes") -> bytes:
+def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
-    figure = axes.figure.get_figure(root=True)
-    assert figure is not None
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

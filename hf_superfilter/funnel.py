@@ -16,13 +16,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """One selector's part: rows in, rows out, the column it ranks by, and what it has to say (`facts`)."""
+    """One selector's part in the funnel.
+
+    Attributes:
+        selector: its name or `repr`.
+        rows_in, rows_out: rows in play before and after it.
+        by: the column it goes by, None where it names none.
+        facts: what it has to say of itself.
+        largest: whether it puts large values of `by` first, None where it does not rank.
+    """
 
     selector: str
     rows_in: int
     rows_out: int
     by: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    largest: bool | None = None
+
+    @property
+    def ranks(self) -> bool:
+        """Whether its rows stand best first by a column: it names the column and the direction."""
+        return self.by is not None and self.largest is not None
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -100,7 +114,8 @@ def select(
         gone = np.setdiff1d(pool, rows, assume_unique=True)
         dropped_by[gone] = number
         facts = selector.facts(table, pool, rows) if hasattr(selector, "facts") else {}
-        steps.append(Step(_name_of(selector), len(pool), len(rows), getattr(selector, "by", None), facts))
+        by, largest = getattr(selector, "by", None), getattr(selector, "largest", None)
+        steps.append(Step(_name_of(selector), len(pool), len(rows), by, facts, largest))
         pool = rows
     return Selection(table, pool, tuple(steps), dropped_by, Path(run) if run is not None else None)
 

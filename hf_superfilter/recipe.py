@@ -1,7 +1,7 @@
 """A recipe: one run, written down as the constructors' arguments, in Python or in YAML."""
 
 import inspect
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +11,15 @@ import yaml
 from .contracts import Settings
 from .formats import format_pairs
 from .funnel import Selection, select
-from .runner import score
+from .runner import name_of, score
 from .sources import load_rows
+from .whole_files import whole_file
 from .wording import did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FILE = "recipe.yaml"
+FILE, SCORED = "recipe.yaml", "scored.parquet"
 KINDS = {"score": ("scoring.", "scorer"), "select": ("selection.", "selector")}
 ENTRY = {"score": "'- IFD: {model: openai-community/gpt2}'", "select": "'- TopK: {by: ifd, k: 0.10}'"}
 TEXTS = ("dataset", "format", "template", "split", "config", "revision", "tokenizer")
@@ -132,9 +133,31 @@ class Recipe:
         rows = load_rows(self.dataset, split=self.split, config=self.config, revision=self.revision)
         pairs = format_pairs(rows, self.format, template=self.template, tokenizer=self.tokenizer, columns=self.columns)
         table = score(pairs, self.score, home)
-        (home / FILE).write_text(text, encoding="utf-8")
-        table.to_parquet(str(home / "scored.parquet"))
+        with whole_file(home / SCORED) as unfinished:
+            table.to_parquet(str(unfinished))
+        with whole_file(home / FILE) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
         return table
+
+    def beside(self, recorded: "Recipe | None") -> "Recipe":
+        """This recipe with the recorded one's scorers before its own, so that a second scoring loses none of the first.
+
+        A scorer of the same name takes the place of the recorded one. What `score` on the command line
+        cannot say (config, revision, tokenizer, columns) and, without selectors here, the selectors are
+        the recorded ones'. Whether both read the same rows is seen by the run folder, not here.
+
+        Example:
+            >>> from hf_superfilter import Length, Perplexity
+            >>> first = Recipe("embedded:sample", score=[Length(), Perplexity("embedded:weak")])
+            >>> second = Recipe("embedded:sample", score=[Length("tokens", model="embedded:weak")])
+            >>> second.beside(first).score
+            (Length(unit='tokens', model='embedded:weak'), Perplexity(model='embedded:weak'))
+        """
+        if recorded is None:
+            return self
+        scorers = {name_of(scorer): scorer for scorer in (*recorded.score, *self.score)}
+        kept = {key: getattr(recorded, key) for key in ("config", "revision", "tokenizer", "columns")}
+        return replace(self, score=tuple(scorers.values()), select=self.select or recorded.select, **kept)
 
     def run(self, folder: str | Path) -> Selection:
         """Score the rows and select; the folder then also holds `selected.parquet`, the kept rows, best first.
@@ -148,7 +171,8 @@ class Recipe:
             )
         home = Path(folder)
         selection = select(self.score_rows(home), self.select, run=home)
-        selection.subset.to_parquet(str(home / "selected.parquet"))
+        with whole_file(home / "selected.parquet") as unfinished:
+            selection.subset.to_parquet(str(unfinished))
         return selection
 
 

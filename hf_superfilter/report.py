@@ -11,6 +11,7 @@ from .figures import length_picture, score_picture
 from .recipe import recorded_recipe
 from .table import numbers_of
 from .templating import render
+from .whole_files import whole_file
 
 if TYPE_CHECKING:
     from .funnel import Selection
@@ -25,7 +26,7 @@ def write_report(selection: "Selection", path: str | Path) -> Path:
 
     Args:
         selection: what `select` answers; its `run` tells cost and recipe.
-        path: the file to write, `report.html` say; its folder is made if need be.
+        path: the file to write whole or not at all, `report.html` say; its folder is made if need be.
 
     Returns:
         The path.
@@ -43,28 +44,27 @@ def write_report(selection: "Selection", path: str | Path) -> Path:
     page = render(
         "report.html.j2",
         **facts,
-        title=f"{recipe.dataset if recipe else 'A selection'}: {facts['kept']:,} of {facts['rows']:,} rows",
+        cut=facts["score"] and facts["score"]["cut"],
+        title=recipe.dataset if recipe else "A selection",
         recipe=recipe.to_yaml() if recipe else None,
         pictures=[{"alt": picture.alt, "data": base64.b64encode(picture.png).decode()} for picture in pictures],
         examples=[{"title": title, "rows": _shown(selection, rows)} for title, rows in examples_of(selection).items()],
     )
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page, encoding="utf-8")
-    return target
+    with whole_file(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    return Path(path)
 
 
 def _shown(selection: "Selection", rows: np.ndarray) -> list[dict[str, Any]]:
     """Rows as the page shows them."""
-    by = ranked_by(selection)
+    scores = _scores(selection)
     shown = []
     for number in rows.tolist():
         row = selection.table[number]
-        score = row.get(by) if by else None
         shown.append(
             {
                 "number": number,
-                "score": f"{score:.3f}" if score is not None and score == score else "",
+                "score": None if np.isnan(scores[number]) else float(scores[number]),
                 "statuses": [
                     f"{name}: {value}"
                     for name, value in row.items()
@@ -77,6 +77,12 @@ def _shown(selection: "Selection", rows: np.ndarray) -> list[dict[str, Any]]:
     return shown
 
 
+def _scores(selection: "Selection") -> np.ndarray:
+    """(n,) values of the column that was selected by, nan where there is none."""
+    by = ranked_by(selection)
+    return numbers_of(selection.table, by) if by else np.full(len(selection.table), np.nan)
+
+
 def _clipped(cell: Any) -> str:
     """At most `LONGEST_TEXT` characters; a chat shows its last turn."""
     text = str((cell[-1] if cell else "") if isinstance(cell, list) else "" if cell is None else cell).strip("\n")
@@ -87,7 +93,8 @@ def summarise(selection: "Selection") -> str:
     """A selection as text for a terminal.
 
     The funnel, the reasons of undefined scores, the best rows kept, those just under the line, the
-    worst, and what the scoring cost ("not recorded" where no run stands behind it).
+    worst (as far as `examples_of` tells them apart), and what the scoring cost ("not recorded" where no
+    run stands behind it).
     """
     facts = facts_of(selection)
     statuses = [
@@ -95,11 +102,11 @@ def summarise(selection: "Selection") -> str:
         for column, counts in facts["status"].items()
     ]
     examples = []
-    values = numbers_of(selection.table, facts["by"]) if facts["by"] else np.full(facts["rows"], np.nan)
+    scores = _scores(selection)
     for title, rows in examples_of(selection).items():
-        if title in ("Best kept", "Just under the line", "Worst"):
+        if title in ("Kept", "Best kept", "Just under the line", "Worst"):
             examples.append(f"{title}:")
-            examples += [f"  {_line(selection.table[number], values[number])}" for number in rows[:3].tolist()]
+            examples += [f"  {_line(selection.table[number], scores[number])}" for number in rows[:3].tolist()]
     cost = [_cost_line(entry) for entry in facts["cost"] or []] or ["cost of scoring: not recorded"]
     parts = [[repr(selection)], statuses, examples, cost]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"

@@ -21,15 +21,24 @@ def numbers_of(table: "Dataset", column: str) -> np.ndarray:
     """
     import pyarrow as pa
     import pyarrow.compute as pc
-    from pyarrow import types
 
     if column not in table.column_names:
         raise ValueError(f"no column {column!r} in the table: {did_you_mean(column, table.column_names)}")
+    if not holds_numbers(table, column):
+        kind = table.features.arrow_schema.field(column).type
+        raise ValueError(f"column {column!r} holds {kind}, not numbers: name a numeric column")
     values = table.select_columns([column]).with_format("arrow")[:].column(column)
-    numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
-    if not any(test(values.type) for test in numeric):
-        raise ValueError(f"column {column!r} holds {values.type}, not numbers: name a numeric column")
     return pc.fill_null(values.cast(pa.float64(), safe=False), math.nan).to_numpy()
+
+
+def holds_numbers(table: "Dataset", column: str) -> bool:
+    """Whether the table has such a column and `numbers_of` can read it."""
+    from pyarrow import types
+
+    numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
+    return column in table.column_names and any(
+        test(table.features.arrow_schema.field(column).type) for test in numeric
+    )
 
 
 def count_of(k: int | float, total: int) -> int:
@@ -88,10 +97,12 @@ def check_budget(k: int | float | None, tokens: int | None) -> None:
 
 
 def within_budget(order: np.ndarray, table: "Dataset", selector: Any) -> np.ndarray:
-    """The leading rows of `order` that fit a selector's budget; a warning with both numbers where they do not fill it.
+    """The leading rows of `order` that fit a selector's budget.
 
     A token budget takes rows in order until the next one would exceed it. Tokens are those of
-    `<by>_tokens`, or of the table's first scorer that counted them.
+    `<by>_tokens`, or of the table's first scorer that counted them; a row whose count is nan or null has
+    no known price and is not taken. A budget that the rows do not fill, or one of tokens into which not
+    even the first of them fits, is a warning that gives both numbers.
     """
     if selector.k is not None:
         room, unit = count_of(selector.k, len(table)), "rows"
@@ -99,10 +110,16 @@ def within_budget(order: np.ndarray, table: "Dataset", selector: Any) -> np.ndar
     else:
         room, unit = selector.tokens, "tokens"
         counts = numbers_of(table, _token_column(table, getattr(selector, "by", "")))
-        used = np.cumsum(np.nan_to_num(counts[order]))
+        order = order[~np.isnan(counts[order])]
+        used = np.cumsum(counts[order])
     there = int(used[-1]) if len(order) else 0
-    if there < room:  # the fourth frame up is the caller of select()
-        warnings.warn(f"{selector!r} has room for {room} {unit}, and only {there} {unit} can be chosen", stacklevel=4)
+    complaint = ""
+    if there < room:
+        complaint = f"only {there} {unit} can be chosen"
+    elif selector.tokens is not None and used[0] > room:
+        complaint = f"the first row alone takes {int(used[0])}: nothing is kept"
+    if complaint:  # the fourth frame up is the caller of select()
+        warnings.warn(f"{selector!r} has room for {room} {unit}, and {complaint}", stacklevel=4)
     return order[: np.searchsorted(used, room, side="right")]
 
 

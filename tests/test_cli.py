@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,8 @@ import pytest
 import yaml
 from datasets import Dataset
 
-from hf_superfilter import cli, load_rows
+from hf_superfilter import Length, TopK, cli, format_pairs, load_rows, select
+from hf_superfilter import score as score_rows
 
 HEAVY = ("torch", "transformers", "datasets", "evaluate", "pandas", "sklearn", "scipy", "matplotlib")
 
@@ -83,16 +85,18 @@ def rows(tmp_path):
 def test_the_demo_writes_its_files_and_prints_funnel_and_rows(demo):
     folder, done = demo
     assert {path.name for path in folder.iterdir()} >= {
-        "run.json", "recipe.yaml", "scored.parquet", "selected.parquet", "summary.txt", "summary.png", "ifd", "length",
+        "run.json", "recipe.yaml", "scored.parquet", "selected.parquet", "summary.txt", "report.html", "ifd", "length",
     }  # fmt: skip
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr
     assert (folder / "summary.txt").read_text() in done.stdout
     for said in (
         "Threshold(by='ifd', below=1.0)",
         "TopK(by='ifd', k=0.15)",
-        "best rows kept:",
-        "lowest ifd:",
-        "s; model",
+        "Best kept:",
+        "Just under the line:",
+        "Worst:",
+        "s; embedded:",
+        "report: ",
     ):
         assert said in done.stdout
     scored, selected = load_rows(folder / "scored.parquet"), load_rows(folder / "selected.parquet")
@@ -125,7 +129,9 @@ def test_select_on_a_run_keeps_selection_and_summary_together(demo, command, tmp
     for name in ("run.json", "scored.parquet"):
         (run / name).write_bytes((demo[0] / name).read_bytes())
     code, out, _ = command("select", run, "--k", "20", "--below", "0.9")
-    assert code == 0 and out.startswith((run / "summary.txt").read_text()) and (run / "summary.png").exists()
+    assert code == 0 and out.startswith((run / "summary.txt").read_text()) and f"report: {run}/report.html" in out
+    assert "20 of 519 rows" in re.sub("<[^>]*>", "", (run / "report.html").read_text())
+    assert not list(run.glob("*.unfinished"))
     assert len(load_rows(run / "selected.parquet")) == 20
     assert "response tokens in" in out, "the cost is known from the run"
     before = (run / "summary.txt").read_text()
@@ -207,6 +213,35 @@ def test_score_with_the_embedded_model(command, rows, tmp_path, scorer):
     assert all(value > 0 for value in load_rows(tmp_path / "run/scored.parquet")[column])
 
 
+def test_a_second_scorer_stands_beside_the_first(command, refused, rows, tmp_path):
+    to_run = ["--folder", "run"]
+    assert command("score", rows, "--model", "embedded:weak", *to_run)[0] == 0
+    assert command("select", "run", "--k", "2")[0] == 0
+    code, _, error = command("score", rows, "--scorer", "Length", *to_run)
+    assert code == 0 and "Scoring ifd" not in error, "what is scored is not scored again"
+    assert {"ifd", "length"} <= set(load_rows(tmp_path / "run/scored.parquet").column_names)
+    recipe = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
+    assert recipe["score"] == [{"IFD": {"model": "embedded:weak"}}, {"Length": {}}]
+    assert command("select", "run", "--by", "ifd", "--k", "2")[0] == 0
+    assert command("select", "run", "--by", "length", "--k", "2")[0] == 0
+    assert command("report", "run")[0] == 0
+    (tmp_path / "other.jsonl").write_text(rows.read_text().replace("yes", "perhaps"))
+    assert "made from other rows" in refused("score", "other.jsonl", "--scorer", "Length", *to_run)
+
+
+def test_score_says_which_format_it_found(command, rows):
+    _, out, error = command("score", rows, "--scorer", "Length", "--folder", "run")
+    assert "format 'alpaca', from the columns instruction, output" in error.splitlines() and "alpaca" not in out
+
+
+@pytest.mark.parametrize("asked", [["select", "run", "--by", "length", "--k", "1"], ["report", "run"]])
+def test_a_run_made_in_python_says_that_its_rows_are_not_there(refused, rows, tmp_path, asked):
+    table = score_rows(format_pairs(load_rows(rows)), [Length()], tmp_path / "run")
+    select(table, [TopK("length", 1)], run=tmp_path / "run")
+    said = refused(*asked)
+    assert "holds scores but not their rows (no scored.parquet), as score() in Python leaves it" in said
+
+
 @pytest.mark.filterwarnings("ignore:every row of")
 @pytest.mark.parametrize("kind", ["score", "run"])
 def test_a_scorer_that_defines_no_row_ends_with_an_error_after_writing_all(refused, tmp_path, kind):
@@ -248,6 +283,13 @@ def test_a_run_that_was_begun_and_not_finished_is_no_run_without_scores(command,
         (["score", "rows.jsonl", "--model", "nobody/nothing-at-all"], "no model of that name"),
         (["score", "rows.jsonl", "--model", "embedded:week"], "did you mean 'weak'?"),
         (["score", "numbers.jsonl", "--scorer", "Length"], "'output'"),
+        ([], "Missing command; see hf-superfilter --help"),
+        (["scor", "rows.jsonl"], "No such command 'scor'"),
+        (["score"], "Missing argument 'data'; see hf-superfilter score --help"),
+        (["score", "rows.jsonl", "--scorers", "IFD"], "No such option: --scorers"),
+        (["select", "rows.jsonl", "--below", "much"], "Invalid value for '--below'"),
+        (["score", "rows.jsonl", "more"], "unexpected extra argument"),
+        (["report", "."], "is not a run folder"),
         (["run", "missing.yaml"], "no recipe 'missing.yaml'"),
         (["run", "rows.jsonl"], "the recipe is not"),
         (["inspect", "."], "is not a run folder"),
@@ -272,7 +314,7 @@ def test_a_folder_without_write_permission_is_one_sentence(refused, rows, tmp_pa
     [(ImportError("no such library"), ImportError), (KeyError("x"), KeyError), (AttributeError("x"), AttributeError)],
 )
 def test_a_defect_of_ours_shows_its_traceback(monkeypatch, error, shown):
-    def broken():
+    def broken(**_):
         raise error
 
     monkeypatch.setattr(cli, "app", broken)
@@ -281,17 +323,32 @@ def test_a_defect_of_ours_shows_its_traceback(monkeypatch, error, shown):
 
 
 def test_a_type_error_of_the_interpreter_is_a_defect_and_one_that_is_raised_is_a_sentence(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "app", lambda: len(5))
+    monkeypatch.setattr(cli, "app", lambda **_: len(5))
     with pytest.raises(TypeError):
         cli.main()
 
-    def refuse():
+    def refuse(**_):
         raise TypeError("column 'output' holds int 5")
 
     monkeypatch.setattr(cli, "app", refuse)
     with pytest.raises(SystemExit, match="1"):
         cli.main()
     assert capsys.readouterr().err == "error: column 'output' holds int 5\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"]])
+def test_help_ends_with_code_zero(command, arguments):
+    code, out, error = command(*arguments)
+    assert code == 0 and "Usage: " in out and not error
+
+
+def test_ctrl_c_ends_with_code_130_and_no_traceback(command, rows, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_superfilter.recipe.load_rows", interrupted)
+    code, _, error = command("score", rows, "--scorer", "Length")
+    assert code == 130 and "Traceback" not in error
 
 
 # As a process

@@ -11,7 +11,8 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_superfilter import RandomSample, Selection, Threshold, TopK, select, write_summary
+from hf_superfilter import Selection, Threshold, TopK, select
+from hf_superfilter.report import summarise
 
 
 def table_of(values):
@@ -164,33 +165,37 @@ def test_a_selection_can_be_pickled_and_compared():
     assert isinstance(again, Selection) and again.rows.tolist() == [1]
 
 
+@pytest.mark.parametrize("largest", [True, False])
+def test_a_step_says_whether_it_ranks_and_which_way(largest):
+    selectors = [Threshold("ifd", below=9), Heaviest(), TopK("ifd", 1, largest=largest), lambda table, pool: pool]
+    steps = select(table_of(range(6)), selectors).steps
+    assert [step.largest for step in steps] == [None, None, largest, None]
+    assert [step.ranks for step in steps] == [False, False, True, False]
+
+
 # The summary
 
 
-def test_a_table_without_scorer_or_run_has_a_summary_that_says_not_recorded(tmp_path):
+def test_a_table_without_scorer_or_run_has_a_summary_that_says_not_recorded():
     table = Dataset.from_dict({"quality": [3, None, 1, 2]})
-    text = write_summary(select(table, [TopK("quality", 2)]), tmp_path / "new" / "folder")
-    assert "cost of scoring: not recorded" in text
-    assert [line.strip() for line in text.splitlines()][-5:-2] == ["1.000", "2.000", "3.000"]
-    assert (tmp_path / "new/folder/summary.txt").read_text() == text
-    assert (tmp_path / "new/folder/summary.png").stat().st_size > 1_000
+    text = summarise(select(table, [TopK("quality", 2)]))
+    assert text.endswith("Best kept:\n  3.000  \n  2.000  \nJust under the line:\n  1.000  \nWorst:\n  1.000  \n\n"
+                         "cost of scoring: not recorded\n")  # fmt: skip
 
 
-def test_a_selection_by_no_column_has_a_summary_without_picture(tmp_path):
-    (tmp_path / "summary.png").write_bytes(b"of an earlier selection")
-    table = Dataset.from_dict({"prompt": ["a\nb"], "response": [None]})
-    text = write_summary(select(table, [RandomSample(1)]), tmp_path)
-    assert "best rows kept:\n  a b  |  None\n" in text
-    assert not (tmp_path / "summary.png").exists()
+def test_a_selection_by_no_column_has_a_summary_that_calls_no_row_the_best():
+    table = Dataset.from_dict({"prompt": ["a\nb", "c"], "response": [None, "d"]})
+    text = summarise(select(table, [lambda table, pool: [0]]))
+    assert "\nKept:\n  a b  |  \n" in text
+    assert not [word for word in ("Best", "Just under", "Worst") if word in text]
 
 
 @pytest.mark.parametrize("values", [[math.nan] * 3, [0.5] * 3, [math.inf, -math.inf, math.nan], [1e300, -1e300, 0.0]])
-def test_odd_scores_have_a_summary_and_a_picture_without_a_warning(tmp_path, values):
-    text = write_summary(select(table_of(values), [Threshold("ifd", below=1.0)]), tmp_path)
-    assert "not recorded" in text and (tmp_path / "summary.png").exists()
+def test_odd_scores_have_a_summary_without_a_warning(values):
+    assert "not recorded" in summarise(select(table_of(values), [Threshold("ifd", below=1.0)]))
 
 
-def test_the_summary_counts_statuses_and_shows_the_last_turn_of_a_chat(tmp_path):
+def test_the_summary_counts_statuses_and_shows_the_last_turn_of_a_chat():
     table = Dataset.from_dict(
         {
             "prompt": [["one", "two"], ["long " * 50], []],
@@ -200,16 +205,16 @@ def test_the_summary_counts_statuses_and_shows_the_last_turn_of_a_chat(tmp_path)
             "order_status": ["sent"] * 3,
         }
     )
-    text = write_summary(select(table, [TopK("ifd", 1)]), tmp_path)
+    text = summarise(select(table, [TopK("ifd", 1)]))
     assert "ifd_status: ok 2, empty_response 1" in text and "order_status" not in text
-    assert "best rows kept:\n  0.900  two  |  second\n" in text
+    assert "Best kept:\n  0.900  two  |  second\n" in text
     assert all(len(line) < 170 for line in text.splitlines()) and "…" in text
 
 
-def test_a_selector_whose_by_is_no_column_of_the_table_has_a_summary(tmp_path):
+@pytest.mark.parametrize("by", ["size of something", "text"])
+def test_a_selector_whose_by_is_no_numeric_column_of_the_table_has_a_summary(by):
     def by_size(table, pool):
         return pool[:1]
 
-    by_size.by = "size of something"
-    assert "highest" not in write_summary(select(table_of([1, 2]), [by_size]), tmp_path)
-    assert not (tmp_path / "summary.png").exists()
+    by_size.by, by_size.largest = by, True
+    assert "Best kept" not in summarise(select(table_of([1, 2]), [by_size]))

@@ -1,6 +1,7 @@
 """Recipes: what YAML says is what the constructors are given, and one sentence for whatever it says wrong."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -97,7 +98,6 @@ WRONG = [
     ({"dataset": ""}, "dataset: '' in the recipe has to be text"),
     ({"dataset": "left out"}, "the recipe has no 'dataset'"),
     ({"score": "left out"}, "the recipe has no 'score'"),
-    ({"select": "left out"}, "the recipe has no 'select'"),
     ({"split": ["train"]}, r"split: \['train'\] in the recipe has to be text, not list"),
     ({"config": 1.5}, "config: 1.5 in the recipe has to be text"),
     ({"revision": 12}, "revision: 12 in the recipe has to be text"),
@@ -254,6 +254,45 @@ def test_a_recipe_on_the_embedded_sample_leaves_its_files(tmp_path):
     assert load_rows(tmp_path / "run/selected.parquet").to_list() == selection.subset.to_list()
     assert load_rows(tmp_path / "run/scored.parquet").to_list() == selection.table.to_list()
     assert recipe.run(tmp_path / "run").rows.tolist() == selection.rows.tolist(), "a second run goes on from the first"
+
+
+def test_a_recipe_without_select_only_scores_and_run_says_what_is_missing(tmp_path):
+    recipe = Recipe.from_yaml(recipe_of(select="left out"))
+    with pytest.raises(ValueError, match=r"the recipe selects nothing: .*'select' such as '- TopK"):
+        recipe.run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert "length" in recipe.score_rows(tmp_path / "run").column_names
+    assert Recipe.read(tmp_path / "run/recipe.yaml") == recipe
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "run.json", "length", "recipe.yaml", "scored.parquet"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["scored.parquet", "recipe.yaml", "selected.parquet"])
+def test_a_death_while_a_file_is_written_leaves_the_earlier_one_whole(tmp_path, monkeypatch, name):
+    recipe, again = Recipe.from_yaml(recipe_of()), Recipe.from_yaml(recipe_of(select=[{"RandomSample": {"k": 2}}]))
+    recipe.run(tmp_path)
+    before = (tmp_path / name).read_bytes()
+
+    def die(unfinished, target):
+        if Path(target).name == name:
+            raise KeyboardInterrupt
+        unfinished.rename(target)
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        again.run(tmp_path)
+    assert (tmp_path / name).read_bytes() == before
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_a_recipe_beside_a_recorded_one_loses_no_scorer_and_reads_the_rows_as_that_did():
+    recorded = Recipe("a.jsonl", score=[Length(), Length(name="chars")], select=[TopK("length", 1)], columns={"a": "b"})
+    asked = Recipe("a.jsonl", score=[Length("tokens", model="m", name="chars"), Perplexity("m")])
+    both = asked.beside(recorded)
+    assert both.score == (Length(), *asked.score)
+    assert both.select == recorded.select and both.columns == {"a": "b"}
+    assert asked.beside(None) == asked
 
 
 def test_every_way_of_reading_rows_in_a_recipe_reaches_the_scorer(tmp_path):

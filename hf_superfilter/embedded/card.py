@@ -44,6 +44,8 @@ Never read: Dolly, Alpaca, GSM8K, AlpacaEval, and the documents that the noisy t
 
 ## Measured
 
+By `python -m benchmarks.embedded_quality`, on rows that were never read.
+
 {quality}
 """
 
@@ -53,11 +55,20 @@ def write_card(folder: Path, corpus: int = 30_112_479) -> None:
     first, *log = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
     quality = folder / "quality.md"
     measured = quality.read_text(encoding="utf-8") if quality.exists() else "Not measured yet."
+    plan = first["plan"]
     card = CARD.format(
-        name=folder.name, parameters=first["parameters"] / 1e6, layers=first["plan"]["layers"],
-        width=first["plan"]["width"], batch_tokens=first["plan"]["batch_tokens"], tokens=log[-1]["tokens"],
-        corpus=corpus, note=" " + first["note"] if "note" in first else "", loss=log[-1]["loss"], held_out=log[-1]["held_out_loss"], quality=measured.strip(),
-    )  # fmt: skip
+        name=folder.name,
+        note="\n" + first["note"] if "note" in first else "",
+        parameters=first["parameters"] / 1e6,
+        layers=plan["layers"],
+        width=plan["width"],
+        batch_tokens=plan["batch_tokens"],
+        tokens=log[-1]["tokens"],
+        corpus=corpus,
+        loss=log[-1]["loss"],
+        held_out=log[-1]["held_out_loss"],
+        quality=measured.strip(),
+    )
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

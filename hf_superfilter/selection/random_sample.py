@@ -21,7 +21,7 @@ class RandomSample(Settings):
     Args:
         k: an int is a count, a float a share of ALL rows of the table, rounded down.
         tokens: instead of k, a number of response tokens, so that a baseline can match the size of
-            another selection: rows are drawn while they fit.
+            another selection: rows are drawn while they fit. A row without a token count is not drawn.
         seed: the same seed draws the same rows.
 
     Example:

@@ -22,7 +22,8 @@ class TopK(Settings):
         by: a numeric column.
         k: an int is a count; a float is a share of ALL rows of the table, also after a threshold,
             rounded down: the top 10% of 52,002 rows are 5,200.
-        tokens: instead of k, a number of response tokens: rows are taken while they fit.
+        tokens: instead of k, a number of response tokens: rows are taken while they fit. A row without a
+            token count is not taken.
         largest: False keeps the smallest values.
 
     Example:

@@ -1,0 +1,30 @@
+"""A file is there whole or not at all, whenever the writer dies."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Hand out a path beside `path` to write to; without an error it takes the name `path` when the block ends.
+
+    Until then a file that was there before stays as it was, and after an error nothing half-written stays.
+
+    Example:
+        >>> with whole_file("runs/docs/notes.txt") as unfinished:
+        ...     _ = unfinished.write_text("all of it")
+        >>> Path("runs/docs/notes.txt").read_text()
+        'all of it'
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f"{target.name}.{os.getpid()}.unfinished")
+    try:
+        yield unfinished
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
