@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+
 PROSE = ("digitalgov", "openstax", "sqlite_doc", "python_doc", "postgresql_doc", "rust_books", "apache_doc",
          "wiki_demo", "c4_demo")  # fmt: skip
 INSTRUCTIONS = ("gpteacher_codegen", "gpteacher_roleplay", "t0_open", "selfinstruct_seed", "llmfs_instruct")
@@ -30,10 +32,8 @@ QUOTE_PROMPTS = (
 
 def read_rows(path: Path) -> Iterator[dict]:
     """The objects of a zstd-compressed JSON Lines file, split on newline characters only."""
-    import zstandard
-
-    with zstandard.open(path, "rt", encoding="utf-8", newline="\n") as lines:
-        yield from (json.loads(line) for line in lines)
+    with pa.input_stream(str(path), compression="zstd") as stream:
+        yield from (json.loads(line) for line in stream.read().decode().split("\n") if line)
 
 
 def as_prompts(instruction: str, context: str) -> tuple[str, str]:

@@ -2,8 +2,8 @@
 
 Makes the folders `weak` and `strong` (GPT-2 architecture, one byte-level BPE tokenizer), each with
 a model card and `training.jsonl`, the log of loss against tokens. Fixed seed; a killed training
-goes on from its last checkpoint in `--work`. Needs the package `zstandard` to read the corpus. On a
-CPU under glibc it runs 1.6 times as fast when large blocks stay in the heap:
+goes on from its last checkpoint in `--work`. On a CPU under glibc it runs 1.6 times as fast when large
+blocks stay in the heap:
 `MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 python -m ...`.
 """
 
