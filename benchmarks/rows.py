@@ -1,18 +1,16 @@
 """What the benchmarks run on: real rows beside the project, and a random model of GPT-2's shape."""
 
-import json
+from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
+from hf_superfilter.embedded.corpus import read_rows
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def real_rows(name: str, count: int | None = None) -> list[dict]:
     """The first rows of a zstd-compressed JSON Lines file of `../shared/data`, in file order."""
-    with pa.input_stream(str(SHARED / name), compression="zstd") as stream:
-        lines = stream.read().decode().split("\n")
-    return [json.loads(line) for line in lines[:count] if line]
+    return list(islice(read_rows(SHARED / name), count))
 
 
 def as_pairs(rows: list[dict]) -> tuple[list[str], list[str]]:

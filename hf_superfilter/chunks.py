@@ -7,13 +7,14 @@ processes work.
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from .whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -71,15 +72,10 @@ class Chunks:
         """
         table = pa.table({name: _array(values) for name, values in columns.items()})
         table = table.replace_schema_metadata({"facts": json.dumps({**facts, "claim": self.claim})})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path(number).with_suffix(f".{os.getpid()}.unfinished")
         try:
-            pq.write_table(table, unfinished, write_page_checksum=True)
-            with unfinished.open("rb+") as file:
-                os.fsync(file.fileno())
-            unfinished.replace(self.path(number))
+            with whole_file(self.path(number)) as unfinished:
+                pq.write_table(table, unfinished, write_page_checksum=True)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             raise OSError(
                 f"chunk {number} could not be written to {self.folder} ({error.strerror or error}): "
                 "the chunks before it are safe; make room and run the same command again"

@@ -1,5 +1,6 @@
 """Models and tokenizers from a folder or the Hub: which device, which dtype, and clear words where it cannot be."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
             f"the model {model!r} comes with no tokenizer: expected tokenizer.json beside its weights"
         )
     return tokenizer
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of each text, without special tokens and uncut; tokenizers refuse an empty list."""
+    return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if len(texts) else []
 
 
 def load_weights(

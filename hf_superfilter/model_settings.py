@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .contracts import Settings, check_name, pair_of_columns
 from .embedded import model_folder, portable_name
 from .revisions import resolve_revision
+from .table import is_count
 from .wording import did_you_mean
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class ModelSettings(Settings):
                 raise ValueError(f"{setting}={value!r}: give text")
         for setting in ("max_length", "batch_tokens"):
             value = getattr(self, setting)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 2):
+            if value is not None and not is_count(value, 2):
                 raise ValueError(f"{setting}={value!r}: give a number of tokens, at least 2, or leave it out")
 
     @property

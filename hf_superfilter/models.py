@@ -18,7 +18,7 @@ import torch
 
 from .batching import batches_by_length
 from .embedded import model_folder
-from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, window_of
+from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, token_ids, window_of
 from .revisions import resolve_revision
 from .windows import Pair, Window, pair_of_windows
 
@@ -129,7 +129,7 @@ class CausalLM:
         ending = [self._special("eos")] if append_eos else []
         return [
             pair_of_windows(*ids, limit=limit, front=front, ending=ending, skip_first=skip_first)
-            for ids in zip(*map(self._encode, texts), strict=True)
+            for ids in zip(*(token_ids(self.tokenizer, some) for some in texts), strict=True)
         ]
 
     def losses(self, windows: Sequence[Window], batch_tokens: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -220,11 +220,6 @@ class CausalLM:
         if max_length > self.window:
             raise ValueError(f"max_length={max_length}, but {self.name} reads at most {self.window} tokens: lower it")
         return max_length
-
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        if not len(texts):
-            return []
-        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
 
     def _special(self, wanted: str) -> int:
         """The id of BOS (EOS where there is no BOS) or of EOS."""

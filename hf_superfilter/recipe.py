@@ -243,10 +243,4 @@ def _entry(part: Any) -> dict[str, Any]:
     """The YAML entry of a scorer or selector."""
     if not isinstance(part, Settings):
         raise ValueError(f"{part!r} cannot be written into a recipe: only scorers and selectors with settings can")
-    kind = type(part)
-    name = kind.__name__ if kind.__module__.startswith(f"{__package__}.") else f"{kind.__module__}:{kind.__name__}"
-    return {name: {key: _plain(value) for key, value in part.settings().items()}}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return part.entry()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .contracts import Settings
+from .whole_files import whole_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -83,10 +84,8 @@ def claim_of(scorer: object, name: str, table: "Dataset") -> dict[str, Any]:
     """
     read = list(getattr(scorer, "columns", table.column_names))
     if isinstance(scorer, Settings):
-        kind, arguments = type(scorer), json.loads(json.dumps(scorer.settings()))
-        ours = kind.__module__.startswith(f"{__package__}.")
         return {
-            "scorer": {kind.__name__ if ours else f"{kind.__module__}:{kind.__name__}": arguments},
+            "scorer": json.loads(json.dumps(scorer.entry())),  # as it will be read back
             "arithmetic": scorer.arithmetic,
             "identity": scorer.identity(),
             "data": digest_of(table, read),
@@ -140,9 +139,8 @@ def _difference(part: str, old: Any, new: Any) -> str:
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    unfinished = folder / f"{FILE}.{os.getpid()}.unfinished"
-    unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(folder / FILE)
+    with whole_file(folder / FILE) as unfinished:
+        unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _version(package: str) -> str:

@@ -19,12 +19,10 @@ import pyarrow.compute as pc
 
 from .chunks import Chunks
 from .contracts import Columns, Scorer, check_name
-from .record import check_claim, claim_digest, claim_of, note_scorer, open_record, read_record
+from .record import check_claim, claim_digest, claim_of, note_scorer, open_record
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-__all__ = ["name_of", "read_record", "score"]
 
 
 def score(

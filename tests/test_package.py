@@ -19,8 +19,8 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 
 # A module may import from the layers above its own line and from no other. A folder stands for all that is in it.
 LAYERS = """
-contracts wording batching revisions chunks windows loading embedded.corpus embedded.card templating whole_files
-embedded embedded.train turns templates table record
+contracts wording batching revisions windows loading embedded.corpus embedded.card templating whole_files
+embedded embedded.train turns templates table record chunks
 formats sources models
 model_settings
 scoring selection

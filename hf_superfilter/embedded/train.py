@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..whole_files import whole_file
 from .card import write_card
 from .corpus import documents
 
@@ -145,13 +146,12 @@ class Training:
             self.step, self.log = state["step"], state["log"]
 
     def save(self) -> None:
-        """Write the checkpoint whole, then rename it."""
+        """Write the checkpoint."""
         import torch
 
         state = {"model": self.model.state_dict(), "optimisers": [o.state_dict() for o in self.optimisers]}
-        unfinished = self.checkpoint.with_suffix(".unfinished")
-        torch.save(state | {"step": self.step, "log": self.log}, unfinished)
-        unfinished.replace(self.checkpoint)
+        with whole_file(self.checkpoint) as unfinished:
+            torch.save(state | {"step": self.step, "log": self.log}, unfinished)
 
     def learn(self, windows: "torch.Tensor", rate: float) -> float:
         """One step; returns its loss."""

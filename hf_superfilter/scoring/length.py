@@ -66,12 +66,9 @@ class Length(Settings):
         if self.model is None:
             sizes = [len(response) for response in turns.responses]
         else:
-            from ..loading import load_tokenizer
+            from ..loading import load_tokenizer, token_ids
 
             folder = model_folder(self.model)
-            encode = load_tokenizer(folder, resolve_revision(folder, self.revision))
-            ids = (
-                encode(turns.responses, add_special_tokens=False, verbose=False)["input_ids"] if turns.responses else []
-            )
-            sizes = [len(tokens) for tokens in ids]
+            tokenizer = load_tokenizer(folder, resolve_revision(folder, self.revision))
+            sizes = [len(ids) for ids in token_ids(tokenizer, turns.responses)]
         return {self.name: turns.total(np.array(sizes, dtype=np.float64))}

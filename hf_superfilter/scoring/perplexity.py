@@ -6,6 +6,7 @@ import numpy as np
 
 from ..contracts import Batch, Columns
 from ..model_settings import ModelSettings, default_name
+from ..table import check_switch
 from ..turns import flatten_turns
 
 
@@ -35,8 +36,7 @@ class Perplexity(ModelSettings):
     def __post_init__(self) -> None:
         """Check the end of text as well as what every model scorer checks."""
         super().__post_init__()
-        if not isinstance(self.append_eos, bool):
-            raise ValueError(f"append_eos={self.append_eos!r}: give True or False")
+        check_switch("append_eos", self.append_eos)
 
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Score a batch of n rows."""
