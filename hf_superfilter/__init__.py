@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from .embedded import embedded_model, embedded_sample
     from .formats import detect_format, format_pairs
     from .funnel import Selection, Step, select
+    from .hub import publish
     from .models import CausalLM
     from .recipe import Recipe
+    from .repo_files import write_repo
     from .report import write_report
     from .runner import score
     from .scoring.ifd import IFD
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from .selection.threshold import Threshold
     from .selection.top_k import TopK
     from .sources import load_rows
+    from .subsets import Subset, list_subsets, load_recipe, load_subset
 
 _HOME = {
     "Batch": "contracts",
@@ -33,15 +36,21 @@ _HOME = {
     "Selection": "funnel",
     "Selector": "contracts",
     "Step": "funnel",
+    "Subset": "subsets",
     "Threshold": "selection.threshold",
     "TopK": "selection.top_k",
     "detect_format": "formats",
     "embedded_model": "embedded",
     "embedded_sample": "embedded",
     "format_pairs": "formats",
+    "list_subsets": "subsets",
+    "load_recipe": "subsets",
     "load_rows": "sources",
+    "load_subset": "subsets",
+    "publish": "hub",
     "score": "runner",
     "select": "funnel",
+    "write_repo": "repo_files",
     "write_report": "report",
 }
 
@@ -58,15 +67,21 @@ __all__ = [  # noqa: RUF022 - sorted as Python sorts
     "Selection",
     "Selector",
     "Step",
+    "Subset",
     "Threshold",
     "TopK",
     "detect_format",
     "embedded_model",
     "embedded_sample",
     "format_pairs",
+    "list_subsets",
+    "load_recipe",
     "load_rows",
+    "load_subset",
+    "publish",
     "score",
     "select",
+    "write_repo",
     "write_report",
 ]
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .contracts import Settings
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -24,6 +26,7 @@ class Step:
         by: the column it goes by, None where it names none.
         facts: what it has to say of itself.
         largest: whether it puts large values of `by` first, None where it does not rank.
+        entry: the selector as a recipe writes it, None for a plain function.
     """
 
     selector: str
@@ -32,6 +35,7 @@ class Step:
     by: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     largest: bool | None = None
+    entry: dict[str, Any] | None = None
 
     @property
     def ranks(self) -> bool:
@@ -115,7 +119,8 @@ def select(
         dropped_by[gone] = number
         facts = selector.facts(table, pool, rows) if hasattr(selector, "facts") else {}
         by, largest = getattr(selector, "by", None), getattr(selector, "largest", None)
-        steps.append(Step(_name_of(selector), len(pool), len(rows), by, facts, largest))
+        entry = selector.entry() if isinstance(selector, Settings) else None
+        steps.append(Step(_name_of(selector), len(pool), len(rows), by, facts, largest, entry))
         pool = rows
     return Selection(table, pool, tuple(steps), dropped_by, Path(run) if run is not None else None)
 

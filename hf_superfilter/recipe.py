@@ -11,8 +11,10 @@ import yaml
 from .contracts import Settings
 from .formats import format_pairs
 from .funnel import Selection, select
+from .record import note_source
+from .revisions import is_commit
 from .runner import name_of, score
-from .sources import load_rows
+from .sources import load_rows, revision_of_rows
 from .whole_files import whole_file
 from .wording import did_you_mean
 
@@ -103,6 +105,11 @@ class Recipe:
             given = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ValueError(f"the recipe is not YAML: {' '.join(str(error).split())}") from error
+        return cls.from_mapping(given)
+
+    @classmethod
+    def from_mapping(cls, given: Any) -> "Recipe":
+        """Build a recipe from what its YAML says; the errors are those of `read`."""
         if not isinstance(given, dict):
             raise ValueError("the recipe is not a mapping: it needs the keys dataset and score, and select to select")
         known = [f.name for f in fields(cls)]
@@ -130,9 +137,13 @@ class Recipe:
     def score_rows(self, folder: str | Path) -> "Dataset":
         """Load, format and score; the folder then holds the run, `recipe.yaml` and `scored.parquet`, all rows."""
         home, text = Path(folder), self.to_yaml()  # what cannot be written down is said before the scoring
-        rows = load_rows(self.dataset, split=self.split, config=self.config, revision=self.revision)
+        revision = revision_of_rows(self.dataset, self.revision)
+        pinned = revision if is_commit(revision) else self.revision
+        rows = load_rows(self.dataset, split=self.split, config=self.config, revision=pinned)
         pairs = format_pairs(rows, self.format, template=self.template, tokenizer=self.tokenizer, columns=self.columns)
         table = score(pairs, self.score, home)
+        known = {"dataset": self.dataset, "revision": revision, "config": self.config, "split": self.split}
+        note_source(home, {**known, "columns": rows.column_names})
         with whole_file(home / SCORED) as unfinished:
             table.to_parquet(str(unfinished))
         with whole_file(home / FILE) as unfinished:
@@ -180,6 +191,17 @@ def recorded_recipe(run: str | Path | None) -> Recipe | None:
     """The recipe that a run folder was made by, None where none is recorded."""
     file = Path(run) / FILE if run is not None else None
     return Recipe.read(file) if file is not None and file.is_file() else None
+
+
+def recipe_of(selection: Selection) -> Recipe | None:
+    """The recipe that makes a selection: the recorded one of its run, with the selectors that were really applied.
+
+    None where no recipe is recorded, or a selector is a plain function, which cannot be written down.
+    """
+    recipe, entries = recorded_recipe(selection.run), [step.entry for step in selection.steps]
+    if recipe is None or None in entries:
+        return None
+    return replace(recipe, select=tuple(build(entry, "select") for entry in entries))
 
 
 def _parts(entries: Any, key: str) -> tuple[Any, ...]:

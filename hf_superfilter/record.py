@@ -77,6 +77,11 @@ def note_scorer(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
     _write(folder, record)
 
 
+def note_source(folder: Path, source: Mapping[str, Any]) -> None:
+    """Write down where the rows come from: data set, revision, and the columns it has by itself."""
+    _write(folder, read_record(folder) | {"source": dict(source)})
+
+
 def claim_of(scorer: object, name: str, table: "Dataset") -> dict[str, Any]:
     """What decides a scorer's numbers: its arguments, arithmetic and identity, and the rows it reads.
 

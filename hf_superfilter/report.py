@@ -8,7 +8,7 @@ import numpy as np
 
 from .facts import examples_of, facts_of, ranked_by
 from .figures import length_picture, score_picture
-from .recipe import recorded_recipe
+from .recipe import recipe_of
 from .table import numbers_of
 from .templating import render
 from .whole_files import whole_file
@@ -40,7 +40,7 @@ def write_report(selection: "Selection", path: str | Path) -> Path:
     """
     pictures = [picture for picture in (score_picture(selection), length_picture(selection)) if picture]
     facts = facts_of(selection)
-    recipe = recorded_recipe(selection.run)
+    recipe = recipe_of(selection)
     page = render(
         "report.html.j2",
         **facts,

@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def resolve_revision(repo: str, revision: str | None = None, *, repo_type: str = "model") -> str:
-    """The exact version behind a name: `sha256:<16 digits>` of a local folder, else a commit on the Hub.
+    """The exact version behind a name: `sha256:<16 digits>` of a local folder or file, else a commit on the Hub.
 
     Online the Hub is asked, once per process; offline the answer is the commit that the local cache
     holds for the revision. The digest of a folder covers names and contents of its files but for Markdown.
 
     Args:
-        repo: a local folder or a Hub id such as `openai-community/gpt2`.
+        repo: a local folder or file, or a Hub id such as `openai-community/gpt2`.
         revision: branch, tag or commit on the Hub; None is `main`. Ignored for a folder.
         repo_type: `model` or `dataset`.
 
@@ -23,7 +23,14 @@ def resolve_revision(repo: str, revision: str | None = None, *, repo_type: str =
     if folder.is_dir():
         files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md")
         return _digest(folder, tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files))
+    if folder.is_file():
+        return _digest(folder.parent, ((str(folder), folder.stat().st_size, folder.stat().st_mtime_ns),))
     return _commit(repo, revision, repo_type)
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a whole commit sha, which never comes to mean something else."""
+    return revision is not None and len(revision) == 40 and not set(revision) - set("0123456789abcdef")
 
 
 @lru_cache(maxsize=64)
@@ -41,7 +48,7 @@ def _digest(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
 def _commit(repo: str, revision: str | None, repo_type: str) -> str:
     from huggingface_hub import HfApi, constants, errors
 
-    if revision and len(revision) == 40 and not set(revision) - set("0123456789abcdef"):
+    if revision and is_commit(revision):
         return revision
     if repo.count("/") > 1 or repo.startswith((".", "/", "~")):
         raise FileNotFoundError(f"no folder {repo!r}: give a local {repo_type} folder or a Hub id such as 'org/name'")

@@ -52,6 +52,18 @@ def load_rows(
     return rows
 
 
+def revision_of_rows(source: str, revision: str | None = None) -> str | None:
+    """The immutable revision of what `load_rows` loads: a commit, or a digest of a file or folder.
+
+    None where it cannot be known: `load_rows` will say what is wrong, or the cache does not tell.
+    """
+    try:
+        found = embedded_sample() if source == SAMPLE else str(Path(source).expanduser())
+        return resolve_revision(found if Path(found).exists() else source, revision, repo_type="dataset")
+    except FileNotFoundError:
+        return None
+
+
 def _from_file(path: Path) -> Any:
     import pyarrow.parquet as pq
     from datasets import Dataset

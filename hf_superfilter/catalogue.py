@@ -1,0 +1,71 @@
+"""Short names for curated subsets: those of the package, and the user's own beside them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .revisions import is_commit
+from .wording import did_you_mean
+
+OURS = Path(__file__).parent / "catalogue.yaml"
+
+
+def user_catalogue() -> Path:
+    """The user's own catalogue: `hf_superfilter/catalogue.yaml` in the configuration directory."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "hf_superfilter" / "catalogue.yaml"
+
+
+def catalogue() -> dict[str, dict[str, Any]]:
+    """All entries by short name; the user's take the place of the package's.
+
+    An entry is `{repo, revision, name}`, a published subset at a whole commit, or `{recipe}`, which makes it.
+
+    Raises:
+        ValueError: a file that is damaged, or an entry that is neither.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    for file in (OURS, user_catalogue()):
+        if file.is_file():
+            entries |= _read(file)
+    return entries
+
+
+def entry_of(name: str) -> dict[str, Any]:
+    """One entry.
+
+    Raises:
+        FileNotFoundError: no such short name, with the nearest one.
+
+    Example:
+        >>> entry_of("alpaca-ifd-10")["recipe"]["dataset"]
+        'tatsu-lab/alpaca'
+    """
+    entries = catalogue()
+    if name not in entries:
+        raise FileNotFoundError(
+            f"no subset {name!r} in the catalogue: {did_you_mean(name, entries)}; one on the Hub is 'user/name'"
+        )
+    return entries[name]
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        entries = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"the catalogue {str(file)!r} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(entries, dict):
+        raise ValueError(f"the catalogue {str(file)!r} is not a mapping of short names to entries")
+    for name, entry in entries.items():
+        given = set(entry) if isinstance(entry, dict) else set()
+        if "/" in str(name) or not (
+            given == {"recipe"} or {"repo", "revision"} <= given <= {"repo", "revision", "name"}
+        ):
+            raise ValueError(
+                f"{name!r} in the catalogue {str(file)!r} needs repo and revision (and name), or recipe; it has "
+                f"{', '.join(map(str, sorted(given))) or repr(entry)}"
+            )
+        if "repo" in given and not is_commit(str(entry["revision"])):
+            raise ValueError(f"{name!r} in {str(file)!r}: revision {entry['revision']!r} is not a whole commit sha")
+    return {str(name): entry for name, entry in entries.items()}

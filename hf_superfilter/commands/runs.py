@@ -1,0 +1,127 @@
+"""demo, run, score, select, report, inspect: from rows to a selection in a run folder."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .run_folders import (
+    check_suffix,
+    fail_if_all_undefined,
+    print_record,
+    print_summary,
+    record_selectors,
+    run_recipe,
+    scored_rows,
+    selection_in,
+    write_and_name_report,
+    write_rows,
+)
+
+DEMO = """
+dataset: embedded:sample
+score:
+  - IFD: {model: "embedded:strong"}
+  - Length
+select:
+  - Threshold: {by: ifd, below: 1.0}
+  - TopK: {by: ifd, k: 0.15}
+"""
+GPT2 = "openai-community/gpt2"
+Folder = Annotated[Path, typer.Option(help="The run folder.")]
+
+
+def demo(folder: Folder = Path("runs/demo")) -> None:
+    """Score the embedded sample with the embedded model and keep the best 15%; needs no network."""
+    from ..recipe import Recipe
+
+    run_recipe(Recipe.from_yaml(DEMO), folder)
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file whose keys are the constructors' arguments.")],
+    folder: Annotated[Path | None, typer.Option(help="The run folder; by default runs/<the recipe's name>.")] = None,
+) -> None:
+    """Load, format, score and select as a recipe says."""
+    from ..recipe import Recipe
+
+    run_recipe(Recipe.read(recipe), folder or Path("runs") / recipe.stem)
+
+
+def score(
+    data: Annotated[str, typer.Argument(help="A file (json, jsonl, csv, parquet), a local folder or a Hub id.")],
+    model: Annotated[str, typer.Option(help="A Hub id, a model folder, embedded:weak or embedded:strong.")] = GPT2,
+    scorer: Annotated[str, typer.Option(help="IFD, Perplexity or Length.")] = "IFD",
+    folder: Folder = Path("runs/score"),
+    split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
+    format: Annotated[str, typer.Option(help="How the rows are laid out; auto looks at the columns.")] = "auto",
+    template: Annotated[str, typer.Option(help="none, alpaca, or your own with {instruction}.")] = "none",
+) -> None:  # fmt: skip
+    """Add score columns to a data set, in FOLDER/scored.parquet, beside those of earlier scorers there.
+
+    Run it again and it goes on where it stopped.
+    """
+    from ..recipe import Recipe, build, recorded_recipe
+
+    chosen = build(scorer if scorer == "Length" else {scorer: {"model": model}}, "score")
+    asked = Recipe(data, (chosen,), split=split, format=format, template=template)
+    asked.beside(recorded_recipe(folder)).score_rows(folder)
+    print_record(folder)
+    print(f"scores: {folder / 'scored.parquet'}")
+    fail_if_all_undefined(folder)
+
+
+def select(
+    data: Annotated[str, typer.Argument(help="A run folder, or any file or data set with a numeric column.")],
+    by: Annotated[str, typer.Option(help="The column to rank by.")] = "ifd",
+    k: Annotated[str | None, typer.Option(help="Rows to keep: 500 is a count, 0.10 a share of all rows.")] = None,
+    below: Annotated[float | None, typer.Option(help="First keep only values below this.")] = None,
+    above: Annotated[float | None, typer.Option(help="First keep only values above this.")] = None,
+    smallest: Annotated[bool, typer.Option("--smallest", help="With --k, keep the smallest values.")] = False,
+    split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
+    to: Annotated[Path | None, typer.Option(help="The file to write: .parquet, .jsonl or .csv.")] = None,
+) -> None:
+    """Keep the best rows of a scored data set, in selected.parquet (of a run: in its folder, with a report)."""
+    from ..funnel import select as select_rows
+    from ..report import summarise
+    from ..selection.threshold import Threshold
+    from ..selection.top_k import TopK
+    from ..sources import load_rows
+
+    run = Path(data) if (Path(data) / "run.json").is_file() else None
+    target = to or (run or Path()) / "selected.parquet"
+    check_suffix(target)
+    selectors: list[Any] = []
+    if below is not None or above is not None:
+        selectors.append(Threshold(by, below=below, above=above))
+    if k is not None:
+        selectors.append(TopK(by, _budget(k), largest=not smallest))
+    elif smallest or not selectors:
+        raise ValueError("no budget to select by: give --k, 500 or 0.10; or --below or --above, without --smallest")
+    selection = select_rows(scored_rows(run) if run else load_rows(data, split=split), selectors, run=run)
+    write_rows(selection.subset, target)
+    if run and not to:
+        record_selectors(run, selectors)
+        print_summary(selection, run)
+    else:
+        print(summarise(selection))
+    print(f"selected rows: {target}")
+    if run and not to:
+        write_and_name_report(selection, run)
+
+
+def report(folder: Annotated[Path, typer.Argument(help="A run folder in which rows were selected.")]) -> None:
+    """Write FOLDER/report.html: one page with funnel, scores, examples, baselines, cost and recipe."""
+    write_and_name_report(selection_in(folder), folder)
+
+
+def inspect(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Say what a run folder holds: scorers, models, statuses, cost."""
+    print_record(folder)
+
+
+def _budget(text: str) -> int | float:
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError as error:
+        raise ValueError(f"--k {text!r}: give a count such as 500 or a share such as 0.10") from error
