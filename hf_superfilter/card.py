@@ -1,10 +1,11 @@
 """The dataset card: one section for every published split, and the YAML that makes it load by name."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from .readme import body_of, read_metadata, with_metadata, with_section
-from .templating import render
+from .templating import as_markdown, render
 from .wording import did_you_mean
 
 TAGS = ["hf_superfilter", "superfilter"]
@@ -39,8 +40,9 @@ def licence_warning(licence: Any) -> str | None:
     forbids = next((one for one in known if NO_DERIVATIVES in f"{one.lower()}-"), None)
     if forbids:
         return f"the source is under {forbids}, which forbids to share adapted versions: do not publish a part of it"
-    if not known or UNKNOWN_LICENCES & {one.lower() for one in known}:
-        stated = f"is stated as {known[0]!r}" if known else "is not known"
+    unknown = next((one for one in known if one.lower() in UNKNOWN_LICENCES), None)
+    if unknown or not known:
+        stated = f"is stated as {unknown!r}" if unknown else "is not known"
         return f"the licence of the source {stated}: find out whether you may publish a part of it before you do"
     return None
 
@@ -69,7 +71,7 @@ def merged_card(text: str, name: str, splits: Mapping[str, Mapping[str, Any]], h
         ("source_datasets", [x for split in splits.values() for x in split["source_datasets"]]),
         ("base_model", [x for split in splits.values() for x in split["base_model"]]),
     ):
-        before = _listed(old.get(key))
+        before = listed(old.get(key))
         added = [value for value in dict.fromkeys(values) if value not in before]
         if added:
             shared[key] = before + added
@@ -77,11 +79,10 @@ def merged_card(text: str, name: str, splits: Mapping[str, Mapping[str, Any]], h
     if licence and not old.get("license"):
         shared["license"] = licence
     if {info.get("config_name", "default") for info in infos} >= {config["config_name"] for config in configs}:
-        rows = sum(split["num_examples"] for info in infos for split in info.get("splits") or [])
-        shared["size_categories"] = [_size_category(rows)]
+        shared["size_categories"] = [_size_category(sum(rows_of(info) or 0 for info in infos))]
     text = with_metadata(text, shared)
     if not body_of(text).strip():
-        text += f"# {home.rstrip('/').split('/')[-1]}\n"
+        text += f"# {as_markdown(home.rstrip('/').split('/')[-1])}\n"
     for split, facts in splits.items():
         text = with_section(text, f"{name}/{split}", section(name, split, facts, home))
     return text
@@ -91,11 +92,13 @@ def section(name: str, split: str, facts: Mapping[str, Any], home: str) -> str:
     """The Markdown about one split of a subset; what is not known reads "not recorded"."""
     kinds = [entry for part in [*facts["scorers"], *facts["steps"]] for entry in part.get("entry") or {}]
     papers = list(dict.fromkeys(paper for kind in kinds for paper in PAPERS.get(kind, [])))
-    load = f'from datasets import load_dataset\n\nrows = load_dataset("{home}", "{name}", split="{split}")'
+    where = json.dumps(home, ensure_ascii=False)  # a folder may have any name
+    load = f'from datasets import load_dataset\n\nrows = load_dataset({where}, "{name}", split="{split}")'
     chosen = "" if split == "train" else f', split="{split}"'
+    run = name if split == "train" else f"{name}-{split}"
     again = (
         "from hf_superfilter import load_recipe\n\n"
-        f'selection = load_recipe("{home}", "{name}"{chosen}).run("runs/{name}")\nrows = selection.subset'
+        f'selection = load_recipe({where}, "{name}"{chosen}).run("runs/{run}")\nrows = selection.subset'
     )
     return render(
         "dataset.md.j2",
@@ -112,7 +115,7 @@ def section(name: str, split: str, facts: Mapping[str, Any], home: str) -> str:
 
 def default_of(metadata: Mapping[str, Any]) -> str | None:
     """The subset that loads without a name, as `datasets` decides it; None where a name is needed."""
-    configs = _listed(metadata.get("configs"))
+    configs = configs_of(metadata)
     names = [str(config["config_name"]) for config in configs]
     marked = [str(config["config_name"]) for config in configs if config.get("default")]
     return next(iter([*marked, *(n for n in names if n == "default"), *(names if len(names) == 1 else [])]), None)
@@ -124,20 +127,60 @@ def check_subset(name: str, known: list[str], home: str) -> None:
         raise ValueError(f"{home!r} has no subset {name!r}: {did_you_mean(name, known)}")
 
 
+def configs_of(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Copies of the card's `configs`, its subsets.
+
+    Raises:
+        ValueError: one that `datasets` could not load either.
+    """
+    return _entries(metadata, "configs", ("config_name",))
+
+
+def infos_of(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Copies of the entries of the card's `dataset_info`; one without a config_name is about the subset `default`.
+
+    Raises:
+        ValueError: one that `datasets` could not read either.
+    """
+    return _entries(metadata, "dataset_info", ())
+
+
+def _entries(metadata: Mapping[str, Any], key: str, needs: tuple[str, ...]) -> list[dict[str, Any]]:
+    for entry in (entries := listed(metadata.get(key))):
+        if not isinstance(entry, dict) or not {*needs} <= {*entry}:
+            needed = "".join(f" with a {name}" for name in needs)
+            raise ValueError(f"README.md has {str(entry)[:60]!r} under {key!r}, and needs a mapping{needed}: mend it")
+    return [dict(entry) for entry in entries]
+
+
+def own_splits(config: Mapping[str, Any]) -> list[str]:
+    """The splits of a subset that hf_superfilter published: their files lie where only it writes them."""
+    name, files = config["config_name"], [file for file in listed(config.get("data_files")) if isinstance(file, dict)]
+    return [file["split"] for file in files if file.get("path") == _files_of(name, file.get("split"))]
+
+
+def listed(value: Any) -> list[Any]:
+    """A value of the card's YAML that may be one, several or none, as a list."""
+    return [] if value is None else list(value) if isinstance(value, list) else [value]
+
+
+def _files_of(name: str, split: Any) -> str:
+    return f"{name}/{split}/*.parquet"
+
+
 def _configs(old: Mapping[str, Any], name: str, splits: Mapping[str, Any], set_default: bool) -> list[dict[str, Any]]:
     """The card's `configs` with these splits in one of them; the others, and its own other keys, as they were."""
-    configs = [dict(config) for config in _listed(old.get("configs"))]
+    configs = configs_of(old)
     mine = next((config for config in configs if config.get("config_name") == name), None)
     if mine is None:
         configs.append(mine := {"config_name": name, "data_files": []})
-    files = mine["data_files"] if isinstance(mine.get("data_files"), list) else [mine.get("data_files")]
-    foreign = [f for f in files if not (isinstance(f, dict) and str(f.get("path")).startswith(f"{name}/"))]
-    if foreign:
+    files = mine.get("data_files")
+    if not isinstance(files, list) or len(own_splits(mine)) < len(files):
         raise ValueError(
             f"the repository has a subset {name!r} that was not published by hf_superfilter: choose another name"
         )
-    kept = [file for file in files if isinstance(file, dict) and file["split"] not in splits]
-    mine["data_files"] = kept + [{"split": split, "path": f"{name}/{split}/*.parquet"} for split in splits]
+    published = {split: {"split": split, "path": _files_of(name, split)} for split in splits}
+    mine["data_files"] = list(({file["split"]: file for file in files} | published).values())
     if set_default or len(configs) == 1:  # the first stays what loads without a name when others come
         for config in configs:
             config.pop("default", None)
@@ -152,14 +195,13 @@ def _configs(old: Mapping[str, Any], name: str, splits: Mapping[str, Any], set_d
 
 def _infos(old: Mapping[str, Any], name: str, splits: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The card's `dataset_info` as a list, with these splits in their subset's."""
-    infos = [dict(info) for info in _listed(old.get("dataset_info"))]
+    infos = infos_of(old)
     mine = next((info for info in infos if info.get("config_name", "default") == name), None)
     if mine is None:
         infos.append(mine := {"config_name": name})
-    features = {split: facts["features"] for split, facts in splits.items()}
-    kept = [entry for entry in mine.get("splits") or [] if entry["name"] not in splits]
-    if kept:
-        features[kept[0]["name"]] = mine.get("features")
+    there = {entry["name"]: entry for entry in mine.get("splits") or []}
+    features = {split: mine.get("features") for split in there if split not in splits}
+    features |= {split: facts["features"] for split, facts in splits.items()}
     first, *others = features
     for other in others:
         if features[other] != features[first]:
@@ -167,11 +209,17 @@ def _infos(old: Mapping[str, Any], name: str, splits: Mapping[str, Mapping[str, 
                 f"the splits {first!r} and {other!r} of {name!r} have different columns and would not load together: "
                 "publish them in one call with equal columns, or under different names"
             )
-    sizes = [{"name": s, "num_bytes": f["num_bytes"], "num_examples": f["kept"]} for s, f in splits.items()]
-    mine.update(features=features[first], splits=kept + sizes)
+    sizes = {s: {"name": s, "num_bytes": f["num_bytes"], "num_examples": f["kept"]} for s, f in splits.items()}
+    mine.update(features=features[first], splits=list((there | sizes).values()))
     mine.pop("download_size", None)  # of the files that were there before
     mine["dataset_size"] = sum(entry["num_bytes"] for entry in mine["splits"])
     return infos
+
+
+def rows_of(info: Mapping[str, Any]) -> int | None:
+    """The rows of all splits that an entry of the card's `dataset_info` states, None where it states none."""
+    splits = [split for split in listed(info.get("splits")) if isinstance(split, dict)]
+    return sum(split.get("num_examples", 0) for split in splits) or None
 
 
 def _size_category(rows: int) -> str:
@@ -179,7 +227,3 @@ def _size_category(rows: int) -> str:
     digits = max(0, len(str(rows)) - 3)  # 0 below a thousand
     bounds = ["", *SIZES, ""][digits : digits + 2] if digits <= len(SIZES) else [SIZES[-1], ""]
     return f"n<{bounds[1]}" if not bounds[0] else f"{bounds[0]}<n<{bounds[1]}" if bounds[1] else f"n>{bounds[0]}"
-
-
-def _listed(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, list) else [value]

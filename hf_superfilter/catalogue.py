@@ -59,13 +59,20 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(f"the catalogue {str(file)!r} is not a mapping of short names to entries")
     for name, entry in entries.items():
         given = set(entry) if isinstance(entry, dict) else set()
-        if "/" in str(name) or not (
-            given == {"recipe"} or {"repo", "revision"} <= given <= {"repo", "revision", "name"}
+        if (
+            "/" in str(name)
+            or str(name).startswith(".")
+            or not (given == {"recipe"} or {"repo", "revision"} <= given <= {"repo", "revision", "name"})
         ):
             raise ValueError(
-                f"{name!r} in the catalogue {str(file)!r} needs repo and revision (and name), or recipe; it has "
-                f"{', '.join(map(str, sorted(given))) or repr(entry)}"
+                f"{name!r} in the catalogue {str(file)!r} needs repo and revision (and name), or recipe, and a name "
+                f"without '/' that does not begin with '.'; it has {', '.join(sorted(map(str, given))) or repr(entry)}"
             )
-        if "repo" in given and not is_commit(str(entry["revision"])):
-            raise ValueError(f"{name!r} in {str(file)!r}: revision {entry['revision']!r} is not a whole commit sha")
+        if "repo" in given and not isinstance(entry["repo"], str):
+            raise ValueError(f"{name!r} in the catalogue {str(file)!r}: repo {entry['repo']!r} is not 'user/name'")
+        if "repo" in given and not is_commit(entry["revision"]):
+            raise ValueError(
+                f"{name!r} in the catalogue {str(file)!r}: revision {entry['revision']!r} is not a whole commit sha, "
+                "in quotes"
+            )
     return {str(name): entry for name, entry in entries.items()}

@@ -1,28 +1,29 @@
-"""publish(): one commit on the Hub with everything of a subset. The only file that writes to the Hub."""
+"""publish(): one commit on the Hub with everything of a subset; publish_metric(). All that writes to the Hub."""
 
-import random
+import re
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from .card import licence_warning, merged_card
+from .hub_client import one_sentence, patiently
+from .metric import metric_path
 from .provenance import CARD
-from .readme import read_metadata
-from .repo_files import SHARD_BYTES, check_repo_id, splits_of, write_split
+from .readme import card_text, read_metadata
+from .repo_files import SHARD_BYTES, check_folders, check_repo_id, splits_of, write_split
+from .revisions import is_commit
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
     from .funnel import Selection
 
-_T = TypeVar("_T")
-RACES = 40  # how often others may commit first before publish gives up
-FAILURES = 4  # how often the Hub may fail on the way
-DATA = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".arrow", ".zip", ".gz", ".zst", ".tar")
+DATA = (
+    ".parquet", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".xml", ".arrow", ".h5", ".hdf5",
+    ".zip", ".gz", ".bz2", ".xz", ".lz4", ".zst", ".tar",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,21 +84,23 @@ def publish(
     from huggingface_hub import HfApi
 
     check_repo_id(repo_id)
+    _check_branch(revision)
     splits = splits_of(selection, name)
+    _check_token(token)
     target = _Target(HfApi(token=token), repo_id, revision, create_pr)
     with tempfile.TemporaryDirectory(prefix="hf_superfilter_") as folder:
         home = Path(folder)
-        with _one_sentence(repo_id, "while the card of the source was read"):
+        with one_sentence(repo_id, "while the card of the source was read"):
             facts = {
                 split: write_split(part, home / name / split, pairs=pairs, max_shard_bytes=max_shard_bytes)
                 for split, part in splits.items()
             }
         _announce(repo_id, name, facts, home, "a pull request" if create_pr else revision or "main", private)
-        with _one_sentence(repo_id, "before anything was committed; nothing was changed, run it again"):
-            _open(target, token, private)
-            _patiently(lambda: _upload(target, home))
-        with _one_sentence(repo_id, "while committing; run it again, which is safe whether the commit arrived or not"):
-            return _patiently(lambda: _commit(target, name, facts, home, set_default))
+        with one_sentence(repo_id, "before anything was committed; nothing was changed, run it again"):
+            _open(target, private)
+            patiently(lambda: _upload(target, home))
+        with one_sentence(repo_id, "while committing; run it again, which is safe whether the commit arrived or not"):
+            return patiently(lambda: _commit(target, name, facts, home, set_default))
 
 
 def _announce(repo_id: str, name: str, facts: Mapping[str, Any], home: Path, where: str, private: bool) -> None:
@@ -109,20 +112,43 @@ def _announce(repo_id: str, name: str, facts: Mapping[str, Any], home: Path, whe
         print(f"  split {split}: {fact['kept']:,} of {fact['rows']:,} rows, columns {', '.join(fact['columns'])}")
         if fact["left_out"]:
             print(f"  left out, made for scoring: {', '.join(fact['left_out'])} (pairs=True publishes them)")
-        if fact["recipe"] and not fact["source"]["on_the_hub"]:
+        if fact["recipe"] and not fact["source"]["for_all"]:
             print(f"  the recipe names {fact['source']['dataset']!r}, which others cannot load from the Hub")
         for warning in filter(None, (licence_warning(fact["license"]), fact["source_missing"])):
             print(f"  WARNING: {warning}")
     print(f"  {len(files) + 1} files, {size:,.1f} MB, in one commit", flush=True)
 
 
-def _open(target: _Target, token: str | None, private: bool) -> None:
-    """See that the repository and the branch are there."""
+def _check_branch(revision: str | None) -> None:
+    """Refuse what cannot be a branch."""
+    if revision is None:
+        return
+    if not re.fullmatch(r"\w[\w./-]*(?<![./-])", str(revision), re.ASCII) or ".." in revision or is_commit(revision):
+        raise ValueError(f"revision={revision!r}: give the name of a branch, of letters, digits, '-', '_', '.' and '/'")
+
+
+def _check_token(token: str | None) -> None:
+    """Refuse to go without a token, and one that an error about the request would quote."""
     from huggingface_hub import get_token
 
-    if not (token or get_token()):
+    token = token or get_token()
+    if not token:
         raise PermissionError("no token for the Hub: log in with 'hf auth login', or set HF_TOKEN to one that writes")
-    target.api.create_repo(target.repo_id, repo_type="dataset", private=private, exist_ok=True)
+    if not re.fullmatch("[!-~]+", token):
+        raise PermissionError("the token holds a blank, a line break or a letter that no token has: give it without")
+
+
+def _open(target: _Target, private: bool) -> None:
+    """See that the repository and the branch are there."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        now = target.api.dataset_info(target.repo_id).id
+    except RepositoryNotFoundError:
+        target.api.create_repo(target.repo_id, repo_type="dataset", private=private, exist_ok=True)
+        now = target.repo_id
+    if now != target.repo_id:  # to create the old name anew would cut the redirection that the Hub keeps
+        raise FileNotFoundError(f"{target.repo_id!r} is called {now!r} on the Hub now: publish to that name")
     branch = target.revision
     if branch and not target.create_pr and not branch.startswith("refs/"):
         target.api.create_branch(target.repo_id, branch=branch, repo_type="dataset", exist_ok=True)
@@ -156,8 +182,9 @@ def _commit(target: _Target, name: str, facts: Mapping[str, Any], home: Path, se
     head = api.dataset_info(repo_id, revision=target.revision)
     there = [file.rfilename for file in head.siblings or []]
     card = api.hf_hub_download(repo_id, CARD, repo_type="dataset", revision=head.sha) if CARD in there else None
-    before = Path(card).read_text(encoding="utf-8") if card else ""
+    before = card_text(Path(card).read_bytes()) if card else ""
     _check_nothing_hidden(repo_id, before, there)
+    check_folders(there, before, name, facts, repo_id)
     text = merged_card(before, name, facts, repo_id, set_default)
     additions = _additions(home)
     new = {addition.path_in_repo for addition in additions}
@@ -184,53 +211,42 @@ def _check_nothing_hidden(repo_id: str, card: str, files: list[str]) -> None:
         )
 
 
-def _patiently(step: Callable[[], _T]) -> _T:
-    """Try a step again after a lost race (409, 412), a failure of the Hub (5xx) or a broken connection."""
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+def publish_metric(
+    repo_id: str, *, name: str = "rank_consistency", private: bool = False, token: str | None = None
+) -> str:
+    """Publish a metric of this package as a Space, in one commit; then `evaluate.load(repo_id)` loads it anywhere.
 
-    races = failures = 0
-    while True:
-        try:
-            return step()
-        except OfflineModeIsEnabled:
-            raise
-        except (HfHubHTTPError, *_broken()) as error:
-            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-            races += status in (409, 412)
-            failures += status is None or status >= 500
-            if not (status in (409, 412) or status is None or status >= 500) or races > RACES or failures > FAILURES:
-                raise
-            time.sleep(random.uniform(0.1, 0.3) * min(races + 2**failures, 20))
+    Args:
+        repo_id: `user/rank_consistency`; the Space is made if need be. `evaluate` looks for a script of the Space's
+            own name, so that it has to be the metric's.
+        name: the metric.
+        private: whether a Space that is made now is private.
+        token: a token that may write; by default the one that `hf auth login` or HF_TOKEN holds.
 
+    Returns:
+        The URL of the commit.
 
-def _broken() -> tuple[Any, ...]:
-    """What a broken connection raises in whichever HTTP library huggingface_hub uses."""
-    from huggingface_hub.errors import HfHubHTTPError
+    Raises:
+        ValueError: a name that the Hub would refuse or `evaluate` would not find.
+        PermissionError, ConnectionError, OSError: as `publish`; the Space is as it was.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
 
-    bases = [base for base in HfHubHTTPError.__bases__ if base is not OSError and issubclass(base, Exception)]
-    return (ConnectionError, *bases)
+    check_repo_id(repo_id)
+    if repo_id.split("/")[1] != name:
+        raise ValueError(f"repo_id={repo_id!r}: evaluate finds the metric only in 'user/{name}', by the script's name")
+    api, folder = HfApi(token=token), Path(metric_path(name))
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != "__init__.py"]
+    print(f"publish the metric {name!r} to the Space {repo_id}: {', '.join(path.name for path in files)}", flush=True)
 
+    def commit() -> str:
+        head = api.space_info(repo_id).sha
+        files_now = [CommitOperationAdd(path.name, str(path)) for path in files]
+        message = f"Publish {name} with hf_superfilter"
+        made = api.create_commit(repo_id, files_now, commit_message=message, repo_type="space", parent_commit=head)
+        return str(made.commit_url)
 
-@contextmanager
-def _one_sentence(repo_id: str, when: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into one sentence; tokens are in none of its messages."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.OfflineModeIsEnabled as error:
-        raise ConnectionError(f"{repo_id!r}: the Hub is not asked, because HF_HUB_OFFLINE is set") from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise FileNotFoundError(
-            f"the Hub has no data set {repo_id!r} (or not that branch), or your token may not see it; {when}"
-        ) from error
-    except errors.HfHubHTTPError as error:
-        status, said = error.response.status_code, error.server_message or type(error).__name__
-        if status in (401, 403):
-            raise PermissionError(f"your token may not write to {repo_id!r} ({said}): use one that may") from error
-        raise OSError(f"the Hub answered {status} for {repo_id!r} ({said}) {when}") from error
-    except _broken() as error:
-        if isinstance(error, ConnectionError) and "the source" in str(error):
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConnectionError(f"the connection to the Hub broke ({reason}) {when}") from error
+    with one_sentence(repo_id, "while committing; run it again, which is safe whether the commit arrived or not"):
+        _check_token(token)
+        api.create_repo(repo_id, repo_type="space", space_sdk="static", private=private, exist_ok=True)
+        return patiently(commit)

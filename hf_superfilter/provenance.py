@@ -102,9 +102,8 @@ def source_metadata(source: dict[str, Any] | None) -> dict[str, Any]:
     name = str(source["dataset"])
     if name == SAMPLE:
         return {"license": "apache-2.0", "language": ["en"]}
-    path = Path(name).expanduser()
-    if path.exists() or not is_commit(source.get("revision")):
-        card = path / CARD
+    if not is_commit(source.get("revision")):  # a file or folder
+        card = Path(name).expanduser() / CARD
         return read_metadata(card.read_text(encoding="utf-8")) if card.is_file() else {}
     from huggingface_hub import errors, hf_hub_download
 
@@ -112,7 +111,8 @@ def source_metadata(source: dict[str, Any] | None) -> dict[str, Any]:
         file = hf_hub_download(name, CARD, repo_type="dataset", revision=source["revision"])
     except errors.LocalEntryNotFoundError as error:
         raise ConnectionError(
-            f"the card of the source {name!r} cannot be read, to inherit its licence: {error}"
+            f"the card of the source {name!r}, whose licence is inherited, cannot be read: the Hub cannot be reached, "
+            "or HF_HUB_OFFLINE is set; run it again when it can"
         ) from error
     except errors.EntryNotFoundError:
         return {}

@@ -1,20 +1,25 @@
 """The files of a published subset: Parquet shards, recipe, report, pictures, facts. What publish commits, on disk."""
 
+import dataclasses
 import json
 import math
 import re
-import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .card import merged_card
+from .card import configs_of, listed, merged_card, own_splits
 from .facts import facts_of
 from .figures import length_picture, score_picture
 from .provenance import CARD, own_columns, provenance_of, source_metadata
+from .readme import card_text, read_metadata
 from .recipe import FILE as RECIPE
 from .report import write_report
+from .revisions import is_commit
+from .sources import SAMPLE
+from .table import is_count
 from .text_facts import script_facts, token_facts
 from .whole_files import whole_file
 
@@ -27,6 +32,7 @@ FACTS, REPORT = "facts.json", "report.html"
 SHARD_BYTES = 500_000_000
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 HUB_ID = rf"{NAME}/{NAME}"
+SPLIT = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
 
 
 def write_repo(
@@ -56,6 +62,7 @@ def write_repo(
     Raises:
         ValueError: a name that the Hub or `datasets` would refuse, nothing kept, or a subset that is there
             and is not of ours.
+        ConnectionError: the source is on the Hub, which cannot be reached, and its card is not in the cache.
 
     Example:
         >>> from datasets import Dataset, load_dataset
@@ -66,32 +73,53 @@ def write_repo(
         ['b', 'c']
     """
     splits, home = splits_of(selection, name), Path(folder)
-    facts = {}
-    for split, part in splits.items():
-        shutil.rmtree(home / name / split, ignore_errors=True)
-        facts[split] = write_split(part, home / name / split, pairs=pairs, max_shard_bytes=max_shard_bytes)
     card = home / CARD
-    before = card.read_text(encoding="utf-8") if card.is_file() else ""
-    text = merged_card(before, name, facts, str(folder), set_default)
-    with whole_file(card) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    before = card_text(card.read_bytes()) if card.is_file() else ""
+    there = [file.relative_to(home).as_posix() for file in (home / name).rglob("*")]
+    check_folders(there, before, name, splits, str(folder))
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home, prefix=".unfinished_") as beside:
+        written = {split: Path(beside) / split for split in splits}
+        facts = {
+            split: write_split(part, written[split], pairs=pairs, max_shard_bytes=max_shard_bytes)
+            for split, part in splits.items()
+        }
+        text = merged_card(before, name, facts, str(folder), set_default)
+        (home / name).mkdir(exist_ok=True)
+        with whole_file(card) as unfinished:  # first, so that after a crash the folders are known as ours
+            unfinished.write_bytes(text.encode("utf-8"))
+        for split, new in written.items():
+            if (home / name / split).exists():
+                (home / name / split).replace(Path(beside) / f"{split} before")
+            new.replace(home / name / split)
     return home
+
+
+def check_folders(files: Iterable[str], card: str, name: str, splits: Iterable[str], home: str) -> None:
+    """Refuse to replace files, by their paths in a repository, in the folder of a split that its card does not name."""
+    named = {
+        split
+        for config in configs_of(read_metadata(card))
+        for split in own_splits(config)
+        if config["config_name"] == name
+    }
+    for split in set(splits) - named:
+        foreign = next((file for file in files if file.startswith(f"{name}/{split}/")), None)
+        if foreign:
+            raise ValueError(
+                f"{home!r} holds {foreign!r}, which is of no subset that its README.md names: choose another name"
+            )
 
 
 def check_repo_id(repo_id: str) -> None:
     """Refuse what cannot be a repository's name on the Hub."""
-    if (
-        not re.fullmatch(HUB_ID, str(repo_id))
-        or ".." in repo_id
-        or "--" in repo_id
-        or repo_id.endswith((".", "-", ".git"))
-    ):
+    if not re.fullmatch(HUB_ID, str(repo_id)) or re.search(r"\.\.|--|[.-](/|$)|\.git$", repo_id):
         raise ValueError(f"repo_id={repo_id!r}: give 'user/name', of letters, digits, '-', '_' and '.'")
 
 
 def splits_of(selection: "Selection | Mapping[str, Selection]", name: str) -> "dict[str, Selection]":
     """The selections by split, after a check of every name and that there is something in each."""
-    if not re.fullmatch(NAME, str(name)) or str(name) == "data" or ".." in str(name):
+    if not isinstance(name, str) or not re.fullmatch(NAME, name) or name == "data" or ".." in name:
         raise ValueError(
             f"name={name!r}: a subset's name is made of letters, digits, '-', '_' and '.', begins with a letter or "
             "digit, and is not 'data', which datasets keeps for itself"
@@ -100,7 +128,7 @@ def splits_of(selection: "Selection | Mapping[str, Selection]", name: str) -> "d
     if not splits:
         raise ValueError("there is no split to publish: give a selection, or a dict {'train': selection, ...}")
     for split, part in splits.items():
-        if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", str(split)) or split == "all":
+        if not isinstance(split, str) or not re.fullmatch(SPLIT, split) or split == "all":
             raise ValueError(
                 f"split {split!r}: a split's name is made of letters, digits, '_' and '.', and is not 'all'"
             )
@@ -113,10 +141,12 @@ def splits_of(selection: "Selection | Mapping[str, Selection]", name: str) -> "d
 
 def write_split(selection: "Selection", folder: Path, *, pairs: bool, max_shard_bytes: int) -> dict[str, Any]:
     """Write one split's files; the answer is what the card says of it, and `facts.json` holds."""
+    selection = dataclasses.replace(selection, table=selection.table.with_format(None))  # all columns, as they are
+    if not is_count(max_shard_bytes):
+        raise ValueError(f"max_shard_bytes={max_shard_bytes!r}: give a whole number of bytes, at least 1")
     known = provenance_of(selection)
     columns = own_columns(selection, known["source"])
-    rows = selection.subset.with_format(None)
-    rows = rows if pairs else rows.select_columns(columns)
+    rows = selection.subset if pairs else selection.subset.select_columns(columns)
     folder.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = {**facts_of(selection), "created": known["created"], "scorers": known["scorers"]}
     for step, entry in zip(facts["steps"], selection.steps, strict=True):
@@ -147,22 +177,34 @@ def _inherited(known: Mapping[str, Any]) -> dict[str, Any]:
         card = source_metadata(source)
     except FileNotFoundError as error:
         card, missing = {}, str(error)
-    language = card.get("language")
-    models = [scorer["model"] for scorer in known["scorers"] if scorer["model"]]
-    recorded = source and source.get("revision")
-    on_the_hub = source and len(str(recorded)) == 40 and re.fullmatch(HUB_ID, source["dataset"])
+    licences = [str(one) for one in listed(card.get("license")) if one]
+    models = [scorer["model"] for scorer in known["scorers"] if _on_the_hub(scorer["model"], scorer["revision"])]
+    on_the_hub = bool(source) and _on_the_hub(source["dataset"], source.get("revision"))
     return {
-        "source": source and {**source, "on_the_hub": bool(on_the_hub)},
+        "source": source and {**source, "on_the_hub": on_the_hub, "for_all": on_the_hub or source["dataset"] == SAMPLE},
         "source_missing": missing,
-        "license": card.get("license"),
-        "language": [str(one) for one in (language if isinstance(language, list) else [language]) if one],
+        "license": licences[0] if len(licences) == 1 else licences or None,
+        "language": [str(one) for one in listed(card.get("language")) if one],
         "source_datasets": [source["dataset"]] if on_the_hub else [],
-        "base_model": [m for m in dict.fromkeys(models) if re.fullmatch(HUB_ID, m) and not Path(m).exists()],
+        "base_model": list(dict.fromkeys(models)),
     }
 
 
+def _on_the_hub(name: str | None, revision: str | None) -> bool:
+    """Whether a data set or model is one of the Hub: only there are revisions commits."""
+    return bool(name and is_commit(revision) and re.fullmatch(rf"({NAME}/)?{NAME}", name))
+
+
 def _write_shards(rows: "Dataset", folder: Path, max_shard_bytes: int) -> int:
-    """Write the rows in their order into one or more Parquet files; the answer is their size in memory."""
+    """Write the rows in their order into one or more Parquet files; the answer is their size in memory.
+
+    Pictures and sounds that are files go into the rows.
+    """
+    from datasets.features.features import require_storage_embed
+    from datasets.table import embed_table_storage
+
+    if any(map(require_storage_embed, rows.features.values())):
+        rows = rows.with_format("arrow").map(embed_table_storage, batched=True, batch_size=100).with_format(None)
     size = rows.flatten_indices().data.nbytes if rows._indices is not None else rows.data.nbytes
     shards = min(len(rows), max(1, math.ceil(size / max_shard_bytes)))
     for number in range(shards):

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 
-def resolve_revision(repo: str, revision: str | None = None, *, repo_type: str = "model") -> str:
+def resolve_revision(repo: str, revision: str | None = None, *, repo_type: str = "model", again: bool = False) -> str:
     """The exact version behind a name: `sha256:<16 digits>` of a local folder or file, else a commit on the Hub.
 
     Online the Hub is asked, once per process; offline the answer is the commit that the local cache
@@ -15,6 +15,7 @@ def resolve_revision(repo: str, revision: str | None = None, *, repo_type: str =
         repo: a local folder or file, or a Hub id such as `openai-community/gpt2`.
         revision: branch, tag or commit on the Hub; None is `main`. Ignored for a folder.
         repo_type: `model` or `dataset`.
+        again: ask the Hub even if this process has asked before: a branch may have moved.
 
     Raises:
         FileNotFoundError: neither a local folder nor known to the Hub or its cache.
@@ -25,12 +26,12 @@ def resolve_revision(repo: str, revision: str | None = None, *, repo_type: str =
         return _digest(folder, tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files))
     if folder.is_file():
         return _digest(folder.parent, ((str(folder), folder.stat().st_size, folder.stat().st_mtime_ns),))
-    return _commit(repo, revision, repo_type)
+    return (_asked if again else _commit)(repo, revision, repo_type)
 
 
 def is_commit(revision: str | None) -> bool:
     """Whether a revision is a whole commit sha, which never comes to mean something else."""
-    return revision is not None and len(revision) == 40 and not set(revision) - set("0123456789abcdef")
+    return isinstance(revision, str) and len(revision) == 40 and not set(revision) - set("0123456789abcdef")
 
 
 @lru_cache(maxsize=64)
@@ -46,6 +47,10 @@ def _digest(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
 
 @lru_cache(maxsize=64)
 def _commit(repo: str, revision: str | None, repo_type: str) -> str:
+    return _asked(repo, revision, repo_type)
+
+
+def _asked(repo: str, revision: str | None, repo_type: str) -> str:
     from huggingface_hub import HfApi, constants, errors
 
     if revision and is_commit(revision):

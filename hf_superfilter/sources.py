@@ -132,15 +132,15 @@ def _from_folder(path: Path, config: str | None) -> Any:
 
 
 def _from_hub(name: str, config: str | None, revision: str | None) -> Any:
-    from huggingface_hub.constants import is_offline_mode
-
     missing = f"no data set {name!r}: it is neither a file or folder here nor on the Hub as this machine sees it"
-    loaded = _load(missing, name, config, revision)
-    if revision and is_offline_mode():  # datasets then hands over whatever revision its cache holds
-        sha = resolve_revision(name, revision, repo_type="dataset")
-        files = [file["filename"] for rows in loaded.values() for file in rows.cache_files]
-        if not all(sha in file for file in files):
-            raise FileNotFoundError(f"{name!r} is in the cache, but not at revision {revision!r}: go online to load it")
+    sha = resolve_revision(name, revision, repo_type="dataset", again=True) if revision else None
+    loaded = _load(missing, name, config, sha)
+    files = [file["filename"] for rows in loaded.values() for file in rows.cache_files]
+    if sha and not all(sha in file for file in files):  # what datasets has in its cache when the Hub does not answer
+        raise FileNotFoundError(
+            f"{name!r} is in the cache, but not at revision {revision!r}, and not to be had on the Hub: go online, and "
+            "see that the data set is there and that your token may read it"
+        )
     return loaded
 
 

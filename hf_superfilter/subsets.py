@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .card import check_subset, default_of
+import yaml
+
+from .card import check_subset, configs_of, default_of, infos_of, own_splits, rows_of
 from .catalogue import entry_of
 from .provenance import CARD
 from .readme import read_metadata
 from .recipe import FILE as RECIPE
-from .recipe import Recipe
+from .recipe import KINDS, Recipe
 from .repo_files import FACTS
 from .sources import load_rows
 
@@ -55,12 +57,9 @@ def load_subset(
         ValueError: an unknown subset or split, with the nearest one.
         FileNotFoundError: no such repository, revision or short name; or not published, and how to make it.
     """
-    if "/" not in str(repo_id) and not Path(repo_id).is_dir():
-        if name is not None:
-            raise ValueError(f"{repo_id!r} is a short name, which takes no subset: give 'user/{repo_id}', or no name")
-        entry = entry_of(str(repo_id))
+    if entry := _short(repo_id, name, revision):
         if "repo" not in entry:
-            return _made(str(repo_id), entry, make)
+            return _made(repo_id, entry, make)
         repo_id, name, revision = entry["repo"], entry.get("name"), entry["revision"]
     metadata = _metadata(repo_id, revision)
     return load_rows(repo_id, config=_name(metadata, repo_id, name), split=split, revision=revision)
@@ -70,21 +69,18 @@ def list_subsets(repo_id: str, *, revision: str | None = None) -> list[Subset]:
     """The subsets of a repository or of a folder that `write_repo` made, in the card's order."""
     metadata = _metadata(repo_id, revision)
     default = default_of(metadata)
-    rows_of = {
-        info.get("config_name", "default"): sum(split["num_examples"] for split in info.get("splits") or []) or None
-        for info in _listed(metadata.get("dataset_info"))
-    }
+    stated = {info.get("config_name", "default"): rows_of(info) for info in infos_of(metadata)}
     subsets = []
-    for config in _configs(metadata):
-        name = config["config_name"]
-        facts = [_facts(repo_id, name, split, revision) for split in _splits(config)]
+    for config in configs_of(metadata):
+        name = str(config["config_name"])
+        facts = [_facts(repo_id, name, split, revision) for split in own_splits(config)]
         known = [fact for fact in facts if fact]
         first = known[0] if known else {}
         share = sum(f["kept"] for f in known) / sum(f["rows"] for f in known) if known else None
         subsets.append(
             Subset(
                 name,
-                sum(fact["kept"] for fact in known) if known else rows_of.get(name),
+                sum(fact["kept"] for fact in known) if known else stated.get(name),
                 share,
                 " + ".join(scorer["said"] for scorer in first.get("scorers", [])) or None,
                 " > ".join(step["selector"] for step in first.get("steps", [])) or None,
@@ -101,22 +97,59 @@ def load_recipe(
     """The recipe that a subset was made by, with data set and models at the commits it used: `.run(folder)` makes it.
 
     Raises:
-        ValueError: an unknown subset or split.
+        ValueError: an unknown subset, or a recipe that names code which is not of ours (`package.module:Class`).
         FileNotFoundError: no such repository, or no recipe was recorded.
     """
-    if "/" not in str(repo_id) and not Path(repo_id).is_dir():
-        entry = entry_of(str(repo_id))
+    if entry := _short(repo_id, name, revision):
         if "repo" not in entry:
-            return Recipe.from_mapping(entry["recipe"])
+            return _recipe_of(repo_id, entry)
         repo_id, name, revision = entry["repo"], entry.get("name"), entry["revision"]
     metadata = _metadata(repo_id, revision)
     name = _name(metadata, repo_id, name)
-    splits = next(_splits(config) for config in _configs(metadata) if config["config_name"] == name)
+    splits = next(own_splits(config) for config in configs_of(metadata) if str(config["config_name"]) == name)
     wanted = split or ("train" if "train" in splits else next(iter(splits), "train"))
     text = _text(repo_id, f"{name}/{wanted}/{RECIPE}", revision)
     if text is None:
         raise FileNotFoundError(f"no recipe was recorded for {name!r}, split {wanted!r}, of {repo_id!r}")
+    _check_only_ours(text, repo_id)
     return Recipe.from_yaml(text)
+
+
+def _check_only_ours(text: str, repo_id: str) -> None:
+    """Refuse a recipe by somebody else that names `package.module:Class`: building it would run what it names."""
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return  # Recipe.from_yaml says what is wrong
+    entries = [entry for key in KINDS for entry in _each(given.get(key) if isinstance(given, dict) else None)]
+    code = next((name for entry in entries for name in _each(entry) if ":" in str(name)), None)
+    if code:
+        raise ValueError(
+            f"the recipe in {repo_id!r} names {str(code)!r}, code that is not of hf_superfilter and is not run unseen: "
+            "save its recipe.yaml and give that to Recipe.read if you trust it"
+        )
+
+
+def _each(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, dict)) else [value]
+
+
+def _short(repo_id: str, name: str | None, revision: str | None) -> dict[str, Any] | None:
+    """The catalogue's entry where a short name is given; None where it is a repository or a folder."""
+    if "/" in str(repo_id) or Path(repo_id).is_dir():
+        return None
+    if name is not None or revision is not None:
+        raise ValueError(
+            f"{repo_id!r} is a short name, which stands for one subset at one revision: give it alone, or 'user/name'"
+        )
+    return entry_of(str(repo_id))
+
+
+def _recipe_of(name: str, entry: dict[str, Any]) -> Recipe:
+    try:
+        return Recipe.from_mapping(entry["recipe"])
+    except ValueError as error:
+        raise ValueError(f"{name!r} in the catalogue: {error}") from error
 
 
 def _made(name: str, entry: dict[str, Any], make: bool) -> "Dataset":
@@ -125,15 +158,17 @@ def _made(name: str, entry: dict[str, Any], make: bool) -> "Dataset":
         raise FileNotFoundError(
             f"{name!r} is not published; make it with load_subset({name!r}, make=True), which scores the data set"
         )
-    return Recipe.from_mapping(entry["recipe"]).run(Path("runs") / name).subset
+    return _recipe_of(name, entry).run(Path("runs") / name).subset
 
 
 def _name(metadata: dict[str, Any], repo_id: str, name: str | None) -> str:
     """The subset that is meant, checked."""
-    known = [config["config_name"] for config in _configs(metadata)]
+    known = [str(config["config_name"]) for config in configs_of(metadata)]
     name = name if name is not None else default_of(metadata)
+    if not known:
+        raise ValueError(f"{repo_id!r} names no subsets in its README.md: load_rows({repo_id!r}) loads what it holds")
     if name is None:
-        raise ValueError(f"{repo_id!r} has no default subset: name one of {', '.join(known) or 'none'}")
+        raise ValueError(f"{repo_id!r} has no default subset: name one of {', '.join(known)}")
     check_subset(name, known, repo_id)
     return name
 
@@ -142,21 +177,15 @@ def _metadata(repo_id: str, revision: str | None) -> dict[str, Any]:
     return read_metadata(_text(repo_id, CARD, revision) or "")
 
 
-def _configs(metadata: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{**config, "config_name": str(config["config_name"])} for config in _listed(metadata.get("configs"))]
-
-
-def _splits(config: dict[str, Any]) -> list[str]:
-    """The splits of a subset that are of ours."""
-    files = [file for file in _listed(config.get("data_files")) if isinstance(file, dict)]
-    return [
-        file["split"] for file in files if str(file["path"]).startswith(f"{config['config_name']}/{file['split']}/")
-    ]
-
-
 def _facts(repo_id: str, name: str, split: str, revision: str | None) -> dict[str, Any] | None:
-    text = _text(repo_id, f"{name}/{split}/{FACTS}", revision)
-    return json.loads(text) if text else None
+    text = _text(repo_id, path := f"{name}/{split}/{FACTS}", revision)
+    try:
+        facts = json.loads(text) if text else None
+        if facts is not None and not {"kept", "rows", "scorers", "steps", "published"} <= {*facts}:
+            raise ValueError("facts are missing")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path!r} of {repo_id!r} is damaged ({error}): publish the subset again") from error
+    return facts
 
 
 def _text(repo_id: str, path: str, revision: str | None) -> str | None:
@@ -181,7 +210,6 @@ def _text(repo_id: str, path: str, revision: str | None) -> str | None:
             + (f" at revision {revision!r}" if revision else "")
             + ": check the name, and that your token may read it"
         ) from error
-
-
-def _listed(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, list) else [value]
+    except errors.HfHubHTTPError as error:
+        said = " ".join((error.server_message or type(error).__name__).split())
+        raise PermissionError(f"the Hub lets you not read {repo_id!r} ({said}): check your token") from error

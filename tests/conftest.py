@@ -1,11 +1,20 @@
-"""Shared by all tests: no network, tiny models built here, the sample as pairs."""
+"""Shared by all tests: no network, a Hub of our own, tiny models built here, the sample as pairs."""
 
 import os
 
+from hub_server import HubServer
+
+# All HF_* variables are read when something from Hugging Face is first imported, so the address comes first.
+# Nothing listens there until a test asks for the fixture `hub`: until then clients are offline.
+os.environ["HF_ENDPOINT"] = (SERVER := HubServer()).url
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,7 +22,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from hf_superfilter import embedded_model, embedded_sample, format_pairs, load_rows
+from hf_superfilter import cli, embedded_model, embedded_sample, format_pairs, load_rows
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -24,6 +33,100 @@ def _own_cache(tmp_path_factory):
     import datasets
 
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
+
+
+def pytest_unconfigure():
+    """Give the port of the local Hub back."""
+    SERVER.stop()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The local Hub, empty, with every client online as the user "me" and all caches under tmp_path."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HF_TOKEN", "hf_local_write")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf/hub"))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # evaluate appends its cache of modules
+    _online_datasets(monkeypatch, tmp_path / "hf")
+    _online_evaluate(monkeypatch, tmp_path / "hf")
+    # huggingface_hub 2.4 hands files to httpx2 as data=, which httpx2 wants to be content=
+    warnings.filterwarnings("ignore", "Use 'content=<...>' to upload raw bytes", DeprecationWarning)
+    SERVER.reset()
+    _forget()
+    yield SERVER.start()
+    _forget()
+    huggingface_hub.close_session()
+    SERVER.reset()
+
+
+@pytest.fixture
+def hub_environment(hub, tmp_path) -> dict[str, str]:
+    """The environment for a subprocess that shall use the local Hub."""
+    return hub.environment(tmp_path / "process")
+
+
+def _online_datasets(monkeypatch, home):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
+    monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", home / "datasets/downloads")
+    monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", home / "modules")
+
+
+def _online_evaluate(monkeypatch, home):
+    import evaluate
+
+    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", False)
+    monkeypatch.setattr(evaluate.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
+    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_CACHE", home / "evaluate")
+    monkeypatch.setattr(evaluate.config, "DOWNLOADED_EVALUATE_PATH", home / "evaluate/downloads")
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", home / "metrics")
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", home / "modules")
+
+
+def _forget():
+    """Drop what clients keep in memory about repositories: the next test has others of the same name."""
+    from huggingface_hub import HfFileSystem
+
+    from hf_superfilter import revisions
+
+    HfFileSystem.clear_instance_cache()
+    revisions._commit.cache_clear()
+    for name in [name for name in sys.modules if name.split(".")[0] in ("evaluate_modules", "datasets_modules")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Run the command line here: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hf-superfilter", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return end.value.code or 0, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def refused(command):
+    """Run a command that has to end with code 1 and one sentence, which is answered."""
+
+    def run(*arguments):
+        code, _, error = command(*arguments)
+        last = error.strip().splitlines()[-1]
+        assert code == 1 and last.startswith("error: ") and "Traceback" not in error
+        return last.removeprefix("error: ")
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -25,34 +25,6 @@ def in_a_process(*arguments, folder):
     )  # fmt: skip
 
 
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Run the command line here: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hf-superfilter", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
-
-    return run
-
-
-@pytest.fixture
-def refused(command):
-    """Run a command that has to end with code 1 and one sentence, which is answered."""
-
-    def run(*arguments):
-        code, _, error = command(*arguments)
-        last = error.strip().splitlines()[-1]
-        assert code == 1 and last.startswith("error: ") and "Traceback" not in error
-        return last.removeprefix("error: ")
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """The demo, run once as a user does."""
@@ -371,3 +343,49 @@ def test_help_imports_nothing_heavy(arguments):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "code 0 loaded []"
     assert "Usage" in done.stdout
+
+
+# The Hub
+
+
+def test_a_run_is_published_listed_and_loaded_by_name(hub, command, demo, tmp_path):
+    code, out, _ = command("publish", demo[0], "me/rows", "--name", "ifd-15", "--default")
+    assert code == 0 and "77 of 519 rows" in out
+    assert out.splitlines()[-1].startswith(f"{hub.url}/datasets/me/rows/commit/")
+    assert command("publish", demo[0], "me/rows", "--name", "other", "--pairs")[0] == 0
+    code, out, _ = command("list", "me/rows")
+    assert code == 0 and "ifd-15 (default): 77 rows (14.8% of the source)" in out and "other: 77 rows" in out
+    code, out, _ = command("load", "me/rows", "--to", "mine.jsonl")
+    assert code == 0 and out.strip().endswith("77 rows: mine.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "mine.jsonl").read_text().splitlines()]
+    assert [row["ifd"] for row in rows] == sorted((row["ifd"] for row in rows), reverse=True)
+    assert "prompt" not in rows[0]
+    assert command("load", "me/rows", "other", "--to", "mine.parquet")[0] == 0
+    assert "prompt" in pq.read_schema(tmp_path / "mine.parquet").names
+
+
+def test_a_recipe_is_run_and_published_at_once(hub, command, tmp_path):
+    recipe = {"dataset": "embedded:sample", "score": ["Length"], "select": [{"TopK": {"by": "length", "k": 7}}]}
+    (tmp_path / "long.yaml").write_text(yaml.safe_dump(recipe))
+    code, out, _ = command("publish", "long.yaml", "me/rows", "--name", "longest", "--pr")
+    assert code == 0 and "a pull request" in out
+    assert "longest/train/recipe.yaml" in hub.files("dataset", "me/rows", revision="refs/pr/1")
+    assert (tmp_path / "runs/long/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["publish", "DEMO", "rows"], "repo_id='rows': give 'user/name'"),
+        (["publish", "DEMO", "me/rows", "--name", "a/b"], "name='a/b': a subset's name is made of letters"),
+        (["publish", "nowhere.yaml", "me/rows"], "no recipe 'nowhere.yaml'"),
+        (["publish", "DEMO", "other/rows"], "your token may not write to 'other/rows'"),
+        (["list", "me/nothing"], "the Hub has no data set 'me/nothing'"),
+        (["load", "me/nothing", "x"], "the Hub has no data set 'me/nothing'"),
+        (["load", "alpaca-ifd-100"], "did you mean 'alpaca-ifd-10'?"),
+        (["load", "alpaca-ifd-10"], "'alpaca-ifd-10' is not published; make it with"),
+        (["load", "me/nothing", "--to", "x.docx"], "cannot write 'x.docx': give a file ending in"),
+    ],
+)
+def test_what_cannot_be_published_or_loaded_is_one_sentence(hub, refused, demo, arguments, complaint):
+    assert complaint in refused(*(demo[0] if word == "DEMO" else word for word in arguments))

@@ -1,6 +1,8 @@
 """Every notebook runs from top to bottom, and what it says of its own outputs is not stale."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,14 +15,15 @@ def test_there_is_a_notebook():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
+def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
     cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     assert cells
-    for number, cell in enumerate(cells):
-        exec(compile("".join(cell["source"]), f"{path.name}, cell {number}", "exec"), names)
-    assert list(tmp_path.glob("runs/*/report.html"))
+    program = tmp_path / f"{path.stem}.py"
+    program.write_text("\n".join(f"# cell {n}\n{''.join(cell['source'])}" for n, cell in enumerate(cells)))
+    # A process of its own, because one notebook chooses its Hub before anything from Hugging Face is imported.
+    done = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list(tmp_path.glob("runs/*/run.json"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

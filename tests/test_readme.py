@@ -1,6 +1,5 @@
 """The README's Python, commands and recipe run as they stand."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -17,23 +16,25 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_python_blocks_run_in_order(tmp_path, monkeypatch):
+def test_the_python_blocks_run_in_order(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "selected.parquet").exists()
-    assert 0 < len(names["selection"].rows) <= 51
+    assert names["rows"]["ifd"][:] == names["selection"].subset["ifd"][:] and len(names["rows"]) == 51
 
 
-def test_the_commands_run_in_order(tmp_path):
+def test_the_commands_run_in_order(hub_environment, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(blocks("yaml")[0])
     commands = [line for block in blocks("console") for line in block.splitlines() if line.startswith("hf-superfilter")]
     assert len(commands) >= 3
     for command in commands:
         words = [sys.executable, "-m", "hf_superfilter", *shlex.split(command)[1:]]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env={**os.environ})
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=hub_environment)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
     assert (tmp_path / "selected.jsonl").exists()
+    assert len((tmp_path / "subset.jsonl").read_text().splitlines()) == 51
 
 
 def test_the_recipe_runs(tmp_path):

@@ -1,4 +1,4 @@
-"""publish, list, load: subsets on the Hub, by name."""
+"""publish, list, load: subsets on the Hub, by name; publish-metric."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,3 +58,13 @@ def load(
     rows = load_subset(repo, name, split=split, revision=revision, make=make)
     write_rows(rows, to)
     print(f"{len(rows):,} rows: {to}")
+
+
+def publish_metric(
+    repo: Annotated[str, typer.Argument(help="user/rank_consistency, a Space on the Hub.")],
+    private: Annotated[bool, typer.Option("--private", help="A Space made now is private.")] = False,
+) -> None:
+    """Publish the rank-consistency metric as a Space, for evaluate.load("user/rank_consistency")."""
+    from ..hub import publish_metric as publish_space
+
+    print(publish_space(repo, private=private))
