@@ -4,11 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .agreement import rank_consistency
+    from .comparison import Comparison, compare_models
     from .contracts import Batch, Columns, Scorer, Selector
     from .embedded import embedded_model, embedded_sample
     from .formats import detect_format, format_pairs
     from .funnel import Selection, Step, select
-    from .hub import publish
+    from .hub import publish, publish_metric
+    from .metric import metric_path
     from .models import CausalLM
     from .recipe import Recipe
     from .repo_files import write_repo
@@ -22,11 +25,14 @@ if TYPE_CHECKING:
     from .selection.top_k import TopK
     from .sources import load_rows
     from .subsets import Subset, list_subsets, load_recipe, load_subset
+    from .two_stage import Cascade, cascade
 
 _HOME = {
     "Batch": "contracts",
+    "Cascade": "two_stage",
     "CausalLM": "models",
     "Columns": "contracts",
+    "Comparison": "comparison",
     "IFD": "scoring.ifd",
     "Length": "scoring.length",
     "Perplexity": "scoring.perplexity",
@@ -39,6 +45,8 @@ _HOME = {
     "Subset": "subsets",
     "Threshold": "selection.threshold",
     "TopK": "selection.top_k",
+    "cascade": "two_stage",
+    "compare_models": "comparison",
     "detect_format": "formats",
     "embedded_model": "embedded",
     "embedded_sample": "embedded",
@@ -47,7 +55,10 @@ _HOME = {
     "load_recipe": "subsets",
     "load_rows": "sources",
     "load_subset": "subsets",
+    "metric_path": "metric",
     "publish": "hub",
+    "publish_metric": "hub",
+    "rank_consistency": "agreement",
     "score": "runner",
     "select": "funnel",
     "write_repo": "repo_files",
@@ -56,8 +67,10 @@ _HOME = {
 
 __all__ = [  # noqa: RUF022 - sorted as Python sorts
     "Batch",
+    "Cascade",
     "CausalLM",
     "Columns",
+    "Comparison",
     "IFD",
     "Length",
     "Perplexity",
@@ -70,6 +83,8 @@ __all__ = [  # noqa: RUF022 - sorted as Python sorts
     "Subset",
     "Threshold",
     "TopK",
+    "cascade",
+    "compare_models",
     "detect_format",
     "embedded_model",
     "embedded_sample",
@@ -78,7 +93,10 @@ __all__ = [  # noqa: RUF022 - sorted as Python sorts
     "load_recipe",
     "load_rows",
     "load_subset",
+    "metric_path",
     "publish",
+    "publish_metric",
+    "rank_consistency",
     "score",
     "select",
     "write_repo",

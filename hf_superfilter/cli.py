@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from .commands import hub, runs
+from .commands import consistency, hub, runs
 
 app = typer.Typer(
     help="Pick the best part of a data set with a small model.",
@@ -26,6 +26,8 @@ COMMANDS: dict[str, Any] = {
     "publish": hub.publish,
     "list": hub.list_,
     "load": hub.load,
+    "consistency": consistency.consistency,
+    "publish-metric": hub.publish_metric,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)

@@ -49,7 +49,7 @@ def score_picture(selection: "Selection") -> Picture | None:
         axes.axvline(cut, color=LINE, linewidth=1, linestyle="--", label=f"last kept: {cut:.3f}")
         alt += f", the last at {cut:.3f}"
     axes.legend(frameon=False)
-    return Picture(_png(figure), alt + ".")
+    return Picture(png_of(figure), alt + ".")
 
 
 def length_picture(selection: "Selection") -> Picture | None:
@@ -76,21 +76,28 @@ def length_picture(selection: "Selection") -> Picture | None:
         axes.hist(np.clip(mine, 0, top), bins=bins, weights=weights, label=f"{name} ({len(mine):,})", **looks[name])
         medians.append(f"median {np.median(mine):,.0f} characters over {len(mine):,} rows {name}")
     axes.legend(frameon=False)
-    return Picture(_png(figure), f"Histogram of response lengths: {', '.join(reversed(medians))}.")
+    return Picture(png_of(figure), f"Histogram of response lengths: {', '.join(reversed(medians))}.")
 
 
-def _figure(x: str, y: str) -> "tuple[Figure, Axes]":
-    """A figure with empty axes; no pyplot, so that several threads may draw at once."""
+def new_figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (5.2, 3.1)) -> "tuple[Figure, Any]":
+    """A figure with empty axes, or an array of them; no pyplot, so that several threads may draw at once."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 3.1), layout="constrained", dpi=160)
-    axes = figure.subplots()
-    axes.set(xlabel=x, ylabel=y)
-    axes.spines[["top", "right"]].set_visible(False)
+    figure = Figure(figsize=size, layout="constrained", dpi=160)
+    axes = figure.subplots(rows, columns)
+    for one in figure.axes:
+        one.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def _png(figure: "Figure") -> bytes:
+def _figure(x: str, y: str) -> "tuple[Figure, Axes]":
+    figure, axes = new_figure()
+    axes.set(xlabel=x, ylabel=y)
+    return figure, axes
+
+
+def png_of(figure: "Figure") -> bytes:
+    """The picture as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 PACKAGE = Path(__file__).parent
-# What Markdown or HTML would read as markup; an underscore inside a word is none.
-_MARKUP = re.compile(r"[\\`*\[\]<>&|#~$!\"']|(?<!\w)_|_(?!\w)")
+# What Markdown or HTML would read as markup; a single underscore inside a word is none.
+_MARKUP = re.compile(r"[\\`*\[\]<>&|#~$!\"']|(?<![^\W_])_|_(?![^\W_])")
 
 
 def render(template: str, /, **values: Any) -> str:

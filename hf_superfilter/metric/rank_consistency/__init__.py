@@ -1,0 +1,1 @@
+"""The rank-consistency metric: its script, and the arithmetic that the package uses too."""

@@ -1,0 +1,107 @@
+"""Rank consistency as a metric of `evaluate`: the folder is whole by itself, also as a Space of the Hub."""
+
+import datasets
+import evaluate
+
+# `evaluate` copies the files that this script imports, and none that those import: so all are named here.
+from .agreement import rank_consistency
+from .intervals import kendall
+from .notes import label
+from .weighted import Comparison
+
+__all__ = ["Comparison", "RankConsistency", "kendall", "label", "rank_consistency"]
+
+DESCRIPTION = """
+How far a weak model ranks the rows of a data set as a strong one does: Spearman, Kendall and Pearson correlation,
+overlap of the best rows at several budgets, rank-biased overlap, and what a weak first stage would lose, each with an
+interval and the level of chance.
+"""
+
+INPUTS = """
+Args:
+    predictions: scores of the weak model, one number for each row; nan or None where there is none.
+    references: scores of the strong model for the same rows.
+    budgets, largest, below, confidence, resamples, seed: as of the function below, whose `weak` are the
+        predictions and whose `strong` are the references.
+
+Returns:
+    dict: the figures of the function below.
+
+"""
+
+CITATION = """\
+@inproceedings{li-etal-2024-superfiltering,
+    title = "Superfiltering: Weak-to-Strong Data Filtering for Fast Instruction-Tuning",
+    author = "Li, Ming and Zhang, Yong and He, Shwai and Li, Zhitao and Zhao, Hongyu and Wang, Jianzong
+        and Cheng, Ning and Zhou, Tianyi",
+    booktitle = "Proceedings of the 62nd Annual Meeting of the Association for Computational Linguistics",
+    year = "2024",
+}
+@article{webber-etal-2010-similarity,
+    title = "A similarity measure for indefinite rankings",
+    author = "Webber, William and Moffat, Alistair and Zobel, Justin",
+    journal = "ACM Transactions on Information Systems",
+    volume = "28",
+    number = "4",
+    year = "2010",
+}
+"""
+
+
+class RankConsistency(evaluate.Metric):
+    """Rank consistency of `predictions` (the weak model's scores) with `references` (the strong one's).
+
+    Example:
+        >>> import evaluate
+        >>> metric = evaluate.load(__file__)        # this script; or the folder; or "user/rank_consistency" on the Hub
+        >>> weak = list(range(20))
+        >>> strong = [*range(18), 19, 18]           # the best two change places
+        >>> found = metric.compute(predictions=weak, references=strong, budgets=(0.05, 0.10))
+        >>> round(found["spearman"], 4)             # 1 - 6 * 2 / (20 * 399)
+        0.9985
+        >>> found["overlap@0.05"], found["overlap@0.10"]
+        (0.0, 1.0)
+
+        Batch by batch, a row without a score among them:
+
+        >>> for first in range(0, 20, 5):
+        ...     metric.add_batch(predictions=weak[first : first + 5], references=strong[first : first + 5])
+        >>> metric.add(prediction=float("nan"), reference=3.0)
+        >>> found = metric.compute(budgets=(0.10,))
+        >>> found["pairs"], found["dropped"]
+        (20, 1)
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        """The kinds of input, and what the Hub and `help` show."""
+        number = datasets.Value("float64")
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS + (rank_consistency.__doc__ or ""),
+            features=datasets.Features({"predictions": number, "references": number}),
+            reference_urls=["https://arxiv.org/abs/2402.00530", "https://doi.org/10.1145/1852102.1852106"],
+        )
+
+    def _compute(
+        self,
+        predictions: list,
+        references: list,
+        budgets: tuple = (0.05, 0.10, 0.15),
+        largest: bool = True,
+        below: float | None = None,
+        confidence: float = 0.95,
+        resamples: int = 1000,
+        seed: int = 0,
+    ) -> dict:
+        """The figures of all rows that were added."""
+        return rank_consistency(
+            predictions,
+            references,
+            budgets=budgets,
+            largest=largest,
+            below=below,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+        )
