@@ -139,11 +139,14 @@ def test_the_script_names_every_file_beside_it_as_evaluate_copies_only_those():
         assert not re.search(r"^\s*(from|import) (hf_superfilter|\.\.)", path.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def test_the_examples_of_the_loaded_script_run():
+def test_the_examples_of_the_loaded_script_and_of_its_help_run(metric):
     module = importlib.import_module(evaluation_module_factory(str(FOLDER)).module_path)
     results = doctest.testmod(module, raise_on_error=True)
     assert results.attempted > 5 and results.failed == 0
-    assert "budgets" in evaluate.load(str(FOLDER)).inputs_description
+    text = metric.inputs_description.replace("USER/rank_consistency", str(FOLDER))
+    examples = doctest.DocTestParser().get_doctest(text, dict(vars(module)), "help", None, 0)
+    assert len(examples.examples) > 5
+    assert doctest.DocTestRunner().run(examples).failed == 0
 
 
 def test_the_card_says_what_a_space_needs_and_its_example_runs():

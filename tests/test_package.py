@@ -19,7 +19,8 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 
 # A module may import from the layers above its own line and from no other. A folder stands for all that is in it.
 LAYERS = """
-contracts wording batching revisions windows loading embedded.corpus embedded.card templating whole_files readme hub_client
+contracts wording batching revisions windows loading embedded.corpus embedded.card templating whole_files
+readme hub_client
 metric.rank_consistency metric.rank_consistency.weighted metric.rank_consistency.intervals
 metric metric.rank_consistency.notes
 metric.rank_consistency.agreement
@@ -41,7 +42,11 @@ __main__ __init__
 """
 LAYER_OF = {module: number for number, line in enumerate(LAYERS.strip().splitlines()) for module in line.split()}
 KNOW_NO_SCORER = ("runner", "funnel")  # they take callables: of ours they import nothing from the layer of `models` on
-ONE_FILE = {"typer": {"cli", "commands.runs", "commands.hub", "commands.consistency"}, "matplotlib": {"figures"}, "accelerate": {"runner"}}
+ONE_FILE = {
+    "typer": {"cli", "commands.runs", "commands.hub", "commands.consistency"},
+    "matplotlib": {"figures"},
+    "accelerate": {"runner"},
+}
 
 
 def layer_of(module):

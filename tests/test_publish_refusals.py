@@ -231,7 +231,7 @@ def test_a_source_whose_card_cannot_be_read_stops_before_anything_is_sent(hub, t
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "another/hub"))
     before = state_of(hub)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    said = r"^the card of the source 'me/source', whose licence is inherited, cannot be read: .*run it again when it can$"
+    said = r"^the card of the source 'me/source', whose licence is inherited, cannot be read: .*again when it can$"
     with pytest.raises(ConnectionError, match=said) as error:
         publish(selection, "me/rows", name="best")
     assert "\n" not in str(error.value)

@@ -27,6 +27,12 @@ Args:
 Returns:
     dict: the figures of the function below.
 
+Example:
+    >>> metric = evaluate.load("USER/rank_consistency")
+    >>> found = metric.compute(predictions=[1.0, 2.0, 4.0, 3.0], references=[1.0, 2.0, 3.0, 4.0], resamples=0)
+    >>> found["kendall"]                            # 5 pairs of 6 in the same order, 1 turned round
+    0.6666666666666667
+
 """
 
 CITATION = """\
@@ -52,17 +58,16 @@ class RankConsistency(evaluate.Metric):
     """Rank consistency of `predictions` (the weak model's scores) with `references` (the strong one's).
 
     Example:
-        >>> import evaluate
-        >>> metric = evaluate.load(__file__)        # this script; or the folder; or "user/rank_consistency" on the Hub
+        >>> metric = RankConsistency(keep_in_memory=True)   # as evaluate.load makes it
         >>> weak = list(range(20))
-        >>> strong = [*range(18), 19, 18]           # the best two change places
+        >>> strong = [*range(18), 19, 18]                   # the best two change places
         >>> found = metric.compute(predictions=weak, references=strong, budgets=(0.05, 0.10))
-        >>> round(found["spearman"], 4)             # 1 - 6 * 2 / (20 * 399)
+        >>> round(found["spearman"], 4)                     # 1 - 6 * 2 / (20 * 399)
         0.9985
         >>> found["overlap@0.05"], found["overlap@0.10"]
         (0.0, 1.0)
 
-        Batch by batch, a row without a score among them:
+        Batch by batch, with a row that has no score:
 
         >>> for first in range(0, 20, 5):
         ...     metric.add_batch(predictions=weak[first : first + 5], references=strong[first : first + 5])
