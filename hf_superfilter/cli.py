@@ -1,6 +1,7 @@
 """The command line: which commands there are, and how errors are said. What they do stands in `commands/`."""
 
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -43,6 +44,7 @@ def main() -> None:
     said.setFormatter(logging.Formatter("%(message)s"))
     logger.setLevel(logging.INFO)
     logger.addHandler(said)
+    _quiet_where_nobody_looks(logger)
     try:
         sys.exit(app(prog_name="hf-superfilter", standalone_mode=False))
     except USAGE_ERROR as error:
@@ -57,6 +59,16 @@ def main() -> None:
         _end(str(error) or type(error).__name__)
     finally:
         logger.removeHandler(said)
+
+
+def _quiet_where_nobody_looks(logger: logging.Logger) -> None:
+    """Progress bars of all libraries are for terminals; of several launched processes only the first one talks."""
+    others = os.environ.get("RANK", "0") != "0"
+    if others or not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if others:
+        logger.setLevel(logging.WARNING)
 
 
 def _end(message: str) -> NoReturn:

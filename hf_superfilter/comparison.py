@@ -104,6 +104,8 @@ def compare_models(
     for scorer in scorers:  # loading a model is not what it costs a row
         scorer(sampled[:1])
     table = score(sampled, scorers, folder)
+    if table is None:
+        raise ValueError("several processes were launched: compare models in one, or in the main one after score()")
     taken = read_record(folder)["scorers"]
     options: dict[str, Any] = {"largest": LARGEST[by], "below": BELOW[by], "resamples": resamples, "seed": seed}
     agreements = {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .contracts import Settings
+from .store import place_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,14 +54,14 @@ class Selection:
         steps: the funnel, one step a selector.
         dropped_by: (n,) int64 number of the step that dropped the row, -1 for kept. Why a score was
             undefined stands in the table's `*_status` column.
-        run: the run folder the scores come from, None where there is none.
+        run: the run folder the scores come from, a path or the text of a URL; None where there is none.
     """
 
     table: "Dataset"
     rows: np.ndarray
     steps: tuple[Step, ...]
     dropped_by: np.ndarray
-    run: Path | None = None
+    run: Path | str | None = None
 
     @cached_property
     def subset(self) -> "Dataset":
@@ -122,7 +123,7 @@ def select(
         entry = selector.entry() if isinstance(selector, Settings) else None
         steps.append(Step(_name_of(selector), len(pool), len(rows), by, facts, largest, entry))
         pool = rows
-    return Selection(table, pool, tuple(steps), dropped_by, Path(run) if run is not None else None)
+    return Selection(table, pool, tuple(steps), dropped_by, place_of(run) if run is not None else None)
 
 
 def _checked(table: "Dataset", selectors: Any) -> list[Callable]:

@@ -11,11 +11,12 @@ import yaml
 from .contracts import Settings
 from .formats import format_pairs
 from .funnel import Selection, select
+from .processes import this_process
 from .record import note_source
 from .revisions import is_commit
 from .runner import name_of, score
 from .sources import load_rows, revision_of_rows
-from .whole_files import whole_file
+from .store import Store
 from .wording import did_you_mean
 
 if TYPE_CHECKING:
@@ -134,20 +135,25 @@ class Recipe:
                 plain[f.name] = value
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
-    def score_rows(self, folder: str | Path) -> "Dataset":
-        """Load, format and score; the folder then holds the run, `recipe.yaml` and `scored.parquet`, all rows."""
-        home, text = Path(folder), self.to_yaml()  # what cannot be written down is said before the scoring
+    def score_rows(self, folder: str | Path, *, expect_processes: int | None = None) -> "Dataset | None":
+        """Load, format and score; the folder then holds the run, `recipe.yaml` and `scored.parquet`, all rows.
+
+        None on all processes of a launch but the main one.
+        """
+        this_process(expect_processes)  # a wrong number of processes is said before any row is read
+        store, text = Store(folder), self.to_yaml()  # and so is what cannot be written down
         revision = revision_of_rows(self.dataset, self.revision)
         pinned = revision if is_commit(revision) else self.revision
         rows = load_rows(self.dataset, split=self.split, config=self.config, revision=pinned)
         pairs = format_pairs(rows, self.format, template=self.template, tokenizer=self.tokenizer, columns=self.columns)
-        table = score(pairs, self.score, home)
+        table = score(pairs, self.score, folder)
+        if table is None:
+            return None
         known = {"dataset": self.dataset, "revision": revision, "config": self.config, "split": self.split}
-        note_source(home, {**known, "columns": rows.column_names})
-        with whole_file(home / SCORED) as unfinished:
+        note_source(store, {**known, "columns": rows.column_names})
+        with store.file(SCORED) as unfinished:
             table.to_parquet(str(unfinished))
-        with whole_file(home / FILE) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
+        store.write(FILE, text.encode())
         return table
 
     def beside(self, recorded: "Recipe | None") -> "Recipe":
@@ -170,8 +176,10 @@ class Recipe:
         kept = {key: getattr(recorded, key) for key in ("config", "revision", "tokenizer", "columns")}
         return replace(self, score=tuple(scorers.values()), select=self.select or recorded.select, **kept)
 
-    def run(self, folder: str | Path) -> Selection:
+    def run(self, folder: str | Path, *, expect_processes: int | None = None) -> Selection | None:
         """Score the rows and select; the folder then also holds `selected.parquet`, the kept rows, best first.
+
+        The folder may be an fsspec URL. None on all processes of a launch but the main one.
 
         Raises:
             ValueError: the recipe has no selector; besides whatever loading, formatting and scoring refuse.
@@ -180,17 +188,20 @@ class Recipe:
             raise ValueError(
                 f"the recipe selects nothing: it needs a list of entries under 'select' such as {ENTRY['select']}"
             )
-        home = Path(folder)
-        selection = select(self.score_rows(home), self.select, run=home)
-        with whole_file(home / "selected.parquet") as unfinished:
+        table = self.score_rows(folder, expect_processes=expect_processes)
+        if table is None:
+            return None
+        selection = select(table, self.select, run=folder)
+        with Store(folder).file("selected.parquet") as unfinished:
             selection.subset.to_parquet(str(unfinished))
         return selection
 
 
 def recorded_recipe(run: str | Path | None) -> Recipe | None:
     """The recipe that a run folder was made by, None where none is recorded."""
-    file = Path(run) / FILE if run is not None else None
-    return Recipe.read(file) if file is not None and file.is_file() else None
+    if run is None or not Store(run).has(FILE):
+        return None
+    return Recipe.from_yaml(Store(run).read(FILE).decode())
 
 
 def recipe_of(selection: Selection) -> Recipe | None:

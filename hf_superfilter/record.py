@@ -10,76 +10,96 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .contracts import Settings
-from .whole_files import whole_file
+from .store import Store
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FILE = "run.json"
+FILE, SCORER = "run.json", "scorer.json"
 PACKAGES = ("hf-superfilter", "datasets", "transformers", "torch")
 CLAIM = ("scorer", "arithmetic", "identity", "data")  # what has to be equal for scores to be the same
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
-    """The contents of a run's `run.json`.
+    """The contents of a run's `run.json`; the folder may be an fsspec URL.
 
     Raises:
         FileNotFoundError: the folder holds no run.
         ValueError: the file is damaged.
     """
-    path = Path(folder) / FILE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{str(folder)!r} is not a run folder: it holds no run.json; make one with score or run"
-        )
+    store = Store(folder)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        text = store.read(FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"{store.folder!r} is not a run folder: it holds no run.json; make one with score or run"
+        ) from None
+    try:
+        record = json.loads(text)
         if not isinstance(record.get("scorers"), dict):
             raise ValueError("no scorers in it")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{str(path)!r} is damaged ({error}): use another folder") from error
+        raise ValueError(f"'{store.folder}/{FILE}' is damaged ({error}): use another folder") from error
     return record
 
 
-def open_record(folder: Path, rows: int, chunk_size: int) -> None:
+def open_record(store: Store, rows: int, chunk_size: int) -> None:
     """Make a run's record, or check that the one that stands there is of as many rows in the same chunks.
 
     Raises:
         OSError: the folder cannot be made or written.
         ValueError: it is another run's.
     """
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    packages = {package: _version(package) for package in PACKAGES}
+    new = {"created": created, "rows": rows, "chunk_size": chunk_size, "packages": packages, "scorers": {}}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        record = read_record(folder) if (folder / FILE).exists() else None
-        if not os.access(folder, os.W_OK):
+        if not store.has(FILE):
+            _write(store, new)
+        record = read_record(store.folder)
+        if store.exclusive and not os.access(store.folder, os.W_OK):
             raise PermissionError(13, "no permission to write")
     except OSError as error:
         raise OSError(
-            f"the run folder {str(folder)!r} cannot be used ({error.strerror or error}): choose another"
+            f"the run folder {store.folder!r} cannot be used ({error.strerror or error}): choose another"
         ) from error
     for fact, value in {"rows": rows, "chunk_size": chunk_size}.items():
-        if record and record.get(fact) != value:
+        if record.get(fact) != value:
             raise ValueError(
-                f"the run folder {str(folder)!r} was made with {fact} {record.get(fact)}, not {value}: "
+                f"the run folder {store.folder!r} was made with {fact} {record.get(fact)}, not {value}: "
                 "use another folder"
             )
-    if record is None:
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        packages = {package: _version(package) for package in PACKAGES}
-        new = {"created": created, "rows": rows, "chunk_size": chunk_size, "packages": packages, "scorers": {}}
-        _write(folder, new)
 
 
-def note_scorer(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
-    """Write down what is known of one scorer, beside what others may have written meanwhile."""
-    record = read_record(folder)
-    record["scorers"][name] = record["scorers"].get(name, {}) | dict(entry)
-    _write(folder, record)
+def note_scorer(store: Store, name: str, entry: Mapping[str, Any]) -> None:
+    """Write down what is known of one scorer: in a file of its own, from which `run.json` is put together.
+
+    Several processes may note at once: what each of them writes is whole, and whoever comes last has read
+    what the others wrote.
+    """
+    known = _read_scorer(store, name)
+    if known != (new := known | dict(entry)):
+        store.write(f"{name}/{SCORER}", _text(new))
+    record = read_record(store.folder)
+    found = {other: _read_scorer(store, other) for other in [*record["scorers"], *_subfolders(store, record)]}
+    if found != record["scorers"]:
+        _write(store, record | {"scorers": found})
 
 
-def note_source(folder: Path, source: Mapping[str, Any]) -> None:
+def note_source(store: Store, source: Mapping[str, Any]) -> None:
     """Write down where the rows come from: data set, revision, and the columns it has by itself."""
-    _write(folder, read_record(folder) | {"source": dict(source)})
+    _write(store, read_record(store.folder) | {"source": dict(source)})
+
+
+def _subfolders(store: Store, record: Mapping[str, Any]) -> list[str]:
+    return [name for name in store.names() if name not in record["scorers"] and store.has(f"{name}/{SCORER}")]
+
+
+def _read_scorer(store: Store, name: str) -> dict[str, Any]:
+    try:
+        return json.loads(store.read(f"{name}/{SCORER}"))
+    except FileNotFoundError:
+        return {}
 
 
 def claim_of(scorer: object, name: str, table: "Dataset") -> dict[str, Any]:
@@ -100,13 +120,13 @@ def claim_of(scorer: object, name: str, table: "Dataset") -> dict[str, Any]:
     return {"scorer": name, "identity": {"digest": Hasher.hash(scorer)}, "data": digest_of(table, read)}
 
 
-def check_claim(folder: Path, name: str, claim: Mapping[str, Any]) -> None:
+def check_claim(store: Store, name: str, claim: Mapping[str, Any]) -> None:
     """Refuse a folder where a scorer's name stands for something else, and say what differs."""
-    old = read_record(folder)["scorers"].get(name)
+    old = _read_scorer(store, name)
     for part in CLAIM:
-        if old is not None and old.get(part) != claim.get(part):
+        if old and old.get(part) != claim.get(part):
             raise ValueError(
-                f"the run folder {str(folder)!r} holds scores named {name!r} made "
+                f"the run folder {store.folder!r} holds scores named {name!r} made "
                 f"{_difference(part, old.get(part), claim.get(part))}: use another folder or another name"
             )
 
@@ -143,9 +163,12 @@ def _difference(part: str, old: Any, new: Any) -> str:
     return f"with {part} {old!r}, not {new!r}"
 
 
-def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    with whole_file(folder / FILE) as unfinished:
-        unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write(store: Store, record: Mapping[str, Any]) -> None:
+    store.write(FILE, _text(record))
+
+
+def _text(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _version(package: str) -> str:

@@ -1,15 +1,20 @@
-"""score(): scorers over rows into a run folder, resumable. The only file that knows ranks.
+"""score(): scorers over rows into a run folder, by any number of processes that come and go.
 
-folder/run.json             what was scored with what: rows, settings, revisions, tokens, seconds, device
+folder/run.json                        what was scored with what: rows, settings, revisions, tokens, seconds, device
+folder/chunks.npy                      where the chunks begin, and the bytes of text in each
 folder/<scorer>/000000.parquet ...     its columns, one file per chunk of rows
+folder/run.log.jsonl                   one line per chunk, as it was finished
 """
 
 import inspect
+import io
 import os
+import socket
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,34 +22,52 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .chunks import Chunks
+from .chunks import Chunks, layout_of
 from .contracts import Columns, Scorer, check_name
+from .processes import Process, this_process
 from .record import check_claim, claim_digest, claim_of, note_scorer, open_record
+from .spool import spool
+from .store import Store
+from .work import work
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
+
+LAYOUT = "chunks.npy"
 
 
 def score(
-    rows: "Dataset", scorers: "Sequence[Scorer | Callable]", folder: str | Path, *, chunk_size: int = 2_048
-) -> "Dataset":
+    rows: "Dataset | IterableDataset",
+    scorers: "Sequence[Scorer | Callable]",
+    folder: str | Path,
+    *,
+    chunk_size: int = 2_048,
+    expect_processes: int | None = None,
+) -> "Dataset | None":
     """Add every scorer's columns to the rows, keeping each finished chunk in a run folder.
 
     Run again after a kill at any moment, it goes on from the chunks that are there and gives the same
     table. More scorers may be added to a folder later; a scorer sees the columns of those before it.
 
+    Any number of processes may work on one folder at once: those of one launch (torchrun, accelerate launch),
+    or started by hand on machines that share it. Each takes the largest chunk that nobody has; one that
+    dies or hangs costs its chunk, which another takes over.
+
     Args:
-        rows: a Dataset with the columns that the scorers read.
+        rows: a Dataset with the columns that the scorers read; or a stream, which is first written to the
+            folder, so that memory holds one chunk of it.
         scorers: callables `batch -> columns`, with different names.
-        folder: the run folder; made if need be.
-        chunk_size: rows of a chunk, the work a kill can cost.
+        folder: the run folder; made if need be. An fsspec URL (`s3://`, `gs://`) works too; there each
+            process of a launch takes a fixed share, and then whatever is missing.
+        chunk_size: rows of a chunk at most; 500 kB of text end one earlier. The work a kill can cost.
+        expect_processes: refuse to run if the launcher started another number.
 
     Returns:
-        The rows in their order with all score columns.
+        The rows in their order with all score columns; None on all processes of a launch but the main one.
 
     Raises:
         ValueError: no rows, two scorers of one name, a folder that holds a run of other rows or
-            settings, a column that is there already, or a wrong number of values.
+            settings, a column that is there already, or a wrong number of values or processes.
         OSError: the folder cannot be written.
 
     Example:
@@ -54,26 +77,28 @@ def score(
         >>> score(rows, [Length()], "runs/docs")["length"][:]
         [5.0]
     """
-    if callable(scorers):
-        scorers = [scorers]
+    scorers = [scorers] if callable(scorers) else list(scorers)
     names = [name_of(scorer) for scorer in scorers]
-    _check_input(rows, names, folder, chunk_size)
-    run, table = Path(folder), rows
-    open_record(run, len(rows), chunk_size)
+    process = this_process(expect_processes)
+    table, store = _opened(rows, names, Store(folder), chunk_size)
+    mapped = table is not rows  # a stream: its scores stay on disk too
+    starts, sizes = _layout(store, table, chunk_size)
     for name, scorer in zip(names, scorers, strict=True):
         claim = claim_of(scorer, name, table)
-        check_claim(run, name, claim)
-        note_scorer(run, name, claim)
-        chunks = Chunks(run / name, len(rows), chunk_size, claim=claim_digest(claim))
+        check_claim(store, name, claim)
+        note_scorer(store, name, claim)
+        chunks = Chunks(store, name, starts, claim=claim_digest(claim))
         if hasattr(scorer, "prepare"):
-            scorer = scorer.prepare(table, str(run / name))
-        _fill(chunks, table, name, scorer)
-        columns = chunks.read()
-        summary = _summary(columns, chunks, name, scorer)
-        note_scorer(run, name, summary)
-        _warn_about(name, summary)
-        table = _with_columns(table, columns)
-    return table
+            scorer = scorer.prepare(table, f"{store.folder}/{name}")
+        leaves = name == names[-1] and not process.is_main  # nobody needs its table
+        work(chunks, sizes, _chunk_scorer(scorer, name, table, chunks, process), process, leaves=leaves)
+        if leaves:
+            return None
+        if process.is_main:
+            note_scorer(store, name, summary := _summary(chunks, name, scorer))
+            _warn_about(name, summary)
+        table = _with_columns(table, chunks, mapped)
+    return table if process.is_main else None
 
 
 def name_of(scorer: object) -> str:
@@ -82,8 +107,9 @@ def name_of(scorer: object) -> str:
     return str(name).strip("<>")
 
 
-def _check_input(rows: Any, names: list[str], folder: str | Path, chunk_size: int) -> None:
-    from datasets import Dataset
+def _opened(rows: Any, names: list[str], store: Store, chunk_size: int) -> "tuple[Dataset, Store]":
+    """The rows as a Dataset, and the run folder with its record; or what is wrong with either."""
+    from datasets import Dataset, IterableDataset
 
     if not names:
         raise ValueError("score needs at least one scorer, such as IFD('openai-community/gpt2')")
@@ -91,49 +117,55 @@ def _check_input(rows: Any, names: list[str], folder: str | Path, chunk_size: in
         check_name(name)
         if times > 1:
             raise ValueError(f"{times} scorers are named {name!r}: give them names, IFD(..., name='ifd_large')")
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+        raise ValueError(f"chunk_size={chunk_size!r}: give a number of rows, at least 1")
+    if isinstance(rows, IterableDataset):
+        rows = spool(rows, store, chunk_size)
     if not isinstance(rows, Dataset):
         raise ValueError(
-            f"score takes one Dataset, and got {type(rows).__name__}: pick a split, dataset['train'], make one with "
-            "Dataset.from_list, or map a streaming data set with the scorer itself"
+            f"score takes one Dataset, and got {type(rows).__name__}: pick a split, dataset['train'], or make one with "
+            "Dataset.from_list"
         )
     if len(rows) == 0:
         raise ValueError("the data set has no rows: there is nothing to score")
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-        raise ValueError(f"chunk_size={chunk_size!r}: give a number of rows, at least 1")
-    if "://" in str(folder):
-        raise ValueError(f"folder={str(folder)!r}: score writes to a local folder so far, not to a URL")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("score works in one process so far: start it without torchrun or accelerate launch")
+    open_record(store, len(rows), chunk_size)
+    return rows, store
 
 
-def _fill(chunks: Chunks, table: "Dataset", name: str, scorer: Callable) -> None:
-    """Score the chunks that are not done, under one progress bar with rows and tokens a second."""
-    pending = chunks.pending()
-    if not pending:
-        return
-    from datasets.utils import tqdm
+def _layout(store: Store, table: "Dataset", chunk_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the chunks begin, and what each costs: as the first process that came wrote it down."""
+    with suppress(FileNotFoundError, ValueError, EOFError):  # not there, or damaged: it is made again
+        known = np.load(io.BytesIO(store.read(LAYOUT)))
+        if known.ndim == 2 and known[0, -1] == len(table):
+            return known[0], known[1, :-1]
+    starts, sizes = layout_of(table, chunk_size)
+    buffer = io.BytesIO()
+    np.save(buffer, np.stack([starts, np.append(sizes, 0)]))
+    store.write(LAYOUT, buffer.getvalue())
+    return starts, sizes
 
-    done = chunks.rows - sum(len(chunks.span(number)) for number in pending)
-    tokens, began = 0.0, time.perf_counter()
+
+def _chunk_scorer(scorer: Callable, name: str, table: "Dataset", chunks: Chunks, process: Process) -> Callable:
+    """What is done for one chunk: score its rows and put the file; it answers with the facts about it."""
     plain = table.with_format(None)
-    with tqdm(total=chunks.rows, initial=done, unit="rows", desc=f"Scoring {name}") as bar:
-        for number in pending:
-            start = time.perf_counter()
-            span = chunks.span(number)
-            columns = _call(scorer, plain[span.start : span.stop], name, len(span))
-            mine = float(np.nansum(np.asarray(columns.get(f"{name}_tokens", 0), dtype=np.float64)))
-            facts = {"seconds": time.perf_counter() - start, "tokens": mine}
-            made_with = scorer.provenance() if hasattr(scorer, "provenance") else {}
-            chunks.write(number, columns, facts | {"made_with": made_with})
-            tokens += mine
-            bar.update(len(span))
-            if tokens:
-                bar.set_postfix_str(f"{tokens / (time.perf_counter() - began):,.0f} tokens/s")
+    ranked = process.local is not None and "rank" in inspect.signature(scorer).parameters
+    rank = {"rank": process.local} if ranked else {}
+
+    def score_chunk(number: int) -> dict[str, Any]:
+        start, span = time.perf_counter(), chunks.span(number)
+        columns = _checked(scorer(batch := plain[span.start : span.stop], **rank), batch, name, len(span))
+        tokens = float(np.nansum(np.asarray(columns.get(f"{name}_tokens", 0), dtype=np.float64)))
+        made_with = scorer.provenance() if hasattr(scorer, "provenance") else {}
+        facts = {"seconds": time.perf_counter() - start, "tokens": tokens, "made_with": made_with}
+        facts["process"] = f"{socket.gethostname()}:{os.getpid()}"
+        chunks.write(number, columns, facts)
+        return facts
+
+    return score_chunk
 
 
-def _call(scorer: Callable, batch: dict[str, Any], name: str, rows: int) -> Columns:
-    """The scorer's answer, checked."""
-    columns = scorer(batch)
+def _checked(columns: Any, batch: Mapping[str, Any], name: str, rows: int) -> Columns:
+    """A scorer's answer, if it is one."""
     if inspect.isawaitable(columns) or not isinstance(columns, Mapping) or not columns:
         raise ValueError(f"scorer {name!r} answered with {type(columns).__name__}, not with a dict of columns")
     for column, values in columns.items():
@@ -147,22 +179,26 @@ def _call(scorer: Callable, batch: dict[str, Any], name: str, rows: int) -> Colu
     return dict(columns)
 
 
-def _summary(columns: pa.Table, chunks: Chunks, name: str, scorer: object) -> dict[str, Any]:
+def _summary(chunks: Chunks, name: str, scorer: object) -> dict[str, Any]:
     """What `run.json` says of a finished scorer, all of it from what the chunks hold."""
-    facts = chunks.facts()
-    summary: dict[str, Any] = {
-        "columns": columns.column_names,
-        "main": getattr(scorer, "main", columns.column_names[0]),
-        "rows": chunks.rows,
-        "seconds": round(sum(fact["seconds"] for fact in facts), 3),
-    }
-    main = columns.column(summary["main"]) if summary["main"] in columns.column_names else None
-    if main is not None and pa.types.is_floating(main.type):
-        summary["undefined"] = int(pc.sum(pc.fill_null(pc.is_nan(main), True)).as_py() or 0)
-    if f"{name}_tokens" in columns.column_names:
+    facts = list(chunks.facts().values())
+    columns, undefined, statuses = chunks.table(0).column_names, 0, Counter[str]()
+    main = getattr(scorer, "main", columns[0])
+    defines = main in columns and pa.types.is_floating(chunks.table(0).column(main).type)
+    for number in range(len(chunks)):
+        part = chunks.table(number)
+        if defines:
+            undefined += int(pc.sum(pc.fill_null(pc.is_nan(part.column(main)), True)).as_py() or 0)
+        if f"{name}_status" in columns:
+            statuses.update(part.column(f"{name}_status").to_pylist())
+    summary: dict[str, Any] = {"columns": columns, "main": main, "rows": chunks.rows}
+    summary["seconds"] = round(sum(fact["seconds"] for fact in facts), 3)
+    if defines:
+        summary["undefined"] = undefined
+    if f"{name}_tokens" in columns:
         summary["tokens"] = int(sum(fact["tokens"] for fact in facts))
-    if f"{name}_status" in columns.column_names:
-        summary["status"] = dict(Counter(columns.column(f"{name}_status").to_pylist()).most_common())
+    if statuses:
+        summary["status"] = dict(statuses.most_common())
     made_with = [fact["made_with"] for fact in facts]
     if any(made_with):
         # A run that went on elsewhere says so: "bfloat16; float32".
@@ -184,8 +220,13 @@ def _warn_about(name: str, summary: Mapping[str, Any]) -> None:
         )
 
 
-def _with_columns(table: "Dataset", columns: pa.Table) -> "Dataset":
-    """The table with new columns at its end."""
+def _with_columns(table: "Dataset", chunks: Chunks, mapped: bool) -> "Dataset":
+    """The table with new columns at its end; mapped from a file where the rows are."""
     from datasets import Dataset, concatenate_datasets
 
-    return concatenate_datasets([table, Dataset(columns)], axis=1)
+    if not mapped:
+        return concatenate_datasets([table, Dataset(chunks.read())], axis=1)
+    file = f"{chunks.name}/columns.arrow"
+    with chunks.store.file(file) as unfinished:
+        chunks.write_arrow(unfinished)
+    return concatenate_datasets([table, Dataset.from_file(str(chunks.store.path(file)))], axis=1)

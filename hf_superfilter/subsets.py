@@ -158,7 +158,10 @@ def _made(name: str, entry: dict[str, Any], make: bool) -> "Dataset":
         raise FileNotFoundError(
             f"{name!r} is not published; make it with load_subset({name!r}, make=True), which scores the data set"
         )
-    return _recipe_of(name, entry).run(Path("runs") / name).subset
+    selection = _recipe_of(name, entry).run(Path("runs") / name)
+    if selection is None:
+        raise ValueError(f"only the main one of several processes makes {name!r}: make it in one process before")
+    return selection.subset
 
 
 def _name(metadata: dict[str, Any], repo_id: str, name: str | None) -> str:

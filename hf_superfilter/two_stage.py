@@ -97,7 +97,7 @@ def cascade(
     """
     _check_shares(keep, pool, audit, len(rows))
     first, second = _scorers(weak, strong)
-    table = score(rows, [first], folder)
+    table = _scored(rows, [first], folder)
     to_pool = _steps(first.main, pool, below, largest)
     in_pool = np.zeros(len(rows), dtype=bool)
     in_pool[select(table, to_pool).rows] = True
@@ -105,7 +105,7 @@ def cascade(
     asked = in_pool.copy()
     asked[drawn] = True
     marked = rows.add_column(ASKED, asked.tolist())
-    table = score(marked, [first, _Asked(second)], folder)
+    table = _scored(marked, [first, _Asked(second)], folder)
     selection = select(table, [*to_pool, *_steps(second.main, keep, below, largest)], run=folder)
     hits, best = _audited(numbers_of(table, second.main)[drawn], in_pool[drawn], keep, below, largest)
     low, high = wilson(hits, best)
@@ -193,6 +193,13 @@ def _scorers(weak: Any, strong: Any) -> tuple[Any, Any]:
         first = replace(first, name=f"{first.name}_weak")
         second = replace(second, name=f"{second.name}_strong")
     return first, second
+
+
+def _scored(rows: "Dataset", scorers: list[Any], folder: str | Path) -> "Dataset":
+    table = score(rows, scorers, folder)
+    if table is None:
+        raise ValueError("several processes were launched: each model of a cascade waits for the other, so use one")
+    return table
 
 
 def _steps(by: str, share: float, below: float | None, largest: bool) -> list[Any]:

@@ -19,13 +19,15 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 
 # A module may import from the layers above its own line and from no other. A folder stands for all that is in it.
 LAYERS = """
-contracts wording batching revisions windows loading embedded.corpus embedded.card templating whole_files
+contracts wording batching revisions windows loading embedded.corpus embedded.card templating whole_files processes
 readme hub_client
 metric.rank_consistency metric.rank_consistency.weighted metric.rank_consistency.intervals
 metric metric.rank_consistency.notes
 metric.rank_consistency.agreement
 metric.rank_consistency.rank_consistency agreement
-embedded embedded.train turns templates table record chunks catalogue card
+store embedded embedded.train turns templates table catalogue card
+record chunks leases
+spool work
 formats sources models
 model_settings
 scoring selection
@@ -45,7 +47,7 @@ KNOW_NO_SCORER = ("runner", "funnel")  # they take callables: of ours they impor
 ONE_FILE = {
     "typer": {"cli", "commands.runs", "commands.hub", "commands.consistency"},
     "matplotlib": {"figures"},
-    "accelerate": {"runner"},
+    "accelerate": {"processes"},
 }
 
 
@@ -184,6 +186,7 @@ def test_the_wheel_holds_models_sample_and_type_marker_and_stays_small(tmp_path)
     inside = set(zipfile.ZipFile(wheel).namelist())
     wanted = {"py.typed", "embedded/sample.jsonl", "embedded/weak/model.safetensors", "embedded/weak/tokenizer.json"}
     wanted |= {"cards/report.html.j2", "cards/dataset.md.j2", "catalogue.yaml"}
+    wanted |= {f"metric/rank_consistency/{name}" for name in ("README.md", "requirements.txt")}
     wanted |= {path.relative_to(HOME).as_posix() for path in FILES.values()}
     assert {f"hf_superfilter/{name}" for name in wanted} <= inside
     assert not [name for name in inside if name.endswith((".pyc", ".unfinished")) or name.startswith("tests")]

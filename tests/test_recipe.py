@@ -264,7 +264,7 @@ def test_a_recipe_without_select_only_scores_and_run_says_what_is_missing(tmp_pa
     assert "length" in recipe.score_rows(tmp_path / "run").column_names
     assert Recipe.read(tmp_path / "run/recipe.yaml") == recipe
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "run.json", "length", "recipe.yaml", "scored.parquet"
+        "run.json", "run.log.jsonl", "chunks.npy", "length", "recipe.yaml", "scored.parquet"
     }  # fmt: skip
 
 

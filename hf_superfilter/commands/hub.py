@@ -5,11 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
+from ..store import is_url
 from .run_folders import check_suffix, run_recipe, selection_in, write_rows
 
 
 def publish(
-    source: Annotated[Path, typer.Argument(help="A run folder in which rows were selected, or a recipe to run first.")],
+    source: Annotated[str, typer.Argument(help="A run folder in which rows were selected, or a recipe to run first.")],
     repo: Annotated[str, typer.Argument(help="user/name on the Hub.")],
     name: Annotated[str, typer.Option(help="The subset's name.")] = "default",
     public: Annotated[bool, typer.Option("--public", help="A repository made now is public, not private.")] = False,
@@ -22,11 +23,12 @@ def publish(
     from ..hub import publish as publish_selection
 
     folder = source
-    if not source.is_dir():
+    if not is_url(source) and not Path(source).is_dir():
         from ..recipe import Recipe
 
-        folder = Path("runs") / source.stem
-        run_recipe(Recipe.read(source), folder)
+        folder = f"runs/{Path(source).stem}"
+        if not run_recipe(Recipe.read(source), folder):
+            return
     options: Any = {"private": not public, "set_default": default, "create_pr": pr, "pairs": pairs}
     print(publish_selection(selection_in(folder), repo, name=name, revision=revision, **options))
 

@@ -1,4 +1,7 @@
-"""What the commands share: reading a run folder, printing and reporting what was selected, writing rows to a file."""
+"""What the commands share: reading a run folder, printing and reporting what was selected, writing rows to a file.
+
+A run folder is text here: a local path or an fsspec URL.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,32 +18,55 @@ WRITERS: dict[str, Any] = {
 }
 
 
-def run_recipe(recipe: Any, folder: Path) -> None:
-    """Run a recipe, print what came out, and write the report."""
-    selection = recipe.run(folder)
+def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) -> bool:
+    """Run a recipe, print what came out, and write the report.
+
+    Returns:
+        Whether this process did so: of several that were launched only the main one has the table.
+    """
+    selection = recipe.run(folder, expect_processes=expect_processes)
+    if selection is None:
+        return False
     print_summary(selection, folder)
-    print("files: " + ", ".join(str(folder / name) for name in ("scored.parquet", "selected.parquet", "summary.txt")))
+    files = ("scored.parquet", "selected.parquet", "summary.txt")
+    print("files: " + ", ".join(in_folder(folder, name) for name in files))
     write_and_name_report(selection, folder)
     fail_if_all_undefined(folder)
+    return True
 
 
-def scored_rows(run: Path) -> "Dataset":
+def in_folder(folder: str, name: str) -> str:
+    """Where a file of a run folder is, to be printed."""
+    return f"{folder.rstrip('/')}/{name}"
+
+
+def scored_rows(run: str) -> "Dataset":
     """The scored rows of a run folder."""
     from ..recipe import FILE, SCORED
     from ..record import read_record
     from ..sources import load_rows
+    from ..store import Store
 
-    if (run / SCORED).is_file():
-        return load_rows(run / SCORED)
-    if (run / FILE).is_file() or not all("seconds" in scorer for scorer in read_record(run)["scorers"].values()):
-        raise FileNotFoundError(f"{str(run)!r} is a run, but holds no {SCORED} yet: finish it with score or run")
+    store = Store(run)
+    if store.has(SCORED):
+        return load_rows(store.path(SCORED)) if store.exclusive else _from_bytes(store.read(SCORED))
+    if store.has(FILE) or not all("seconds" in scorer for scorer in read_record(run)["scorers"].values()):
+        raise FileNotFoundError(f"{run!r} is a run, but holds no {SCORED} yet: finish it with score or run")
     raise FileNotFoundError(
-        f"{str(run)!r} holds scores but not their rows (no {SCORED}), as score() in Python leaves it: select there, "
-        f"with select(table, selectors, run={str(run)!r}), or make the folder with hf-superfilter score or run"
+        f"{run!r} holds scores but not their rows (no {SCORED}), as score() in Python leaves it: select there, "
+        f"with select(table, selectors, run={run!r}), or make the folder with hf-superfilter score or run"
     )
 
 
-def selection_in(run: Path) -> "Selection":
+def _from_bytes(parquet: bytes) -> "Dataset":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    return Dataset(pq.read_table(pa.BufferReader(parquet)))
+
+
+def selection_in(run: str) -> "Selection":
     """The selection that was made in a run folder."""
     from ..funnel import select as select_rows
     from ..recipe import recorded_recipe
@@ -49,42 +75,43 @@ def selection_in(run: Path) -> "Selection":
     read_record(run)
     table, recipe = scored_rows(run), recorded_recipe(run)
     if recipe is None or not recipe.select:
-        raise ValueError(f"nothing was selected in {str(run)!r} yet: call hf-superfilter select {run} --k 0.10")
+        raise ValueError(f"nothing was selected in {run!r} yet: call hf-superfilter select {run} --k 0.10")
     return select_rows(table, recipe.select, run=run)
 
 
-def record_selectors(run: Path, selectors: list[Any]) -> None:
+def record_selectors(run: str, selectors: list[Any]) -> None:
     """The run's recipe, where it has one, now ends in these selectors."""
     from dataclasses import replace
 
     from ..recipe import FILE, recorded_recipe
-    from ..whole_files import whole_file
+    from ..store import Store
 
     recipe = recorded_recipe(run)
     if recipe is not None:
-        with whole_file(run / FILE) as unfinished:
-            unfinished.write_text(replace(recipe, select=tuple(selectors)).to_yaml(), encoding="utf-8")
+        Store(run).write(FILE, replace(recipe, select=tuple(selectors)).to_yaml().encode())
 
 
-def print_summary(selection: "Selection", folder: Path) -> None:
+def print_summary(selection: "Selection", folder: str) -> None:
     """Print a selection's summary, and keep it in the folder."""
     from ..report import summarise
-    from ..whole_files import whole_file
+    from ..store import Store
 
     text = summarise(selection)
-    with whole_file(folder / "summary.txt") as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    Store(folder).write("summary.txt", text.encode())
     print(text)
 
 
-def write_and_name_report(selection: "Selection", folder: Path) -> None:
+def write_and_name_report(selection: "Selection", folder: str) -> None:
     """Write `report.html` and print where it is."""
     from ..report import write_report
+    from ..store import Store
 
-    print(f"report: {write_report(selection, folder / 'report.html')}")
+    with Store(folder).file("report.html") as unfinished:
+        write_report(selection, unfinished)
+    print(f"report: {in_folder(folder, 'report.html')}")
 
 
-def print_record(folder: Path) -> None:
+def print_record(folder: str) -> None:
     """Print a run's record as YAML."""
     import yaml
 
@@ -93,7 +120,7 @@ def print_record(folder: Path) -> None:
     print(yaml.safe_dump(read_record(folder), sort_keys=False, allow_unicode=True).rstrip())
 
 
-def fail_if_all_undefined(folder: Path) -> None:
+def fail_if_all_undefined(folder: str) -> None:
     """Refuse a run of which some scorer has no value at all."""
     from ..record import read_record
 

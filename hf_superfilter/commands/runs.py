@@ -8,6 +8,7 @@ import typer
 from .run_folders import (
     check_suffix,
     fail_if_all_undefined,
+    in_folder,
     print_record,
     print_summary,
     record_selectors,
@@ -28,10 +29,13 @@ select:
   - TopK: {by: ifd, k: 0.15}
 """
 GPT2 = "openai-community/gpt2"
-Folder = Annotated[Path, typer.Option(help="The run folder.")]
+Folder = Annotated[str, typer.Option(help="The run folder: a path or an fsspec URL, s3://bucket/run.")]
+Expected = Annotated[
+    int | None, typer.Option(min=1, help="Refuse to run if the launcher started another number of processes.")
+]
 
 
-def demo(folder: Folder = Path("runs/demo")) -> None:
+def demo(folder: Folder = "runs/demo") -> None:
     """Score the embedded sample with the embedded model and keep the best 15%; needs no network."""
     from ..recipe import Recipe
 
@@ -40,34 +44,42 @@ def demo(folder: Folder = Path("runs/demo")) -> None:
 
 def run(
     recipe: Annotated[Path, typer.Argument(help="A YAML file whose keys are the constructors' arguments.")],
-    folder: Annotated[Path | None, typer.Option(help="The run folder; by default runs/<the recipe's name>.")] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="The run folder, a path or an fsspec URL; by default runs/<the recipe's name>.")
+    ] = None,
+    expect_processes: Expected = None,
 ) -> None:
-    """Load, format, score and select as a recipe says."""
+    """Load, format, score and select as a recipe says.
+
+    Run it again and it goes on where it stopped; any number of processes may work on one folder at once.
+    """
     from ..recipe import Recipe
 
-    run_recipe(Recipe.read(recipe), folder or Path("runs") / recipe.stem)
+    run_recipe(Recipe.read(recipe), folder or f"runs/{recipe.stem}", expect_processes)
 
 
 def score(
     data: Annotated[str, typer.Argument(help="A file (json, jsonl, csv, parquet), a local folder or a Hub id.")],
     model: Annotated[str, typer.Option(help="A Hub id, a model folder, embedded:weak or embedded:strong.")] = GPT2,
     scorer: Annotated[str, typer.Option(help="IFD, Perplexity or Length.")] = "IFD",
-    folder: Folder = Path("runs/score"),
+    folder: Folder = "runs/score",
     split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
     format: Annotated[str, typer.Option(help="How the rows are laid out; auto looks at the columns.")] = "auto",
     template: Annotated[str, typer.Option(help="none, alpaca, or your own with {instruction}.")] = "none",
+    expect_processes: Expected = None,
 ) -> None:  # fmt: skip
     """Add score columns to a data set, in FOLDER/scored.parquet, beside those of earlier scorers there.
 
-    Run it again and it goes on where it stopped.
+    Run it again and it goes on where it stopped; any number of processes may work on one folder at once.
     """
     from ..recipe import Recipe, build, recorded_recipe
 
     chosen = build(scorer if scorer == "Length" else {scorer: {"model": model}}, "score")
     asked = Recipe(data, (chosen,), split=split, format=format, template=template)
-    asked.beside(recorded_recipe(folder)).score_rows(folder)
+    if asked.beside(recorded_recipe(folder)).score_rows(folder, expect_processes=expect_processes) is None:
+        return  # of several processes that were launched, the main one goes on
     print_record(folder)
-    print(f"scores: {folder / 'scored.parquet'}")
+    print(f"scores: {in_folder(folder, 'scored.parquet')}")
     fail_if_all_undefined(folder)
 
 
@@ -87,9 +99,10 @@ def select(
     from ..selection.threshold import Threshold
     from ..selection.top_k import TopK
     from ..sources import load_rows
+    from ..store import Store
 
-    run = Path(data) if (Path(data) / "run.json").is_file() else None
-    target = to or (run or Path()) / "selected.parquet"
+    run = data if Store(data).has("run.json") else None
+    target = to or Path("selected.parquet")
     check_suffix(target)
     selectors: list[Any] = []
     if below is not None or above is not None:
@@ -99,23 +112,25 @@ def select(
     elif smallest or not selectors:
         raise ValueError("no budget to select by: give --k, 500 or 0.10; or --below or --above, without --smallest")
     selection = select_rows(scored_rows(run) if run else load_rows(data, split=split), selectors, run=run)
-    write_rows(selection.subset, target)
-    if run and not to:
-        record_selectors(run, selectors)
-        print_summary(selection, run)
-    else:
+    if not run or to:
+        write_rows(selection.subset, target)
         print(summarise(selection))
-    print(f"selected rows: {target}")
-    if run and not to:
-        write_and_name_report(selection, run)
+        print(f"selected rows: {target}")
+        return
+    with Store(run).file("selected.parquet") as unfinished:
+        selection.subset.to_parquet(str(unfinished))
+    record_selectors(run, selectors)
+    print_summary(selection, run)
+    print(f"selected rows: {in_folder(run, 'selected.parquet')}")
+    write_and_name_report(selection, run)
 
 
-def report(folder: Annotated[Path, typer.Argument(help="A run folder in which rows were selected.")]) -> None:
+def report(folder: Annotated[str, typer.Argument(help="A run folder in which rows were selected.")]) -> None:
     """Write FOLDER/report.html: one page with funnel, scores, examples, baselines, cost and recipe."""
     write_and_name_report(selection_in(folder), folder)
 
 
-def inspect(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+def inspect(folder: Annotated[str, typer.Argument(help="A run folder.")]) -> None:
     """Say what a run folder holds: scorers, models, statuses, cost."""
     print_record(folder)
 

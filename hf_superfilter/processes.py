@@ -1,0 +1,91 @@
+"""Which process this is among those that a launcher started. The only file that knows accelerate."""
+
+import atexit
+import os
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+
+MEETING = timedelta(minutes=30)  # for all processes to have started; nothing waits for others after that
+LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets beside WORLD_SIZE
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process: its number among `count`, and its number on its own machine, None without a launcher."""
+
+    number: int = 0
+    count: int = 1
+    local: int | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the one that puts the table together; without a launcher every process is."""
+        return self.number == 0
+
+
+def this_process(expected: int | None = None) -> Process:
+    """This process, as torchrun or `accelerate launch` started it; without a launcher the only one.
+
+    Raises:
+        ValueError: another number of processes than expected, or than accelerate sees.
+        ConnectionError: the others did not start.
+    """
+    process = _launched() if _world() > 1 else Process()
+    if expected is not None and process.count != expected:
+        raise ValueError(
+            f"{expected} processes were expected, and {process.count} started. On CPUs 'accelerate launch --cpu "
+            f"--num_processes {expected}' starts one: use 'torchrun --nproc-per-node {expected}'"
+        )
+    return process
+
+
+def device_number(rank: int | None) -> int | None:
+    """The number that picks the device of a scorer: the `rank` it was given, else that of a launched process.
+
+    `score` gives its scorers a rank. One without stands in a plain `.map(scorer)`: inside a launch that is
+    worth a warning, once.
+    """
+    if rank is None and _world() > 1 and os.environ.get("LOCAL_RANK", "").isdigit():
+        _warn_that_all_score_all()
+        return int(os.environ["LOCAL_RANK"])
+    return rank
+
+
+@lru_cache(maxsize=1)
+def _launched() -> Process:
+    import torch
+    from accelerate import PartialState
+
+    world, how = _world(), "start with torchrun or accelerate launch, or unset WORLD_SIZE"
+    if missing := [name for name in LAUNCHED if name not in os.environ]:
+        raise ValueError(
+            f"WORLD_SIZE is {world}, but {', '.join(missing)} are not set: no launcher started this process; {how}"
+        )
+    try:
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=MEETING)
+    except RuntimeError as error:  # torch's errors of a meeting that failed, and of more processes than devices
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConnectionError(f"the {world} processes of WORLD_SIZE could not be joined ({reason}): {how}") from error
+    if state.num_processes != world:
+        raise ValueError(
+            f"WORLD_SIZE is {world}, but accelerate sees {state.num_processes} process(es): every one would score all "
+            f"rows; {how}"
+        )
+    atexit.register(state.destroy_process_group)
+    return Process(state.process_index, state.num_processes, state.local_process_index)
+
+
+@lru_cache(maxsize=1)
+def _warn_that_all_score_all() -> None:
+    warnings.warn(
+        f"each of the {_world()} launched processes scores every row: hf_superfilter.score(rows, scorers, folder) "
+        "shares the rows among them",
+        stacklevel=4,
+    )
+
+
+def _world() -> int:
+    text = os.environ.get("WORLD_SIZE", "1")
+    return int(text) if text.isdigit() else 1
