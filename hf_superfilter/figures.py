@@ -18,10 +18,16 @@ KEPT, DROPPED, LINE = "#0f766e", "#d4d4d8", "#b91c1c"
 
 
 class Picture(NamedTuple):
-    """A PNG and its alternative text."""
+    """A PNG and its alternative text. A notebook shows the one, a terminal the other."""
 
     png: bytes
     alt: str
+
+    def __repr__(self) -> str:
+        return f"Picture({self.alt!r})"
+
+    def _repr_png_(self) -> bytes:
+        return self.png
 
 
 def score_picture(selection: "Selection") -> Picture | None:
