@@ -115,9 +115,9 @@ def select(
     dropped_by = np.full(len(table), -1, dtype=np.int64)
     steps = []
     for number, selector in enumerate(chosen):
-        rows = _checked_rows(selector(table, pool.copy()), pool, _name_of(selector))
-        gone = np.setdiff1d(pool, rows, assume_unique=True)
-        dropped_by[gone] = number
+        rows = _checked_rows(selector(table, pool.copy()), pool, len(table), _name_of(selector))
+        dropped_by[pool] = number
+        dropped_by[rows] = -1
         facts = selector.facts(table, pool, rows) if hasattr(selector, "facts") else {}
         by, largest = getattr(selector, "by", None), getattr(selector, "largest", None)
         entry = selector.entry() if isinstance(selector, Settings) else None
@@ -145,7 +145,7 @@ def _name_of(selector: object) -> str:
     return getattr(selector, "__name__", None) or repr(selector)
 
 
-def _checked_rows(answer: Any, pool: np.ndarray, name: str) -> np.ndarray:
+def _checked_rows(answer: Any, pool: np.ndarray, total: int, name: str) -> np.ndarray:
     """A selector's answer as row numbers; what is not a subset of the pool is refused."""
     rows = np.asarray(answer)
     if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
@@ -153,10 +153,15 @@ def _checked_rows(answer: Any, pool: np.ndarray, name: str) -> np.ndarray:
             f"{name} answered with {rows.dtype} values of shape {rows.shape}, not with row numbers: "
             "take them from the pool, pool[mask]"
         )
-    values, times = np.unique(rows, return_counts=True)
-    if (times > 1).any():
+    rows = rows.astype(np.int64)
+    outside = rows[(rows < 0) | (rows >= total)]
+    in_play = np.zeros(total, dtype=bool)
+    in_play[pool] = True
+    foreign = outside if len(outside) else rows[~in_play[rows]]
+    if len(foreign):
+        raise ValueError(f"{name} answered with row {foreign.min()}, which is not among the rows still in play")
+    in_play[rows] = False
+    if np.count_nonzero(in_play) != len(pool) - len(rows):
+        values, times = np.unique(rows, return_counts=True)
         raise ValueError(f"{name} answered with row {values[times > 1][0]} more than once")
-    foreign = np.setdiff1d(values, pool)
-    if foreign.size:
-        raise ValueError(f"{name} answered with row {foreign[0]}, which is not among the rows still in play")
-    return rows.astype(np.int64)
+    return rows

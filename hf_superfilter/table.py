@@ -106,7 +106,7 @@ def within_budget(order: np.ndarray, table: "Dataset", selector: Any) -> np.ndar
     """
     if selector.k is not None:
         room, unit = count_of(selector.k, len(table)), "rows"
-        used = np.arange(1, len(order) + 1)
+        used: Any = range(1, len(order) + 1)
     else:
         room, unit = selector.tokens, "tokens"
         counts = numbers_of(table, _token_column(table, getattr(selector, "by", "")))
@@ -120,7 +120,8 @@ def within_budget(order: np.ndarray, table: "Dataset", selector: Any) -> np.ndar
         complaint = f"the first row alone takes {int(used[0])}: nothing is kept"
     if complaint:  # the fourth frame up is the caller of select()
         warnings.warn(f"{selector!r} has room for {room} {unit}, and {complaint}", stacklevel=4)
-    return order[: np.searchsorted(used, room, side="right")]
+    fit = min(room, len(order)) if selector.k is not None else np.searchsorted(used, room, side="right")
+    return order[:fit].copy()  # a slice would keep all of them in memory
 
 
 def _token_column(table: "Dataset", by: str) -> str:

@@ -1,0 +1,244 @@
+"""Many processes on one run folder: launched, by hand, frozen, killed; streams; stores that cannot say who was first."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, Features, IterableDataset, Value
+
+from hf_superfilter import Length, RandomSample, Threshold, TopK, score, select
+
+SCORE = """
+import sys, time
+from datasets import Dataset
+from hf_superfilter import IFD, Length, score
+import hf_superfilter.leases as leases, hf_superfilter.chunks as chunks
+leases.BEAT, leases.EXPIRY, chunks.CHUNK_BYTES = 0.2, 1.5, 4_000
+
+def slow(batch):
+    time.sleep(sum(map(len, batch["response"])) * {per_byte})
+    return {{"slow": [float(len(text)) for text in batch["response"]], "slow_seen": batch["length"]}}
+
+rows = Dataset.from_parquet(sys.argv[1], cache_dir=sys.argv[3])
+table = score(rows, [Length(), slow], sys.argv[2])
+if table is not None:
+    table.to_parquet(sys.argv[2].removeprefix("file://") + "/table.parquet")
+"""
+RECIPE = """
+dataset: embedded:sample
+score:
+  - IFD: {model: "embedded:weak", dtype: float32}
+select:
+  - TopK: {by: ifd, k: 0.15}
+"""
+
+
+def environment(tmp_path):
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Write the program that scores, and the rows; answer the command line for a folder."""
+
+    def write(responses, per_byte=2e-5):
+        (tmp_path / "program.py").write_text(SCORE.format(per_byte=per_byte))
+        Dataset.from_dict({"prompt": ["?"] * len(responses), "response": responses}).to_parquet(
+            tmp_path / "rows.parquet"
+        )
+        return lambda folder: [tmp_path / "program.py", tmp_path / "rows.parquet", folder, tmp_path / "cache"]
+
+    return write
+
+
+def start(command, tmp_path, *launcher):
+    return subprocess.Popen(
+        [sys.executable, *map(str, [*launcher, *command])],
+        cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def done(process, timeout=120):
+    _, said = process.communicate(timeout=timeout)
+    assert process.returncode == 0, said[-3000:]
+
+
+def log_of(folder, scorer):
+    lines = [json.loads(line) for line in (Path(folder) / "run.log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["scorer"] == scorer]
+
+
+def whole(folder, responses):
+    """The table is there once, in order, and the second scorer saw the columns of the first."""
+    table = pq.read_table(Path(folder) / "table.parquet")
+    assert table.column("response").to_pylist() == responses
+    lengths = [float(len(text)) for text in responses]
+    assert table.column("slow").to_pylist() == table.column("slow_seen").to_pylist() == lengths
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node")
+
+
+def test_two_processes_of_torchrun_are_two_and_give_the_table_of_one(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    small = "import hf_superfilter.chunks as c; c.CHUNK_BYTES = 20_000\nfrom hf_superfilter.cli import main\nmain()\n"
+    (tmp_path / "cli.py").write_text(small)
+    asked = ["cli.py", "run", "recipe.yaml", "--folder"]
+    done(start([*asked, "two", "--expect-processes", 2], tmp_path, *TORCHRUN, 2, "--standalone"))
+    done(start([*asked, "one"], tmp_path))
+    assert len({line["process"] for line in log_of(tmp_path / "two", "ifd")}) == 2
+    chunks = sorted(path.name for path in (tmp_path / "one/ifd").glob("*.parquet"))
+    assert len(chunks) > 4
+    for name in chunks:
+        one, two = (pq.read_table(tmp_path / folder / "ifd" / name) for folder in ("one", "two"))
+        for column in ("ifd", "ifd_ppl", "ifd_ppl_alone"):
+            assert one.column(column).to_numpy().tobytes() == two.column(column).to_numpy().tobytes()
+    assert (tmp_path / "two/report.html").exists()
+
+
+def test_another_number_of_processes_than_expected_is_refused(refused, monkeypatch, tmp_path):
+    Path("recipe.yaml").write_text(RECIPE)
+    said = refused("run", "recipe.yaml", "--expect-processes", 2)
+    assert said.startswith("2 processes were expected, and 1 started") and "torchrun --nproc-per-node 2" in said
+
+
+def test_one_of_three_is_frozen_and_the_others_finish_without_it(tmp_path, program):
+    responses = ["x" * (100 + number % 700) for number in range(300)]
+    command = program(responses, per_byte=1e-4)(tmp_path / "run")
+    processes = [start(command, tmp_path) for _ in range(3)]
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "run").glob("slow/*.lease")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    processes[0].send_signal(signal.SIGSTOP)
+    try:
+        done(processes[1])
+        done(processes[2])
+        whole(tmp_path / "run", responses)
+        assert processes[0].poll() is None
+    finally:
+        processes[0].send_signal(signal.SIGCONT)
+    done(processes[0])
+    whole(tmp_path / "run", responses)
+    assert not list((tmp_path / "run").rglob("*.lease"))
+
+
+def test_one_of_three_is_killed_and_the_others_take_over_its_chunk(tmp_path, program):
+    responses = ["x" * (100 + number % 700) for number in range(200)]
+    command = program(responses, per_byte=1e-4)(tmp_path / "run")
+    processes = [start(command, tmp_path) for _ in range(3)]
+    while not list((tmp_path / "run").glob("slow/*.parquet")):
+        time.sleep(0.01)
+    processes[1].kill()
+    done(processes[0])
+    done(processes[2])
+    processes[1].communicate()
+    whole(tmp_path / "run", responses)
+
+
+def test_on_rows_sorted_by_length_the_slowest_of_four_takes_little_more_than_the_mean(tmp_path, program):
+    responses = sorted(("x" * (10 + number * 3) for number in range(400)), key=len)
+    command = program(responses, per_byte=4e-5)(tmp_path / "run")
+    done(start(command, tmp_path, *TORCHRUN, 4, "--standalone"))
+    taken = defaultdict(float)
+    for line in log_of(tmp_path / "run", "slow"):
+        taken[line["process"]] += line["seconds"]
+    assert len(taken) == 4
+    assert max(taken.values()) <= 1.15 * sum(taken.values()) / 4, taken
+
+
+def test_without_exclusive_creation_two_processes_share_and_sweep(tmp_path, program):
+    responses = ["x" * (100 + number % 700) for number in range(100)]
+    (tmp_path / "run").mkdir()
+    done(start(program(responses)(f"file://{tmp_path / 'run'}"), tmp_path, *TORCHRUN, 2, "--standalone"))
+    whole(tmp_path / "run", responses)
+    assert not list((tmp_path / "run").rglob("*.lease"))
+
+
+def test_a_run_folder_may_be_a_url(sample):
+    table = score(sample, [Length()], "memory://runs/url", chunk_size=100)
+    assert table["length"][:] == [float(len(text)) for text in sample["response"]]
+    assert score(sample, [Length()], "memory://runs/url", chunk_size=100)["length"][:] == table["length"][:]
+
+
+# Streams
+
+
+def rows_of(count, start=0):
+    for number in range(start, count):
+        yield {"prompt": f"question {number}", "response": "x" * (number % 97 + 1)}
+
+
+def test_a_stream_of_unknown_length_is_scored_and_selected_from(tmp_path):
+    table = score(IterableDataset.from_generator(rows_of, gen_kwargs={"count": 5_000}), [Length()], tmp_path)
+    assert table["length"][:] == [float(number % 97 + 1) for number in range(5_000)]
+    assert len(select(table, TopK("length", 0.1)).rows) == 500 and len(select(table, TopK("length", 7)).rows) == 7
+    assert len(select(table, [Threshold("length", below=50), RandomSample(20)]).rows) == 20
+    assert select(table, TopK("length", 1)).subset["response"][:] == ["x" * 97]
+
+
+def test_a_stream_goes_on_behind_what_it_has_written(tmp_path):
+    source = tmp_path / "source.parquet"
+    Dataset.from_list(list(rows_of(1_000))).to_parquet(source, batch_size=100)
+    read = []
+
+    def watched(row):
+        read.append(row["prompt"])
+        if len(read) == 650 and not (tmp_path / "crashed").exists():
+            (tmp_path / "crashed").touch()
+            raise OSError("the power went")
+        return row
+
+    def stream():
+        features = Features({"prompt": Value("string"), "response": Value("string")})
+        loaded = Dataset.from_parquet(str(source)).to_iterable_dataset()
+        return loaded.map(watched, features=features)
+
+    with pytest.raises(OSError, match="the power went"):
+        score(stream(), [Length()], tmp_path / "run", chunk_size=100)
+    read.clear()
+    table = score(stream(), [Length()], tmp_path / "run", chunk_size=100)
+    assert table["prompt"][:] == [f"question {number}" for number in range(1_000)]
+    assert len(read) < 600, "what was written before the crash is not read again"
+
+
+def test_another_stream_in_the_same_folder_is_refused(tmp_path):
+    score(IterableDataset.from_generator(rows_of, gen_kwargs={"count": 10}), [Length()], tmp_path)
+    with pytest.raises(ValueError, match="holds the rows of another stream"):
+        score(IterableDataset.from_generator(rows_of, gen_kwargs={"count": 10, "start": 1}), [Length()], tmp_path)
+
+
+RSS = """
+import sys
+from datasets import IterableDataset
+from hf_superfilter import Length, TopK, score, select
+
+def rows(count):
+    for number in range(count):
+        yield {"prompt": "a question " * 20, "response": "an answer " * (number % 30 + 1)}
+
+def anonymous():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) * 1024
+
+score(IterableDataset.from_generator(rows, gen_kwargs={"count": 20_000}), [Length()], sys.argv[1] + "/small")  # whatever a run needs once
+before = anonymous()
+count = int(sys.argv[2])
+table = score(IterableDataset.from_generator(rows, gen_kwargs={"count": count}), [Length()], sys.argv[1] + "/large")
+selection = select(table, TopK("length", 0.1))
+print((anonymous() - before) / count, len(selection.rows))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from Linux's /proc")
+def test_a_stream_of_200000_rows_stays_under_24_bytes_a_row(tmp_path):
+    command = [sys.executable, "-c", RSS, str(tmp_path), "200000"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(tmp_path)).stdout.split()
+    assert int(out[1]) == 20_000
+    assert float(out[0]) <= 24, f"{out[0]} bytes a row"
