@@ -9,11 +9,32 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from .forks import after_fork
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def pick_device(device: str, rank: int | None = None) -> torch.device:
-    """`auto` is CUDA device number `rank` (modulo their count) where there is one, else the CPU."""
+    """`auto` is CUDA device number `rank` (modulo their count) where there is one, else the CPU.
+
+    Raises:
+        ValueError: an unknown device, CUDA where there is none, or in a forked worker.
+    """
+    chosen = _named_device(device, rank)
+    if chosen.type == "cuda":
+        try:
+            torch.cuda.init()  # at once, in all cases but one
+        except RuntimeError as error:
+            if "fork" not in str(error):
+                raise
+            raise ValueError(
+                "this worker was forked from a process that uses CUDA, where CUDA does not work: start workers afresh, "
+                "with multiprocess.set_start_method('spawn') before map(num_proc=...), or score under torchrun"
+            ) from error
+    return chosen
+
+
+def _named_device(device: str, rank: int | None) -> torch.device:
     if device != "auto":
         try:
             chosen = torch.device(device)
@@ -62,6 +83,7 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """The ids of each text, without special tokens and uncut; tokenizers refuse an empty list."""
+    after_fork()
     return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if len(texts) else []
 
 

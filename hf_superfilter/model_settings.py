@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from .contracts import Settings, check_name, pair_of_columns
 from .embedded import model_folder, portable_name
+from .forks import after_fork
+from .processes import device_number
 from .revisions import resolve_revision
 from .table import is_count
 from .wording import did_you_mean
@@ -70,11 +72,11 @@ class ModelSettings(Settings):
         """The model's immutable revision, part of what a cached score depends on."""
         return revision_of(self.model, self.revision)
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self, rank: int | None = None) -> dict[str, Any]:
         """What a run records after scoring: the model, where it ran and in which arithmetic."""
         import torch
 
-        lm = self.language_model()
+        lm = self.language_model(rank)
         device = torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else str(lm.device)
         return {
             "model": self.model,
@@ -89,7 +91,8 @@ class ModelSettings(Settings):
         from .loading import pick_device
         from .models import load_causal_lm
 
-        folder, device = model_folder(self.model), str(pick_device(self.device, rank))
+        after_fork()
+        folder, device = model_folder(self.model), str(pick_device(self.device, device_number(rank)))
         # The resolved revision is part of what is looked up: a folder that changed is loaded again.
         revision = resolve_revision(folder, self.revision)
         return load_causal_lm(folder, revision, self.dtype, device, self.attn_implementation)

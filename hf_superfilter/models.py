@@ -6,7 +6,6 @@ Only scored positions reach the vocabulary projection, in chunks, and logits are
 """
 
 import dataclasses
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +17,13 @@ import torch
 
 from .batching import batches_by_length
 from .embedded import model_folder
+from .forks import after_fork
 from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, token_ids, window_of
 from .revisions import resolve_revision
 from .windows import Pair, Window, pair_of_windows
 
 DEFAULT_MAX_LENGTH = 1_024  # the Superfiltering authors' window
 LOGITS_BYTES = {"cpu": 52 << 20, "cuda": 512 << 20}  # made at once: 271 positions of GPT-2 on a CPU
-_HOME = os.getpid()
 _ONE_AT_A_TIME = threading.Lock()  # a forward pass patches its model and may set process-wide switches
 
 
@@ -65,6 +64,7 @@ class CausalLM:
         device: str = "auto",
         attn_implementation: str | None = None,
     ) -> None:
+        after_fork()
         self.name, self.device = model_folder(str(model)), pick_device(device)
         self.revision = resolve_revision(self.name, revision)
         self.dtype = pick_dtype(dtype, self.device)
@@ -142,7 +142,7 @@ class CausalLM:
         Returns:
             (n,) float64 nats per scored token (nan where none is), and (n,) int64 scored tokens.
         """
-        _after_fork()
+        after_fork()
         counts = np.array([window.scored for window in windows], dtype=np.int64)
         sums, pending = np.full(len(windows), np.nan), counts > 0
         budget = batch_tokens or self.batch_tokens
@@ -284,12 +284,3 @@ def _cross_entropy(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     top = logits.amax(-1, keepdim=True)
     wanted_logits = logits.gather(-1, wanted[:, None])[:, 0] - top[:, 0]
     return logits.sub_(top).exp_().sum(-1).log() - wanted_logits
-
-
-def _after_fork() -> None:
-    """In a forked worker, one thread: the parent's thread pool does not exist here and would be waited for."""
-    global _HOME
-    if os.getpid() != _HOME:
-        _HOME = os.getpid()
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        torch.set_num_threads(1)

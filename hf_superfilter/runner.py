@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,21 +148,26 @@ def _layout(store: Store, table: "Dataset", chunk_size: int) -> tuple[np.ndarray
 
 def _chunk_scorer(scorer: Callable, name: str, table: "Dataset", chunks: Chunks, process: Process) -> Callable:
     """What is done for one chunk: score its rows and put the file; it answers with the facts about it."""
-    plain = table.with_format(None)
-    ranked = process.local is not None and "rank" in inspect.signature(scorer).parameters
-    rank = {"rank": process.local} if ranked else {}
+    plain, placed = table.with_format(None), _placed(scorer, process)
+    provenance = _placed(getattr(scorer, "provenance", lambda: {}), process)
 
     def score_chunk(number: int) -> dict[str, Any]:
         start, span = time.perf_counter(), chunks.span(number)
-        columns = _checked(scorer(batch := plain[span.start : span.stop], **rank), batch, name, len(span))
+        columns = _checked(placed(batch := plain[span.start : span.stop]), batch, name, len(span))
         tokens = float(np.nansum(np.asarray(columns.get(f"{name}_tokens", 0), dtype=np.float64)))
-        made_with = scorer.provenance() if hasattr(scorer, "provenance") else {}
-        facts = {"seconds": time.perf_counter() - start, "tokens": tokens, "made_with": made_with}
+        facts = {"seconds": time.perf_counter() - start, "tokens": tokens, "made_with": provenance()}
         facts["process"] = f"{socket.gethostname()}:{os.getpid()}"
         chunks.write(number, columns, facts)
         return facts
 
     return score_chunk
+
+
+def _placed(function: Callable, process: Process) -> Callable:
+    """A scorer's function that runs on this process's device, if it takes a rank."""
+    if process.local is None or "rank" not in inspect.signature(function).parameters:
+        return function
+    return partial(function, rank=process.local)
 
 
 def _checked(columns: Any, batch: Mapping[str, Any], name: str, rows: int) -> Columns:
