@@ -22,29 +22,35 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-CHUNK_BYTES = 500_000  # of text at most, unless a single row has more: long rows make short chunks
+MOST, LEAST = 500_000, 64_000  # bytes of text that end a chunk: long rows make short chunks
+TAPER = 16  # a chunk is at most this part of the text behind its beginning, so that all processes end together
 
 
 def layout_of(table: "Dataset", chunk_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Where the chunks begin and what each costs: (chunks + 1,) row numbers, the number of rows last; (chunks,) bytes.
 
-    A chunk ends at `chunk_size` rows or `CHUNK_BYTES` of text, so that chunks cost about the same
-    however rows are sorted.
+    A chunk ends at `chunk_size` rows or `MOST` bytes of text, so that chunks cost about the same however
+    rows are sorted; toward the end of the rows, and of few rows, chunks get smaller, down to `LEAST`.
     """
     before = np.zeros(len(table) + 1, dtype=np.int64)  # bytes in front of each row
     np.cumsum(text_bytes(table), out=before[1:])
     starts = [0]
     while (first := starts[-1]) < len(table):
-        by_text = int(np.searchsorted(before, before[first] + CHUNK_BYTES, side="right")) - 1
+        limit = min(MOST, max(LEAST, int(before[-1] - before[first]) // TAPER))
+        by_text = int(np.searchsorted(before, before[first] + limit, side="right")) - 1
         starts.append(min(max(by_text, first + 1), first + chunk_size, len(table)))
     return np.array(starts, dtype=np.int64), np.diff(before[starts])
 
 
 def text_bytes(table: "Dataset") -> np.ndarray:
-    """(n,) bytes of text in each row: the estimate of what it costs; 1 each where no column holds text."""
+    """(n,) bytes of text in each row, the estimate of what it costs: of prompt and response, else of all columns.
+
+    1 each where no column holds text.
+    """
     sizes = np.zeros(len(table), dtype=np.int64)
     fields = zip(table.column_names, table.features.arrow_schema, strict=True)
     texts = [name for name, field in fields if _is_text(field.type)]
+    texts = [name for name in texts if name in ("prompt", "response")] or texts
     if not texts:
         return sizes + 1
     done = 0

@@ -26,7 +26,8 @@ def ledger(folder, rows, size, **options):
 def test_chunks_cover_every_row_once_and_are_bounded_by_rows_and_by_text(lengths, size, limit):
     table = Dataset.from_dict({"text": ["x" * length for length in lengths]})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK_BYTES", limit)
+        patch.setattr(module, "MOST", limit)
+        patch.setattr(module, "LEAST", limit)
         starts, sizes = layout_of(table, size)
     chunks = Chunks(Store(""), "scores", starts)
     assert [row for number in range(len(chunks)) for row in chunks.span(number)] == list(range(len(lengths)))
@@ -38,11 +39,22 @@ def test_chunks_cover_every_row_once_and_are_bounded_by_rows_and_by_text(lengths
         assert full or cost + lengths[span.stop] > limit, "no chunk ends before it has to"
 
 
+@given(rows=st.integers(1, 3_000), length=st.integers(1, 2_000))
+def test_chunks_get_smaller_toward_the_end_so_that_several_processes_end_together(rows, length):
+    table = Dataset.from_dict({"text": ["x" * length] * rows})
+    _, sizes = layout_of(table, 2_048)
+    assert sizes.sum() == rows * length and (np.diff(sizes[:-1]) <= 0).all()
+    for done, cost in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
+        left = rows * length - done
+        assert cost <= max(module.LEAST, min(module.MOST, left / module.TAPER))
+
+
 def test_the_bytes_of_a_row_are_those_of_its_texts_and_of_the_texts_in_its_lists():
     table = Dataset.from_dict({"a": ["é", "", None], "n": [1, 2, 3], "chat": [["ab", "c"], [], None]})
     assert text_bytes(table).tolist() == [5, 0, 0]
     assert text_bytes(table.select([2, 0])).tolist() == [0, 5]
     assert text_bytes(table.select_columns(["n"])).tolist() == [1, 1, 1]
+    assert text_bytes(table.add_column("response", ["1", "22", "333"])).tolist() == [1, 2, 3]
 
 
 def test_chunks_written_in_any_order_are_read_in_the_order_of_the_rows(tmp_path):
