@@ -1,8 +1,9 @@
-"""Many processes on one run folder: launched, by hand, frozen, killed; streams; stores that cannot say who was first."""
+"""Many processes on one run folder: launched, by hand, frozen, killed; streams; stores without exclusive creation."""
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ import sys, time
 from datasets import Dataset
 from hf_superfilter import IFD, Length, score
 import hf_superfilter.leases as leases, hf_superfilter.chunks as chunks
-leases.BEAT, leases.EXPIRY, chunks.CHUNK_BYTES = 0.2, 1.5, 4_000
+leases.BEAT, leases.EXPIRY, chunks.MOST, chunks.LEAST = 0.2, 1.5, 4_000, 2_000
 
 def slow(batch):
     time.sleep(sum(map(len, batch["response"])) * {per_byte})
@@ -65,8 +66,11 @@ def start(command, tmp_path, *launcher):
     )  # fmt: skip
 
 
-def done(process, timeout=120):
-    _, said = process.communicate(timeout=timeout)
+def done(process, timeout=300):
+    try:
+        _, said = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
     assert process.returncode == 0, said[-3000:]
 
 
@@ -88,7 +92,9 @@ TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node")
 
 def test_two_processes_of_torchrun_are_two_and_give_the_table_of_one(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    small = "import hf_superfilter.chunks as c; c.CHUNK_BYTES = 20_000\nfrom hf_superfilter.cli import main\nmain()\n"
+    small = (
+        "import hf_superfilter.chunks as c; c.MOST = c.LEAST = 20_000\nfrom hf_superfilter.cli import main\nmain()\n"
+    )
     (tmp_path / "cli.py").write_text(small)
     asked = ["cli.py", "run", "recipe.yaml", "--folder"]
     done(start([*asked, "two", "--expect-processes", 2], tmp_path, *TORCHRUN, 2, "--standalone"))
@@ -141,6 +147,47 @@ def test_one_of_three_is_killed_and_the_others_take_over_its_chunk(tmp_path, pro
     done(processes[2])
     processes[1].communicate()
     whole(tmp_path / "run", responses)
+
+
+def test_two_nodes_with_one_folder_are_one_run(tmp_path, program):
+    responses = ["x" * (100 + number % 700) for number in range(100)]
+    command = program(responses, per_byte=2e-4)(tmp_path / "run")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    nodes = ("--nnodes", 2, "--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", meeting)
+    both = [start(command, tmp_path, *TORCHRUN, 1, *nodes) for _ in range(2)]
+    for node in both:
+        done(node)
+    whole(tmp_path / "run", responses)
+    assert len({line["process"] for line in log_of(tmp_path / "run", "slow")}) == 2
+
+
+def test_torchrun_starts_again_after_a_process_was_killed(tmp_path, program):
+    responses = ["x" * (100 + number % 700) for number in range(200)]
+    command = program(responses, per_byte=1e-4)(tmp_path / "run")
+    launcher = start(command, tmp_path, *TORCHRUN, 2, "--standalone", "--max-restarts", 2)
+    while not list((tmp_path / "run").glob("slow/*.parquet")):
+        time.sleep(0.01)
+    victim = next(iter(log_of(tmp_path / "run", "slow")))["process"].rsplit(":", 1)[1]
+    os.kill(int(victim), signal.SIGKILL)
+    done(launcher)
+    whole(tmp_path / "run", responses)
+    assert len({line["process"] for line in log_of(tmp_path / "run", "slow")}) > 2
+
+
+def test_a_killed_launcher_costs_nothing_that_was_finished(tmp_path, program):
+    responses = ["x" * (100 + number % 700) for number in range(200)]
+    command = program(responses, per_byte=1e-4)(tmp_path / "run")
+    launcher = start(command, tmp_path, *TORCHRUN, 2, "--standalone")
+    while not list((tmp_path / "run").glob("slow/*.parquet")):
+        time.sleep(0.01)
+    launcher.kill()
+    finished = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run/slow").glob("*.parquet")}
+    done(start(command, tmp_path))
+    launcher.communicate()
+    whole(tmp_path / "run", responses)
+    assert finished and all((tmp_path / "run/slow" / name).stat().st_mtime_ns == at for name, at in finished.items())
 
 
 def test_on_rows_sorted_by_length_the_slowest_of_four_takes_little_more_than_the_mean(tmp_path, program):
@@ -227,7 +274,7 @@ def rows(count):
 def anonymous():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) * 1024
 
-score(IterableDataset.from_generator(rows, gen_kwargs={"count": 20_000}), [Length()], sys.argv[1] + "/small")  # whatever a run needs once
+score(IterableDataset.from_generator(rows, gen_kwargs={"count": 20_000}), [Length()], sys.argv[1] + "/small")
 before = anonymous()
 count = int(sys.argv[2])
 table = score(IterableDataset.from_generator(rows, gen_kwargs={"count": count}), [Length()], sys.argv[1] + "/large")
