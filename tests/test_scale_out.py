@@ -190,6 +190,7 @@ def test_a_killed_launcher_costs_nothing_that_was_finished(tmp_path, program):
     assert finished and all((tmp_path / "run/slow" / name).stat().st_mtime_ns == at for name, at in finished.items())
 
 
+@pytest.mark.slow  # seconds are compared, which a busy machine may spoil
 def test_on_rows_sorted_by_length_the_slowest_of_four_takes_little_more_than_the_mean(tmp_path, program):
     responses = sorted(("x" * (10 + number * 3) for number in range(400)), key=len)
     command = program(responses, per_byte=4e-5)(tmp_path / "run")
