@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, IterableDataset, Value
@@ -17,7 +19,7 @@ from datasets import Dataset, Features, IterableDataset, Value
 from hf_superfilter import Length, RandomSample, Threshold, TopK, score, select
 
 SCORE = """
-import sys, time
+import resource, signal, sys, time
 from datasets import Dataset
 from hf_superfilter import IFD, Length, score
 import hf_superfilter.leases as leases, hf_superfilter.chunks as chunks
@@ -28,9 +30,24 @@ def slow(batch):
     return {{"slow": [float(len(text)) for text in batch["response"]], "slow_seen": batch["length"]}}
 
 rows = Dataset.from_parquet(sys.argv[1], cache_dir=sys.argv[3])
+if len(sys.argv) > 4:  # a disk with little room
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), resource.RLIM_INFINITY))
 table = score(rows, [Length(), slow], sys.argv[2])
 if table is not None:
     table.to_parquet(sys.argv[2].removeprefix("file://") + "/table.parquet")
+"""
+IFD_OF_ROWS = """
+import sys
+import numpy as np
+from datasets import Dataset
+from hf_superfilter import IFD, score
+import hf_superfilter.leases as leases, hf_superfilter.chunks as chunks
+leases.BEAT, leases.EXPIRY, chunks.MOST, chunks.LEAST = 0.2, 1.5, 8_000, 2_000
+
+rows = Dataset.from_parquet(sys.argv[1], cache_dir=sys.argv[3])
+table = score(rows, [IFD("embedded:weak", dtype="float32")], sys.argv[2])
+np.save(sys.argv[2] + "/scores.npy", np.stack([table["ifd"][:], table["ifd_ppl"][:], table["ifd_tokens"][:]]))
 """
 RECIPE = """
 dataset: embedded:sample
@@ -136,17 +153,64 @@ def test_one_of_three_is_frozen_and_the_others_finish_without_it(tmp_path, progr
     assert not list((tmp_path / "run").rglob("*.lease"))
 
 
-def test_one_of_three_is_killed_and_the_others_take_over_its_chunk(tmp_path, program):
+MOMENTS = [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))]
+
+
+@pytest.mark.parametrize("seed", MOMENTS)
+def test_one_of_three_killed_at_a_random_moment_costs_its_chunk(tmp_path, seed, sample, single):
+    moment = random.Random(seed)
+    sample.to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "program.py").write_text(IFD_OF_ROWS)
+    command = [tmp_path / "program.py", tmp_path / "rows.parquet", tmp_path / "run", tmp_path / "cache"]
+    processes = [start(command, tmp_path) for _ in range(3)]
+    while not list((tmp_path / "run").glob("ifd/*.lease")):
+        time.sleep(0.01)
+    time.sleep(moment.uniform(0, 6))
+    victim = processes.pop(moment.randrange(3))
+    victim.kill()
+    for process in processes:
+        done(process)
+    victim.communicate()
+    assert (tmp_path / "run/scores.npy").read_bytes() == single, "bit for bit that of one process"
+    assert not list((tmp_path / "run").rglob("*.lease"))
+
+
+@pytest.fixture(scope="session")
+def single(tmp_path_factory, sample):
+    """The scores that one process with one thread gives, as bytes."""
+    folder = tmp_path_factory.mktemp("single")
+    sample.to_parquet(folder / "rows.parquet")
+    (folder / "program.py").write_text(IFD_OF_ROWS)
+    done(start([folder / "program.py", folder / "rows.parquet", folder / "run", folder / "cache"], folder))
+    return (folder / "run/scores.npy").read_bytes()
+
+
+def test_a_damaged_chunk_is_named_and_scored_again_by_one_of_several(tmp_path, program):
+    responses = ["x" * (100 + number % 700) for number in range(100)]
+    command = program(responses)(tmp_path / "run")
+    done(start(command, tmp_path))
+    finished = {path: path.read_bytes() for path in (tmp_path / "run/slow").glob("*.parquet")}
+    damaged, *others = finished
+    damaged.write_bytes(finished[damaged][:-100])
+    both = [start(command, tmp_path) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert any(f"slow/{damaged.name} is damaged" in text for text in said)
+    whole(tmp_path / "run", responses)
+    assert all(path.read_bytes() == finished[path] for path in others)
+    assert pq.read_table(damaged).equals(pq.read_table(pa.BufferReader(finished[damaged])))
+
+
+def test_a_full_disk_stops_one_with_a_sentence_and_the_others_finish(tmp_path, program):
     responses = ["x" * (100 + number % 700) for number in range(200)]
     command = program(responses, per_byte=1e-4)(tmp_path / "run")
-    processes = [start(command, tmp_path) for _ in range(3)]
-    while not list((tmp_path / "run").glob("slow/*.parquet")):
-        time.sleep(0.01)
-    processes[1].kill()
-    done(processes[0])
-    done(processes[2])
-    processes[1].communicate()
+    full, other = start([*command, 1_000], tmp_path), start(command, tmp_path)  # no file of more than 1,000 bytes
+    said = full.communicate(timeout=120)[1]
+    assert full.returncode == 1
+    assert "could not be written" in said and "make room and run the same command again" in said
+    done(other)
     whole(tmp_path / "run", responses)
+    assert not [path for path in (tmp_path / "run/slow").iterdir() if path.suffix not in (".parquet", ".json")]
 
 
 def test_two_nodes_with_one_folder_are_one_run(tmp_path, program):
