@@ -3,6 +3,7 @@
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain, islice
@@ -17,6 +18,7 @@ from .processes import Process
 LOG = "run.log.jsonl"
 POLL = 0.25  # seconds between looks at what others have finished
 HANGS = 10.0  # a chunk that takes so many times as long as the slowest so far is taken over
+SHOWN = 4  # processes that the bar names one by one
 FIRST = 360.0  # seconds that stand for the slowest while none is done
 
 
@@ -108,12 +110,20 @@ def _progress(chunks: Chunks, process: Process) -> Iterator[Callable[[], None]]:
                 return
             pending = set(chunks.pending())
             bar.update(chunks.done() - bar.n)
-            leases = [name for name in chunks.store.names(chunks.name) if name.endswith(".lease")]
-            busy = sum(int(name.split(".")[0]) in pending for name in leases) or process.count
-            said = [f"{(_tokens(chunks) - before) / (time.perf_counter() - began):,.0f} tokens/s", f"{busy} at work"]
-            bar.set_postfix_str(", ".join(said))
+            speed = (_tokens(chunks) - before) / (time.perf_counter() - began)
+            bar.set_postfix_str(", ".join([*[f"{speed:,.0f} tokens/s"] * (speed > 0), *_at_work(chunks, pending)]))
 
         yield report
+
+
+def _at_work(chunks: Chunks, pending: set[int]) -> list[str]:
+    """What to say of the processes: how many hold a chunk now, and of a few what each has done."""
+    leases = [name for name in chunks.store.names(chunks.name) if name.endswith(".lease")]
+    said = [f"{sum(int(name.split('.')[0]) in pending for name in leases)} at work"] if chunks.store.exclusive else []
+    done = Counter(facts["process"] for facts in chunks.facts().values())
+    if 1 < len(done) <= SHOWN:
+        said.append("chunks " + " ".join(f"{name}={count}" for name, count in sorted(done.items())))
+    return said
 
 
 def _tokens(chunks: Chunks) -> float:
