@@ -131,3 +131,15 @@ def test_a_full_disk_is_one_clear_sentence_and_leaves_nothing_half_written_behin
     said, left = out.splitlines()
     assert said.startswith(f"{tmp_path}/scores/000001.parquet could not be written (File too large): what is finished")
     assert said.endswith("make room and run the same command again") and left == "['000000.parquet'] [1]"
+
+
+def test_of_very_many_rows_chunks_grow_instead_of_becoming_more():
+    table = Dataset.from_dict({"text": ["x" * 10] * 5_000})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MOST", 10)
+        patch.setattr(module, "LEAST", 10)
+        patch.setattr(module, "PARTS", 50)
+        _, sizes = layout_of(table, 10_000)
+        patch.setattr(module, "PARTS", 5_000)
+        assert len(layout_of(table, 10_000)[1]) == 5_000
+    assert sizes.max() == 5_000 * 10 // 50 and len(sizes) < 50 + 16 * np.log(16 * 5_000 / 50)
