@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MOST, LEAST = 500_000, 64_000  # bytes of text that end a chunk: long rows make short chunks
-PARTS = 20_000  # of very many rows chunks grow instead of becoming more: a folder is listed again and again
+PARTS = 2_000  # of very many rows chunks grow instead of becoming more: a folder is listed again and again
 TAPER = 16  # a chunk is at most this part of the text behind its beginning, so that all processes end together
 
 
 def layout_of(table: "Dataset", chunk_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Where the chunks begin and what each costs: (chunks + 1,) row numbers, the number of rows last; (chunks,) bytes.
 
-    A chunk ends at `chunk_size` rows or at `MOST` bytes of text (of more than 10 GB of text, at one 20,000th),
+    A chunk ends at `chunk_size` rows or at `MOST` bytes of text (of more than 1 GB of text, at one 2,000th),
     so that chunks cost about the same however rows are sorted; toward the end of the rows, and of few rows,
     chunks get smaller, down to `LEAST`.
     """

@@ -9,6 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
+
 from .contracts import Settings
 from .store import Store
 
@@ -148,18 +152,20 @@ def digest_of(table: "Dataset", columns: Sequence[str]) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def _digestible(column: Any) -> list[Any]:
-    """A column's cells; of vectors only a digest, for text of 100,000 times 384 numbers takes half a minute."""
-    import pyarrow.compute as pc
-    from pyarrow import types
-
+def _digestible(column: pa.ChunkedArray) -> Any:
+    """A column's cells; of texts and vectors a digest of lengths and contents, 2 and 40 times as fast as JSON."""
     kind = column.type
-    if not (types.is_list(kind) or types.is_fixed_size_list(kind)) or not types.is_floating(kind.value_type):
+    if types.is_string(kind) or types.is_large_string(kind):
+        lengths, parts = pc.binary_length(column), ["".join(pc.fill_null(column, "").to_pylist()).encode()]
+    elif (types.is_list(kind) or types.is_fixed_size_list(kind)) and types.is_floating(kind.value_type):
+        lengths = pc.list_value_length(column)
+        parts = [part.cast("float64").to_numpy(zero_copy_only=False) for part in pc.list_flatten(column).chunks]
+    else:
         return column.to_pylist()
-    digest = hashlib.sha256(json.dumps(pc.list_value_length(column).to_pylist()).encode())
-    for chunk in pc.list_flatten(column).chunks:
-        digest.update(chunk.cast("float64").to_numpy(zero_copy_only=False))
-    return [digest.hexdigest()]
+    digest = hashlib.sha256(pc.fill_null(lengths.cast(pa.int64()), -1).to_numpy().tobytes())
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _as_json(value: Any) -> str:

@@ -254,6 +254,10 @@ def test_equal_rows_have_equal_digests_whatever_their_layout(rows):
     copy = Dataset.from_list(rows.to_list())
     assert digest_of(rows, ["prompt", "response"]) == digest_of(copy, ["prompt", "response"])
     assert digest_of(rows, ["prompt"]) != digest_of(rows.select(range(49)), ["prompt"])
+    alike = [["ab", "", None], ["a", "b", None], ["ab", None, ""], ["ab", "", ""]]
+    assert len({digest_of(Dataset.from_dict({"text": texts}), ["text"]) for texts in alike}) == 4
+    vectors = [[[1.0], [2.0, 3.0]], [[1.0, 2.0], [3.0]], [[1.0], [2.0, 3.5]]]
+    assert len({digest_of(Dataset.from_dict({"vector": rows}), ["vector"]) for rows in vectors}) == 3
 
 
 PROGRAM = """
