@@ -27,11 +27,14 @@ def test_the_python_blocks_run_in_order(hub, tmp_path, monkeypatch):
 
 def test_the_commands_run_in_order(hub_environment, tmp_path):
     (tmp_path / "recipe.yaml").write_text(blocks("yaml")[0])
-    commands = [line for block in blocks("console") for line in block.splitlines() if line.startswith("hf-superfilter")]
-    assert len(commands) >= 3
+    modules = {"hf-superfilter": "hf_superfilter", "torchrun": "torch.distributed.run"}
+    lines = [shlex.split(line) for block in blocks("console") for line in block.splitlines()]
+    commands = [words for words in lines if words[0] in modules]
+    assert {words[0] for words in commands} == set(modules)
     for command in commands:
-        words = [sys.executable, "-m", "hf_superfilter", *shlex.split(command)[1:]]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=hub_environment)
+        words = [sys.executable, "-m", modules[command[0]], *command[1:]]
+        environment = hub_environment | ({"OMP_NUM_THREADS": "1"} if command[0] == "torchrun" else {})
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
     assert (tmp_path / "selected.jsonl").exists()
     assert len((tmp_path / "subset.jsonl").read_text().splitlines()) == 51

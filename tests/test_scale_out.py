@@ -17,6 +17,7 @@ import pytest
 from datasets import Dataset, Features, IterableDataset, Value
 
 from hf_superfilter import Length, RandomSample, Threshold, TopK, score, select
+from hf_superfilter.store import Store
 
 SCORE = """
 import resource, signal, sys, time
@@ -276,6 +277,8 @@ def test_without_exclusive_creation_two_processes_share_and_sweep(tmp_path, prog
 
 def test_a_run_folder_may_be_a_url(sample):
     table = score(sample, [Length()], "memory://runs/url", chunk_size=100)
+    log = [json.loads(line) for line in Store("memory://runs/url").read("run.log.jsonl").decode().splitlines()]
+    assert len(log) > 5 and sum(line["rows"] for line in log) == len(sample)
     assert table["length"][:] == [float(len(text)) for text in sample["response"]]
     assert score(sample, [Length()], "memory://runs/url", chunk_size=100)["length"][:] == table["length"][:]
 
