@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from .forks import after_fork
 
@@ -96,23 +103,66 @@ def load_weights(
         FileNotFoundError: a folder without config or weights.
         ValueError: an encoder-decoder model.
     """
+    check_folder(model)
+    if AutoConfig.from_pretrained(model, revision=revision).is_encoder_decoder:
+        raise ValueError(f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model")
+    loaded = from_pretrained(AutoModelForCausalLM, model, revision, dtype, attn_implementation)[0]
+    _fuse_gelu(loaded)
+    return loaded.to(device).eval()
+
+
+def load_body(
+    model: str, revision: str | None, dtype: torch.dtype, device: torch.device, attn_implementation: str | None
+) -> PreTrainedModel:
+    """The part of any text model that makes hidden states: an encoder, or a decoder without its head.
+
+    Raises:
+        FileNotFoundError: a folder without config or weights.
+        OSError: the weights are those of another architecture.
+    """
+    check_folder(model)
+    loaded, info = from_pretrained(AutoModel, model, revision, dtype, attn_implementation)
+    two_parts = loaded.config.is_encoder_decoder
+    unused = ("decoder.", "pooler.") if two_parts else ("pooler.",)  # no hidden state of ours comes from these
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(unused))
+    if missing:
+        raise OSError(f"the weights of {model!r} lack {len(missing)} of its parameters, {missing[0]} for one")
+    _fuse_gelu(loaded)
+    loaded.config.use_cache = False
+    body = loaded.get_encoder() if two_parts else loaded
+    return body.to(device).eval()
+
+
+def check_folder(model: str) -> None:
+    """Refuse a folder that holds no transformers model.
+
+    Raises:
+        FileNotFoundError: it has no config or no weights.
+    """
     folder = Path(model)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"the folder {model!r} holds no config.json: it is not a transformers model")
     if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise FileNotFoundError(f"the model folder {model!r} holds no weights: expected model.safetensors")
-    if AutoConfig.from_pretrained(model, revision=revision).is_encoder_decoder:
-        raise ValueError(f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model")
+
+
+def from_pretrained(
+    kind: Any, model: str, revision: str | None, dtype: torch.dtype, attn_implementation: str | None
+) -> tuple[Any, dict[str, Any]]:
+    """A model of a class of transformers, and what transformers says about its loading.
+
+    Raises:
+        OSError: the weights cannot be read.
+        ValueError: the attention implementation does not work here.
+    """
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            model, revision=revision, dtype=dtype, attn_implementation=attn_implementation
+        return kind.from_pretrained(
+            model, revision=revision, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
         )
     except SafetensorError as error:
         raise OSError(f"the weights of {model!r} cannot be read ({error}): copy or download them again") from error
     except ImportError as error:  # flash_attention_2 without its package
         raise ValueError(f"attn_implementation={attn_implementation!r} does not work here: {error}") from error
-    _fuse_gelu(loaded)
-    return loaded.to(device).eval()
 
 
 def window_of(config: Any) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,26 +77,35 @@ class ModelSettings(Settings):
         """What a run records after scoring: the model, where it ran and in which arithmetic."""
         import torch
 
-        lm = self.language_model(rank)
-        device = torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else str(lm.device)
+        run = self.loaded(rank)
+        device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else str(run.device)
         return {
             "model": self.model,
-            "revision": lm.revision,
+            "revision": run.revision,
             "device": device,
-            "dtype": str(lm.dtype).removeprefix("torch."),
+            "dtype": str(run.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
 
+    def loaded(self, rank: int | None = None) -> Any:
+        """What the scorer runs: the language model, unless it says otherwise."""
+        return self.language_model(rank)
+
     def language_model(self, rank: int | None = None) -> "CausalLM":
         """The loaded model, one per process and device whatever the number of scorers that use it."""
-        from .loading import pick_device
         from .models import load_causal_lm
+
+        return self.load(load_causal_lm, rank)
+
+    def load(self, loader: Callable[..., Any], rank: int | None) -> Any:
+        """What a cached loader makes of these settings: `(folder, revision, dtype, device, attn_implementation)`."""
+        from .loading import pick_device
 
         after_fork()
         folder, device = model_folder(self.model), str(pick_device(self.device, device_number(rank)))
         # The resolved revision is part of what is looked up: a folder that changed is loaded again.
         revision = resolve_revision(folder, self.revision)
-        return load_causal_lm(folder, revision, self.dtype, device, self.attn_implementation)
+        return loader(folder, revision, self.dtype, device, self.attn_implementation)
 
 
 def revision_of(model: str, revision: str | None) -> dict[str, str]:

@@ -6,7 +6,6 @@ Only scored positions reach the vocabulary projection, in chunks, and logits are
 """
 
 import dataclasses
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .batching import batches_by_length
 from .embedded import model_folder
+from .engine import Engine, default_batch_tokens
 from .forks import after_fork
 from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, token_ids, window_of
 from .revisions import resolve_revision
@@ -24,7 +23,6 @@ from .windows import Pair, Window, pair_of_windows
 
 DEFAULT_MAX_LENGTH = 1_024  # the Superfiltering authors' window
 LOGITS_BYTES = {"cpu": 52 << 20, "cuda": 512 << 20}  # made at once: 271 positions of GPT-2 on a CPU
-_ONE_AT_A_TIME = threading.Lock()  # a forward pass patches its model and may set process-wide switches
 
 
 @lru_cache(maxsize=4)
@@ -39,7 +37,7 @@ def load_causal_lm(
     return CausalLM(model, revision=revision, dtype=dtype, device=device, attn_implementation=attn_implementation)
 
 
-class CausalLM:
+class CausalLM(Engine):
     """Losses of responses under a causal language model of transformers.
 
     Args:
@@ -73,8 +71,7 @@ class CausalLM:
         self.model.config.pad_token_id = None  # padding is never marked, see the module's docstring
         self.tokenizer = load_tokenizer(self.name, self.revision)
         self.window = window_of(self.model.config)
-        # On a CPU enough tokens to fill the matrix units, few enough for the allocator to reuse blocks.
-        self.batch_tokens = 2_048 if self.device.type == "cpu" else 65_536
+        self.batch_tokens = default_batch_tokens(self.device)
         self._body = self.model.get_decoder()
         self._head = _Head(self.model.get_output_embeddings(), self.dtype)
         self.model.set_output_embeddings(self._head)
@@ -142,38 +139,14 @@ class CausalLM:
         Returns:
             (n,) float64 nats per scored token (nan where none is), and (n,) int64 scored tokens.
         """
-        after_fork()
         counts = np.array([window.scored for window in windows], dtype=np.int64)
-        sums, pending = np.full(len(windows), np.nan), counts > 0
-        budget = batch_tokens or self.batch_tokens
-        with torch.inference_mode(), _ONE_AT_A_TIME:
-            while pending.any():
-                todo = np.flatnonzero(pending)
-                for batch in batches_by_length([len(windows[i].ids) for i in todo.tolist()], budget):
-                    chosen = todo[batch]
-                    try:
-                        sums[chosen] = self._sums([windows[i] for i in chosen.tolist()])
-                    except RuntimeError as error:
-                        budget = self._smaller_budget([windows[i] for i in chosen.tolist()], error)
-                        break  # what is left is grouped anew, under the smaller budget
-                    pending[chosen] = False
-        return sums / np.maximum(counts, 1), counts
+        sums = np.full(len(windows), np.nan)
 
-    def _smaller_budget(self, windows: list[Window], error: RuntimeError) -> int:
-        """Half the tokens of a batch that did not fit into memory (a CPU says so in a plain RuntimeError)."""
-        if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
-            raise error
-        longest = max(len(window.ids) for window in windows)
-        if len(windows) == 1:
-            raise MemoryError(
-                f"a single row of {longest} tokens does not fit into the memory of {self.device}: "
-                "lower max_length or take a smaller model"
-            ) from error
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        budget = longest * len(windows) // 2
-        self.batch_tokens = min(self.batch_tokens, budget)
-        return budget
+        def run(chosen: np.ndarray) -> None:
+            sums[chosen] = self._sums([windows[i] for i in chosen.tolist()])
+
+        self.in_batches([len(w.ids) if w.scored else 0 for w in windows], run, batch_tokens)
+        return sums / np.maximum(counts, 1), counts
 
     def _sums(self, windows: list[Window]) -> np.ndarray:
         """(k,) float64 loss sums of k windows in one forward pass."""

@@ -26,9 +26,10 @@ metric metric.rank_consistency.notes
 metric.rank_consistency.agreement
 metric.rank_consistency.rank_consistency agreement
 store embedded embedded.train turns templates table catalogue card
-record chunks leases
+record chunks leases clustering
 spool work
-formats sources models
+engine formats sources
+models encoders
 model_settings
 scoring selection
 runner funnel
