@@ -16,12 +16,12 @@ import torch
 from transformers.utils import cached_file
 
 from .embedded import model_folder
-from .engine import Engine, default_batch_tokens
 from .forks import after_fork
+from .halving import run_by_length
 from .loading import load_body, load_tokenizer, pick_device, pick_dtype, window_of
+from .models import DEFAULT_MAX_LENGTH, ONE_AT_A_TIME, default_batch_tokens, padded
 from .revisions import resolve_revision
 
-DEFAULT_MAX_LENGTH = 1_024
 # Those done here, by their switches in files of before version 6 of sentence-transformers; later ones hold the name.
 POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
@@ -48,7 +48,7 @@ def load_encoder(
     return TextEncoder(model, revision=revision, dtype=dtype, device=device, attn_implementation=attn_implementation)
 
 
-class TextEncoder(Engine):
+class TextEncoder:
     """Vectors of texts under a transformers model or a sentence-transformers model.
 
     Args:
@@ -124,7 +124,8 @@ class TextEncoder(Engine):
                 made = torch.nn.functional.normalize(made, dim=-1)
             vectors[chosen] = made.cpu().numpy()
 
-        self.in_batches(tokens, run, batch_tokens)
+        with torch.inference_mode(), ONE_AT_A_TIME:
+            run_by_length(self, tokens, run, batch_tokens)
         return Embedded(vectors, tokens, np.array(cut, dtype=bool))
 
     def _ids(self, texts: Sequence[str], limit: int) -> tuple[list[list[int]], list[bool]]:
@@ -140,14 +141,10 @@ class TextEncoder(Engine):
 
     def _pooled(self, ids: list[list[int]]) -> torch.Tensor:
         """(k, d) float32 vectors of k sequences in one forward pass, padded on the right."""
-        longest = max(map(len, ids))
-        padded = torch.zeros((len(ids), longest), dtype=torch.long)
-        mask = torch.zeros((len(ids), longest), dtype=torch.long)
-        for number, one in enumerate(ids):
-            padded[number, : len(one)] = torch.tensor(one)
-            mask[number, : len(one)] = 1
-        mask = mask.to(self.device)
-        states = self.model(input_ids=padded.to(self.device), attention_mask=mask).last_hidden_state
+        lengths = torch.tensor([len(one) for one in ids])
+        batch = torch.from_numpy(padded(ids))
+        mask = (torch.arange(batch.shape[1]) < lengths[:, None]).long().to(self.device)
+        states = self.model(input_ids=batch.to(self.device), attention_mask=mask).last_hidden_state
         if self.pooling == "cls":
             return states[:, 0].float()
         return (states.float() * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)

@@ -68,7 +68,7 @@ def ranked_by(selection: "Selection") -> str | None:
 
 
 def cut_of(selection: "Selection") -> float | None:
-    """The ranked value of the last row kept; None unless the last step ranks, keeps a row, and drops none that is better.
+    """The ranked value of the last row kept; None unless the last step ranks, keeps a row, and drops no better one.
 
     After any other last step (the best of each cluster, say) there is no line with the better rows on one side.
     """
@@ -113,11 +113,11 @@ def examples_of(selection: "Selection") -> dict[str, np.ndarray]:
     in the order of the table, and "Undefined" follow.
     """
     step, by, kept = ranking_step(selection), ranked_by(selection), kept_mask(selection)
-    values = numbers_of(selection.table, by) if by else np.zeros(len(kept))
+    values, cut = numbers_of(selection.table, by) if by else np.zeros(len(kept)), cut_of(selection)
     if step is None:
         order, last_ranks = np.arange(len(kept)), False
     else:
-        order, last_ranks = np.argsort(-values if step.largest else values, kind="stable"), cut_of(selection) is not None
+        order, last_ranks = np.argsort(-values if step.largest else values, kind="stable"), cut is not None
     order = order[~np.isnan(values[order])]
     groups = {}
     if step is None:

@@ -25,11 +25,11 @@ metric.rank_consistency metric.rank_consistency.weighted metric.rank_consistency
 metric metric.rank_consistency.notes
 metric.rank_consistency.agreement
 metric.rank_consistency.rank_consistency agreement
-store embedded embedded.train turns templates table catalogue card
+store embedded embedded.train turns templates table catalogue card halving
 record chunks leases clustering
 spool work
-engine formats sources
-models encoders
+formats sources models
+encoders
 model_settings
 scoring selection
 runner funnel

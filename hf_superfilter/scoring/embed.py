@@ -1,7 +1,7 @@
 """Embeddings: each row as a vector, for selectors that look at how rows lie to each other."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,11 +57,15 @@ class Embed(ModelSettings):
         """The column that is nan where a row has no vector; vectors have no order."""
         return f"{self.name}_tokens"
 
-    def loaded(self, rank: int | None = None) -> "TextEncoder":
-        """The text encoder, loaded."""
+    def provenance(self, rank: int | None = None) -> dict[str, Any]:
+        """What a run records after scoring: the model, where it ran and in which arithmetic."""
+        return self.made_with(self.encoder(rank))
+
+    def encoder(self, rank: int | None = None) -> "TextEncoder":
+        """The loaded model, one per process and device whatever the number of scorers that use it."""
         from ..encoders import load_encoder
 
-        return self.load(load_encoder, rank)
+        return load_encoder(*self.resolved(rank))
 
     def texts(self, batch: Batch) -> list[str]:
         """The text of each row; a chat's last prompt holds everything before its last response."""
@@ -76,7 +80,7 @@ class Embed(ModelSettings):
         """Embed a batch of n rows."""
         texts = self.texts(batch)
         there = [text if text.strip() else "" for text in texts]
-        vectors, tokens, cut = self.loaded(rank).embed(
+        vectors, tokens, cut = self.encoder(rank).embed(
             there, normalize=self.normalize, max_length=self.max_length, batch_tokens=self.batch_tokens
         )
         finite = np.isfinite(vectors).all(axis=1)
