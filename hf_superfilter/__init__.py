@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .comparison import Comparison, compare_models
     from .contracts import Batch, Columns, Scorer, Selector
     from .embedded import embedded_model, embedded_sample
+    from .encoders import TextEncoder
     from .formats import detect_format, format_pairs
     from .funnel import Selection, Step, select
     from .hub import publish, publish_metric
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from .repo_files import write_repo
     from .report import write_report
     from .runner import score
+    from .scoring.embed import Embed
     from .scoring.ifd import IFD
     from .scoring.length import Length
     from .scoring.perplexity import Perplexity
+    from .selection.per_cluster import PerCluster
     from .selection.random_sample import RandomSample
     from .selection.threshold import Threshold
     from .selection.top_k import TopK
@@ -33,8 +36,10 @@ _HOME = {
     "CausalLM": "models",
     "Columns": "contracts",
     "Comparison": "comparison",
+    "Embed": "scoring.embed",
     "IFD": "scoring.ifd",
     "Length": "scoring.length",
+    "PerCluster": "selection.per_cluster",
     "Perplexity": "scoring.perplexity",
     "RandomSample": "selection.random_sample",
     "Recipe": "recipe",
@@ -43,6 +48,7 @@ _HOME = {
     "Selector": "contracts",
     "Step": "funnel",
     "Subset": "subsets",
+    "TextEncoder": "encoders",
     "Threshold": "selection.threshold",
     "TopK": "selection.top_k",
     "cascade": "two_stage",
@@ -71,8 +77,10 @@ __all__ = [  # noqa: RUF022 - sorted as Python sorts
     "CausalLM",
     "Columns",
     "Comparison",
+    "Embed",
     "IFD",
     "Length",
+    "PerCluster",
     "Perplexity",
     "RandomSample",
     "Recipe",
@@ -81,6 +89,7 @@ __all__ = [  # noqa: RUF022 - sorted as Python sorts
     "Selector",
     "Step",
     "Subset",
+    "TextEncoder",
     "Threshold",
     "TopK",
     "cascade",

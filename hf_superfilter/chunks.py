@@ -186,5 +186,9 @@ class Chunks:
 
 
 def _array(values: Any) -> pa.Array:
-    """Arrow values of a column; numpy keeps its type and its nan."""
-    return pa.array(values) if not hasattr(values, "dtype") else pa.array(values, from_pandas=False)
+    """Arrow values of a column; numpy keeps its type and its nan, and rows of vectors become lists of one length."""
+    if not hasattr(values, "dtype"):
+        return pa.array(values)
+    if values.ndim == 2:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), from_pandas=False), values.shape[1])
+    return pa.array(values, from_pandas=False)

@@ -68,15 +68,17 @@ def ranked_by(selection: "Selection") -> str | None:
 
 
 def cut_of(selection: "Selection") -> float | None:
-    """The ranked value of the last row kept; None unless the last step ranks, keeps a row, and its value is defined.
+    """The ranked value of the last row kept; None unless the last step ranks, keeps a row, and drops no better one.
 
-    After any other last step there is no line with the better rows on one side.
+    After any other last step (the best of each cluster, say) there is no line with the better rows on one side.
     """
-    step = ranking_step(selection)
+    step, last = ranking_step(selection), len(selection.steps) - 1
     if step is None or step is not selection.steps[-1] or not len(selection.rows):
         return None
-    cut = float(numbers_of(selection.table, str(step.by))[selection.rows[-1]])
-    return None if np.isnan(cut) else cut
+    values = numbers_of(selection.table, str(step.by))
+    cut, dropped = float(values[selection.rows[-1]]), values[selection.dropped_by == last]
+    better = dropped > cut if step.largest else dropped < cut
+    return None if np.isnan(cut) or better.any() else cut
 
 
 def kept_mask(selection: "Selection") -> np.ndarray:
@@ -111,11 +113,11 @@ def examples_of(selection: "Selection") -> dict[str, np.ndarray]:
     in the order of the table, and "Undefined" follow.
     """
     step, by, kept = ranking_step(selection), ranked_by(selection), kept_mask(selection)
-    values = numbers_of(selection.table, by) if by else np.zeros(len(kept))
+    values, cut = numbers_of(selection.table, by) if by else np.zeros(len(kept)), cut_of(selection)
     if step is None:
         order, last_ranks = np.arange(len(kept)), False
     else:
-        order, last_ranks = np.argsort(-values if step.largest else values, kind="stable"), step is selection.steps[-1]
+        order, last_ranks = np.argsort(-values if step.largest else values, kind="stable"), cut is not None
     order = order[~np.isnan(values[order])]
     groups = {}
     if step is None:

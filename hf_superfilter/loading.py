@@ -7,7 +7,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from .forks import after_fork
 
@@ -87,32 +97,90 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if len(texts) else []
 
 
-def load_weights(
-    model: str, revision: str | None, dtype: torch.dtype, device: torch.device, attn_implementation: str | None
-) -> PreTrainedModel:
-    """A causal language model, ready to run.
+def load_config(model: str, revision: str | None) -> Any:
+    """The config of a model, which tells its kind and its window without any weights.
+
+    Args:
+        model: a local folder or a Hub id.
+        revision: a resolved one; the digest of a folder is none that the Hub knows.
 
     Raises:
-        FileNotFoundError: a folder without config or weights.
-        ValueError: an encoder-decoder model.
+        FileNotFoundError: a folder without config.
     """
     folder = Path(model)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"the folder {model!r} holds no config.json: it is not a transformers model")
+    return AutoConfig.from_pretrained(model, revision=None if folder.is_dir() else revision)
+
+
+def load_weights(
+    model: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    attn_implementation: str | None,
+    *,
+    encoder_decoder: bool = False,
+) -> PreTrainedModel:
+    """A language model with its vocabulary head, ready to run: a causal one, or an encoder-decoder.
+
+    Raises:
+        FileNotFoundError: a folder without config or weights.
+        ValueError: an encoder-decoder model where a causal one is wanted, or no vocabulary head.
+    """
+    config = load_config(model, revision)
+    if config.is_encoder_decoder and not encoder_decoder:
+        raise ValueError(f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model")
+    kind: Any = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+    if type(config) not in (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING):
+        raise ValueError(f"{model!r} ({config.model_type}) has no vocabulary head: it cannot say how likely a word is")
+    loaded, read = _read(kind, model, revision, dtype, attn_implementation)
+    if read["missing_keys"]:  # transformers would have filled them at random
+        missing = sorted(read["missing_keys"])
+        raise ValueError(
+            f"the weights of {model!r} are not those of a language model with a vocabulary head: "
+            f"{', '.join(missing[:3])}{' ...' * (len(missing) > 3)} missing; take a model that was saved with its head"
+        )
+    _fuse_gelu(loaded)
+    return loaded.to(device).eval()
+
+
+def load_body(
+    model: str, revision: str | None, dtype: torch.dtype, device: torch.device, attn_implementation: str | None
+) -> PreTrainedModel:
+    """The part of any text model that makes hidden states: an encoder, or a decoder without its head.
+
+    Raises:
+        FileNotFoundError: a folder without config or weights.
+        ValueError: the weights are not all there.
+    """
+    config = load_config(model, revision)
+    loaded, read = _read(AutoModel, model, revision, dtype, attn_implementation)
+    unused = ("decoder.", "pooler.") if config.is_encoder_decoder else ("pooler.",)  # in no hidden state of ours
+    missing = sorted(key for key in read["missing_keys"] if not key.startswith(unused))
+    if missing:  # transformers would have filled them at random
+        raise ValueError(f"the weights of {model!r} are not all there: {', '.join(missing[:3])} missing")
+    _fuse_gelu(loaded)
+    loaded.config.use_cache = False
+    body = loaded.get_encoder() if config.is_encoder_decoder else loaded
+    return body.to(device).eval()
+
+
+def _read(
+    kind: Any, model: str, revision: str | None, dtype: torch.dtype, attn_implementation: str | None
+) -> tuple[Any, dict[str, Any]]:
+    """A model as a class of transformers reads it, and which weights were missing."""
+    folder = Path(model)
     if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise FileNotFoundError(f"the model folder {model!r} holds no weights: expected model.safetensors")
-    if AutoConfig.from_pretrained(model, revision=revision).is_encoder_decoder:
-        raise ValueError(f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model")
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            model, revision=revision, dtype=dtype, attn_implementation=attn_implementation
+        return kind.from_pretrained(
+            model, revision=revision, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
         )
     except SafetensorError as error:
         raise OSError(f"the weights of {model!r} cannot be read ({error}): copy or download them again") from error
     except ImportError as error:  # flash_attention_2 without its package
         raise ValueError(f"attn_implementation={attn_implementation!r} does not work here: {error}") from error
-    _fuse_gelu(loaded)
-    return loaded.to(device).eval()
 
 
 def window_of(config: Any) -> int:

@@ -14,11 +14,12 @@ from datasets import Dataset, DatasetDict
 from datasets.fingerprint import Hasher
 
 import hf_superfilter
-from hf_superfilter import IFD, Length, Perplexity, scoring
+from hf_superfilter import IFD, Embed, Length, Perplexity, scoring
 from hf_superfilter.contracts import Scorer, Settings
 
 # One example a class: a scorer added to scoring/ is found below and has to be added here.
 EXAMPLES = {
+    "Embed": lambda: Embed("embedded:weak"),
     "IFD": lambda: IFD("embedded:weak"),
     "Length": lambda: Length(),
     "Perplexity": lambda: Perplexity("embedded:weak", append_eos=True),
@@ -68,8 +69,10 @@ def test_columns_start_with_the_name_and_hold_one_value_a_row(scorer):
     for column, values in columns.items():
         assert column == scorer.name or column.startswith(f"{scorer.name}_")
         assert len(values) == len(ROWS["prompt"])
-        if not column.endswith("_status"):
-            assert np.asarray(values).dtype == np.float64
+        if column == scorer.name != scorer.main:  # vectors, which have no order
+            assert values.dtype == np.float32 and values.ndim == 2
+        elif not column.endswith("_status"):
+            assert np.asarray(values).dtype == np.float64 and np.ndim(values) == 1
 
 
 def test_undefined_is_nan_with_a_reason_and_defined_is_finite(scorer):
@@ -78,7 +81,11 @@ def test_undefined_is_nan_with_a_reason_and_defined_is_finite(scorer):
     if status is not None:
         good = [s in ("ok", "truncated") for s in status]
         np.testing.assert_array_equal(np.isfinite(columns[scorer.main]), good)
-        assert status[1] == status[3] == "empty_response"
+        np.testing.assert_array_equal(np.isfinite(columns[scorer.name]).reshape(len(good), -1).all(1), good)
+        if isinstance(scorer, Embed):  # it reads the prompt as well, and a text without response is a text
+            assert (status[1], status[3]) == ("ok", "empty_text")
+        else:
+            assert status[1] == status[3] == "empty_response"
 
 
 def test_another_name_renames_every_column(scorer):
@@ -114,6 +121,7 @@ def test_missing_columns_and_cells_that_are_no_text_are_said(scorer):
 @pytest.mark.parametrize("make", [
     lambda: IFD("m", name="a b"), lambda: IFD("m", dtype="bf16"), lambda: IFD("m", columns="prompt"),
     lambda: IFD("m", max_length=1), lambda: IFD("m", variant="aligend"), lambda: IFD(5), lambda: IFD(""),
+    lambda: Embed(""), lambda: Embed("m", normalize="yes"), lambda: Embed("m", columns=("prompt",)),
     lambda: Length("words"), lambda: Length("tokens"), lambda: Length(model="m"),
 ])  # fmt: skip
 def test_bad_settings_are_refused_at_once(make):

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hf_superfilter
-from hf_superfilter import RandomSample, Threshold, TopK, select, selection
+from hf_superfilter import PerCluster, RandomSample, Threshold, TopK, select, selection
 from hf_superfilter.table import count_of, numbers_of
 
 # One or more examples of every selector class; the laws below run on each.
@@ -26,6 +26,11 @@ EXAMPLES = {
         Threshold("ifd", below=0.8),
         Threshold("ifd", below=1, above=-0.5),
         Threshold("ifd", above=25, below=75, percentiles=True),
+    ],
+    "PerCluster": [
+        PerCluster("ifd", 5, clusters=3),
+        PerCluster("ifd", 0.4, group="kind", largest=False),
+        PerCluster(None, 7, clusters=4, seed=1),
     ],
     "RandomSample": [RandomSample(3), RandomSample(0.5, seed=7), RandomSample(tokens=40)],
 }
@@ -70,7 +75,13 @@ def test_every_selector_of_the_package_has_an_example_here():
 def contract_table():
     rng = np.random.default_rng(0)
     values = np.where(rng.random(40) < 0.2, np.nan, rng.normal(0.8, 0.4, 40).round(1))
-    table = table_of(values, ifd_tokens=rng.integers(1, 9, 40), text=[f"row {i}" for i in range(40)])
+    table = table_of(
+        values,
+        ifd_tokens=rng.integers(1, 9, 40),
+        text=[f"row {i}" for i in range(40)],
+        kind=[None, "a", "b", "a"] * 10,
+        embedding=rng.normal(size=(40, 5)).astype(np.float32),
+    )
     return table.shuffle(seed=3).select(range(5, 35))  # with an indices mapping
 
 
