@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .report import write_report
     from .runner import score
     from .scoring.ifd import IFD
+    from .scoring.learning_percentage import LearningPercentage
     from .scoring.length import Length
     from .scoring.perplexity import Perplexity
     from .selection.random_sample import RandomSample
@@ -34,6 +35,7 @@ _HOME = {
     "Columns": "contracts",
     "Comparison": "comparison",
     "IFD": "scoring.ifd",
+    "LearningPercentage": "scoring.learning_percentage",
     "Length": "scoring.length",
     "Perplexity": "scoring.perplexity",
     "RandomSample": "selection.random_sample",
@@ -72,6 +74,7 @@ __all__ = [  # noqa: RUF022 - sorted as Python sorts
     "Columns",
     "Comparison",
     "IFD",
+    "LearningPercentage",
     "Length",
     "Perplexity",
     "RandomSample",

@@ -87,6 +87,40 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if len(texts) else []
 
 
+def check_trainable(model: str, revision: str | None) -> None:
+    """Refuse a model whose weights cannot be trained, by a look at its config alone.
+
+    Raises:
+        FileNotFoundError: a folder without config or weights.
+        ValueError: a quantised or an encoder-decoder model.
+    """
+    quantised = getattr(_config_of(model, revision), "quantization_config", None)
+    if quantised is not None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+        raise ValueError(
+            f"{model!r} is quantised ({getattr(method, 'value', method)}) and cannot be trained: "
+            "name the model that it was made of"
+        )
+
+
+def _config_of(model: str, revision: str | None) -> Any:
+    """A model's config, after a look at whether the folder can be a causal language model's."""
+    folder = Path(model)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"the folder {model!r} holds no config.json: it is not a transformers model")
+    if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise FileNotFoundError(f"the model folder {model!r} holds no weights: expected model.safetensors")
+    config = AutoConfig.from_pretrained(model, revision=revision)
+    if config.is_encoder_decoder:
+        raise ValueError(f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model")
+    return config
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory is full; a CPU says so in a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def load_weights(
     model: str, revision: str | None, dtype: torch.dtype, device: torch.device, attn_implementation: str | None
 ) -> PreTrainedModel:
@@ -96,13 +130,7 @@ def load_weights(
         FileNotFoundError: a folder without config or weights.
         ValueError: an encoder-decoder model.
     """
-    folder = Path(model)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"the folder {model!r} holds no config.json: it is not a transformers model")
-    if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise FileNotFoundError(f"the model folder {model!r} holds no weights: expected model.safetensors")
-    if AutoConfig.from_pretrained(model, revision=revision).is_encoder_decoder:
-        raise ValueError(f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model")
+    _config_of(model, revision)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model, revision=revision, dtype=dtype, attn_implementation=attn_implementation

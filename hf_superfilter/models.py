@@ -18,9 +18,9 @@ import torch
 from .batching import batches_by_length
 from .embedded import model_folder
 from .forks import after_fork
-from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, token_ids, window_of
+from .loading import is_out_of_memory, load_tokenizer, load_weights, pick_device, pick_dtype, token_ids, window_of
 from .revisions import resolve_revision
-from .windows import Pair, Window, pair_of_windows
+from .windows import Pair, Window, padded, pair_of_windows
 
 DEFAULT_MAX_LENGTH = 1_024  # the Superfiltering authors' window
 LOGITS_BYTES = {"cpu": 52 << 20, "cuda": 512 << 20}  # made at once: 271 positions of GPT-2 on a CPU
@@ -160,8 +160,8 @@ class CausalLM:
         return sums / np.maximum(counts, 1), counts
 
     def _smaller_budget(self, windows: list[Window], error: RuntimeError) -> int:
-        """Half the tokens of a batch that did not fit into memory (a CPU says so in a plain RuntimeError)."""
-        if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
+        """Half the tokens of a batch that did not fit into memory."""
+        if not is_out_of_memory(error):
             raise error
         longest = max(len(window.ids) for window in windows)
         if len(windows) == 1:
@@ -177,11 +177,7 @@ class CausalLM:
 
     def _sums(self, windows: list[Window]) -> np.ndarray:
         """(k,) float64 loss sums of k windows in one forward pass."""
-        longest = max(len(window.ids) for window in windows)
-        ids = np.zeros((len(windows), longest), dtype=np.int64)
-        for row, window in zip(ids, windows, strict=True):
-            row[: len(window.ids)] = window.ids
-        positions = np.concatenate([i * longest + np.arange(w.start, len(w.ids)) for i, w in enumerate(windows)])
+        ids, positions = padded(windows)
         owners = np.repeat(np.arange(len(windows)), [w.scored for w in windows])
         targets = torch.from_numpy(ids.reshape(-1)[positions]).to(self.device)
         output = self._body(input_ids=torch.from_numpy(ids).to(self.device), use_cache=False)

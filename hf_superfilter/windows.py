@@ -8,6 +8,8 @@ scored          r0 r1 r2   start = 3          scored    r1 r2      start = 1
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 Ids = Sequence[int]
 SCORED = ("ok", "truncated")
 
@@ -23,6 +25,22 @@ class Window(NamedTuple):
     def scored(self) -> int:
         """How many tokens are scored, each given all before it; none of a window that is not whole."""
         return max(0, len(self.ids) - self.start) if self.status in SCORED else 0
+
+
+def padded(windows: Sequence[Window]) -> tuple[np.ndarray, np.ndarray]:
+    """Windows as one batch: (k, longest) ids padded on the right; (m,) positions of the scored ones in it, flattened.
+
+    Example:
+        >>> ids, positions = padded([Window([1, 2, 3], 1), Window([4, 5], 1)])
+        >>> ids.tolist(), positions.tolist()
+        ([[1, 2, 3], [4, 5, 0]], [1, 2, 4])
+    """
+    longest = max(len(window.ids) for window in windows)
+    ids = np.zeros((len(windows), longest), dtype=np.int64)
+    for row, window in zip(ids, windows, strict=True):
+        row[: len(window.ids)] = window.ids
+    positions = [number * longest + np.arange(w.start, len(w.ids)) for number, w in enumerate(windows)]
+    return ids, np.concatenate(positions)
 
 
 class Pair(NamedTuple):
