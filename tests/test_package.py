@@ -27,8 +27,8 @@ metric.rank_consistency.agreement
 metric.rank_consistency.rank_consistency agreement
 store embedded embedded.train turns templates table catalogue card
 record chunks leases
-spool work
-formats sources models
+spool work preparing
+formats sources models finetune
 model_settings
 scoring selection
 runner funnel
