@@ -1,7 +1,7 @@
 """Learning percentage by an embedded model, held to LLaMA-2-13B's published one on the same rows of Dolly.
 
 `python -m benchmarks.learning_percentage FOLDER` fine-tunes `embedded:strong` for 3 epochs on 2,000 rows and prints
-tables; `--learning-rate`, `--batch-rows` and `--model` try other settings, in a folder of their own. Killed, it goes on.
+tables; `--learning-rate`, `--batch-rows` and `--model` try other settings, each in a folder of its own.
 The rows and the published perplexities lie in ../shared/data, beside the project.
 """
 
@@ -47,7 +47,10 @@ def table(title: str, target: np.ndarray, ours: dict[str, np.ndarray], largest: 
     print(f"\n{title}\n\n| by | rows | Spearman | overlap of the lowest 10% (chance 0.10) |\n|---|---:|---:|---:|")
     for name, values in ours.items():
         found = rank_consistency(values, target, largest=largest)
-        cells = [f"{found[k]:.2f} ({found[k + '_low']:.2f} to {found[k + '_high']:.2f})" for k in ("spearman", "overlap@0.10")]
+        cells = [
+            f"{found[k]:.2f} ({found[k + '_low']:.2f} to {found[k + '_high']:.2f})"
+            for k in ("spearman", "overlap@0.10")
+        ]
         print(f"| {name} | {found['pairs']:,} | {' | '.join(cells)} |", flush=True)
 
 
@@ -63,9 +66,7 @@ def main() -> None:
         print("skipped: the published scores of ../shared/data are not here")
         return
     rows = dolly(options.rows)
-    scorer = LearningPercentage(
-        options.model, learning_rate=options.learning_rate, batch_rows=options.batch_rows
-    )
+    scorer = LearningPercentage(options.model, learning_rate=options.learning_rate, batch_rows=options.batch_rows)
     began = time.perf_counter()
     scored = score(rows, [scorer], options.folder)
     if scored is None:

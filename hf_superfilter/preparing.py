@@ -24,6 +24,11 @@ DONE, LEASE = "prepared.json", "prepare"
 POLL = 0.5  # seconds between looks at what another launch makes
 
 
+def home_of(name: str, claim: str) -> str:
+    """The folder in a run folder that holds what a scorer prepared."""
+    return f"{name}/prepared-{claim}"
+
+
 def prepared(scorer: Any, table: "Dataset", chunks: Chunks, process: Process) -> Any:
     """The scorer with what it needs made, by this launch or by another one; as it is when no chunk is left to score.
 
@@ -33,7 +38,7 @@ def prepared(scorer: Any, table: "Dataset", chunks: Chunks, process: Process) ->
 
     `scorer.prepare(table, folder)` is called in every process, also where all is made: it then only reads.
     """
-    store, home = chunks.store, f"{chunks.name}/prepared-{chunks.claim}"
+    store, home = chunks.store, home_of(chunks.name, chunks.claim)
     folder = store.path(home) if store.exclusive else Path(tempfile.gettempdir()) / f"hf_superfilter-{chunks.claim}"
     with Leases(store, home) as leases:
         while (state := agreed(_state(chunks, home, leases) if process.is_main else "")) == "wait":

@@ -220,7 +220,10 @@ def _summary(chunks: Chunks, name: str, scorer: object) -> dict[str, Any]:
 
 def _beyond(values: pa.ChunkedArray, bounds: tuple[float, float]) -> dict[str, int]:
     """How many values lie outside the range that a scorer names as the usual one; they are kept as they are."""
-    outside = {f"below {bounds[0]:g}": pc.less(values, bounds[0]), f"above {bounds[1]:g}": pc.greater(values, bounds[1])}
+    outside = {
+        f"below {bounds[0]:g}": pc.less(values, bounds[0]),
+        f"above {bounds[1]:g}": pc.greater(values, bounds[1]),
+    }
     return {words: int(pc.sum(found).as_py() or 0) for words, found in outside.items()}
 
 

@@ -28,7 +28,8 @@ metric.rank_consistency.rank_consistency agreement
 store embedded embedded.train turns templates table catalogue card
 record chunks leases
 spool work preparing
-formats sources models finetune
+formats sources models training
+finetune
 model_settings
 scoring selection
 runner funnel

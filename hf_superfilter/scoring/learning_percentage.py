@@ -1,6 +1,7 @@
 """Learning percentage: how much of what a model learns about a row it has learned after the first epoch."""
 
 import json
+from array import array
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -134,8 +135,9 @@ class LearningPercentage(ModelSettings):
                 end of text, a window shorter than `max_length`, or a folder that holds another training.
             MemoryError: not even a single row fits.
         """
-        from ..finetune import Plan, epoch_folders, finetune
+        from ..finetune import epoch_folders, finetune
         from ..loading import check_trainable
+        from ..training import Plan
 
         if self.checkpoints:
             return self
@@ -174,7 +176,7 @@ class LearningPercentage(ModelSettings):
             turns = flatten_turns(rows.with_format(None)[start : start + AT_ONCE], self.columns)
             several: list[list[Window]] = [[] for _ in range(turns.count)]
             for row, window in zip(turns.rows.tolist(), self._windows(turns), strict=True):
-                several[row].append(window._replace(ids=np.array(window.ids, dtype=np.int32)))
+                several[row].append(window._replace(ids=array("i", window.ids)))
             found += several
         return found
 
@@ -199,7 +201,7 @@ class LearningPercentage(ModelSettings):
             scored = turns.total(tokens)
             with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
                 ppl.append(np.exp(turns.total(np.where(tokens > 0, nats * tokens, 0)) / scored))
-        status = turns.statuses([w.status for w in windows], tokens > 0, np.isfinite(ppl).all(axis=0))
+        status = turns.statuses([w.status for w in windows], tokens > 0, np.isfinite(np.stack(ppl)).all(axis=0))
         return self._columns(np.stack(ppl), scored, status)
 
     def _columns(self, ppl: np.ndarray, scored: np.ndarray, status: list[str]) -> Columns:
@@ -209,7 +211,9 @@ class LearningPercentage(ModelSettings):
         columns: Columns = {}
         if not self.approximate:
             learned = ppl[0] - ppl[-1]
-            status = [s if ok or not fine else "unchanged" for s, ok, fine in zip(status, learned != 0, finite, strict=True)]
+            status = [
+                s if ok or not fine else "unchanged" for s, ok, fine in zip(status, learned != 0, finite, strict=True)
+            ]
             shares = -np.diff(ppl, axis=0) / np.where(finite & (learned != 0), learned, np.nan)
             columns |= {f"{self.name}_{number}": share for number, share in enumerate(shares, start=1)}
         columns[f"{self.name}_app"] = np.where(finite, (ppl[0] - ppl[1]) / ppl[0], np.nan)
