@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .runner import score
     from .scoring.embed import Embed
     from .scoring.ifd import IFD
+    from .scoring.learning_percentage import LearningPercentage
     from .scoring.length import Length
     from .scoring.perplexity import Perplexity
     from .selection.per_cluster import PerCluster
@@ -38,6 +39,7 @@ _HOME = {
     "Comparison": "comparison",
     "Embed": "scoring.embed",
     "IFD": "scoring.ifd",
+    "LearningPercentage": "scoring.learning_percentage",
     "Length": "scoring.length",
     "PerCluster": "selection.per_cluster",
     "Perplexity": "scoring.perplexity",
@@ -79,6 +81,7 @@ __all__ = [  # noqa: RUF022 - sorted as Python sorts
     "Comparison",
     "Embed",
     "IFD",
+    "LearningPercentage",
     "Length",
     "PerCluster",
     "Perplexity",

@@ -15,6 +15,7 @@ SIZES = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
 # Scorer or selector, as an entry of a recipe names it -> the papers behind it.
 PAPERS = {
     "IFD": ["2402.00530", "2308.12032"],
+    "LearningPercentage": ["2402.10430"],
     "Perplexity": ["2402.09668"],
     "Length": ["2402.04833"],
 }
@@ -22,6 +23,8 @@ TITLES = {
     "2402.00530": "Li et al., Superfiltering: Weak-to-Strong Data Filtering for Fast Instruction-Tuning, ACL 2024",
     "2308.12032": "Li et al., From Quantity to Quality: Boosting LLM Performance with Self-Guided Data Selection "
     "for Instruction Tuning, NAACL 2024",
+    "2402.10430": "Mekala et al., Smaller Language Models are capable of selecting Instruction-Tuning Training Data "
+    "for Larger Language Models, Findings of ACL 2024",
     "2402.09668": "Sachdeva et al., How to Train Data-Efficient LLMs, 2024",
     "2402.04833": "Zhao et al., Long Is More for Alignment: A Simple but Tough-to-Beat Baseline for Instruction "
     "Fine-Tuning, ICML 2024",

@@ -21,8 +21,12 @@ class Scorer(Protocol):
     """Turns a batch of rows into new columns; `ds.map(scorer, batched=True)` is all it needs to be.
 
     `name` is the prefix of its columns and its folder in a run; `main` names the column to rank by.
-    A plain function is a scorer too: it is known by its own name. A scorer that has to see all rows
-    first also has `prepare(rows, folder)`, which returns a new scorer.
+    A plain function is a scorer too: it is known by its own name.
+
+    A scorer that has to see all rows first also has `prepare(rows, folder)`, which makes what it needs in a
+    local folder and returns a new scorer that names it. `score` calls it in every process of a launch at once, and
+    again after a kill: what is there is not made again. Other launches on the run folder wait, and then
+    call it to find all made. `bounds`, if a scorer has it, are the usual limits of `main`; values beyond are counted.
     """
 
     name: str

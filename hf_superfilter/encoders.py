@@ -19,8 +19,9 @@ from .embedded import model_folder
 from .forks import after_fork
 from .halving import run_by_length
 from .loading import load_body, load_tokenizer, pick_device, pick_dtype, window_of
-from .models import DEFAULT_MAX_LENGTH, ONE_AT_A_TIME, default_batch_tokens, padded
+from .models import DEFAULT_MAX_LENGTH, ONE_AT_A_TIME, default_batch_tokens
 from .revisions import resolve_revision
+from .windows import padded
 
 # Those done here, by their switches in files of before version 6 of sentence-transformers; later ones hold the name.
 POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}

@@ -1,11 +1,15 @@
 """The numbers of a selection, once: what reports and cards print, and nothing that is not in the rows or the run."""
 
+import json
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .record import read_record
+from .preparing import home_of
+from .record import claim_digest, read_record
+from .store import Store
 from .table import holds_numbers, numbers_of
 
 if TYPE_CHECKING:
@@ -21,7 +25,8 @@ def facts_of(selection: "Selection") -> dict[str, Any]:
     `rows`, `kept`, `share`; `steps`; `by` and `score` (quantiles over all finite values, and `cut`, see
     `cut_of`); `status`, how often each; `length`, characters of the responses kept, dropped and all;
     `groups`, kept against all by each column that groups the rows; `baselines`, the share of
-    the selection that a baseline of the same size keeps too; `cost`, one entry a scorer.
+    the selection that a baseline of the same size keeps too; `cost`, one entry a scorer, whose seconds include
+    training; `beyond`, how many values lie outside a column's usual range.
     """
     record = read_record(selection.run) if selection.run is not None else None
     return {
@@ -46,6 +51,7 @@ def facts_of(selection: "Selection") -> dict[str, Any]:
         "groups": _groups(selection),
         "baselines": _baselines(selection),
         "cost": _cost(record) if record else None,
+        "beyond": _beyond(record) if record else {},
         "created": record["created"] if record else None,
         "packages": record["packages"] if record else None,
     }
@@ -216,7 +222,8 @@ def _cost(record: dict[str, Any]) -> list[dict[str, Any]]:
             "name": name,
             "rows": scorer["rows"],
             "tokens": scorer.get("tokens"),
-            "seconds": scorer["seconds"],
+            "seconds": scorer["seconds"] + (_training_seconds(scorer) or 0.0),
+            "training_seconds": _training_seconds(scorer),
             "scorer": scorer["scorer"],
             **{
                 key: scorer.get("made_with", {}).get(key) for key in ("model", "revision", "device", "dtype", "threads")
@@ -225,3 +232,23 @@ def _cost(record: dict[str, Any]) -> list[dict[str, Any]]:
         for name, scorer in record["scorers"].items()
         if "seconds" in scorer
     ]
+
+
+def _training_seconds(scorer: dict[str, Any]) -> float | None:
+    """What the training took; None of a scorer that is not trained, or was trained twice."""
+    seconds = scorer.get("made_with", {}).get("training_seconds")
+    return seconds if isinstance(seconds, float) else None
+
+
+def _beyond(record: dict[str, Any]) -> dict[str, dict[str, int]]:
+    return {scorer["main"]: scorer["beyond"] for scorer in record["scorers"].values() if "beyond" in scorer}
+
+
+def losses_of(run: str | Path) -> dict[str, list[dict[str, Any]]]:
+    """The training log of every scorer of a run that was trained: one entry a step, with `step`, `epoch` and `loss`."""
+    store, found = Store(run), {}
+    for name, scorer in read_record(run)["scorers"].items():
+        file = f"{home_of(name, claim_digest(scorer))}/loss.jsonl"
+        if store.has(file):
+            found[name] = [json.loads(line) for line in store.read(file).decode().splitlines()]
+    return found

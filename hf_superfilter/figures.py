@@ -1,11 +1,13 @@
 """The pictures of reports and cards, with the words that stand for them where they cannot be seen."""
 
 import io
+from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .facts import cut_of, kept_mask, ranked_by, response_lengths
+from .facts import cut_of, kept_mask, losses_of, ranked_by, response_lengths
 from .table import numbers_of
 
 if TYPE_CHECKING:
@@ -83,6 +85,19 @@ def length_picture(selection: "Selection") -> Picture | None:
         medians.append(f"median {np.median(mine):,.0f} characters over {len(mine):,} rows {name}")
     axes.legend(frameon=False)
     return Picture(png_of(figure), f"Histogram of response lengths: {', '.join(reversed(medians))}.")
+
+
+def loss_pictures(run: str | Path) -> dict[str, Picture]:
+    """The loss of every training of a run, step by step, by the name of its scorer."""
+    pictures = {}
+    for name, steps in losses_of(run).items():
+        at, loss = [step["epoch"] for step in steps], [step["loss"] for step in steps]
+        figure, axes = _figure("epochs", "training loss, nats a token")
+        axes.plot(at, loss, color=KEPT, linewidth=1.2, marker="." if len(at) < 100 else "")
+        first, last = (np.mean([x for x, e in zip(loss, at, strict=True) if ceil(e) == n]) for n in (1, ceil(at[-1])))
+        alt = f"Training loss of {name} over {len(at):,} steps: {first:.3f} in the first epoch, {last:.3f} in the last."
+        pictures[name] = Picture(png_of(figure), alt)
+    return pictures
 
 
 def new_figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (5.2, 3.1)) -> "tuple[Figure, Any]":

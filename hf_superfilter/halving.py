@@ -43,9 +43,14 @@ def run_by_length(
             pending[chosen] = False
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory is full; a CPU says so in a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def _smaller_budget(lm: Placed, longest: int, count: int, error: RuntimeError) -> int:
-    """Half the tokens of a batch that did not fit into memory (a CPU says so in a plain RuntimeError)."""
-    if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
+    """Half the tokens of a batch that did not fit into memory."""
+    if not is_out_of_memory(error):
         raise error
     if count == 1:
         raise MemoryError(

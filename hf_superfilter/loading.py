@@ -113,6 +113,24 @@ def load_config(model: str, revision: str | None) -> Any:
     return AutoConfig.from_pretrained(model, revision=None if folder.is_dir() else revision)
 
 
+def check_trainable(model: str, revision: str | None) -> None:
+    """Refuse a model whose weights cannot be trained, by a look at its files and its config alone.
+
+    Raises:
+        FileNotFoundError: a folder without config or weights.
+        ValueError: a quantised or an encoder-decoder model.
+    """
+    config = _causal(model, load_config(model, revision))
+    _check_weights(model)
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is not None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+        raise ValueError(
+            f"{model!r} is quantised ({getattr(method, 'value', method)}) and cannot be trained: "
+            "name the model that it was made of"
+        )
+
+
 def load_weights(
     model: str,
     revision: str | None,
@@ -129,8 +147,8 @@ def load_weights(
         ValueError: an encoder-decoder model where a causal one is wanted, or no vocabulary head.
     """
     config = load_config(model, revision)
-    if config.is_encoder_decoder and not encoder_decoder:
-        raise ValueError(f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model")
+    if not encoder_decoder:
+        _causal(model, config)
     kind: Any = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
     if type(config) not in (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING):
         raise ValueError(f"{model!r} ({config.model_type}) has no vocabulary head: it cannot say how likely a word is")
@@ -166,13 +184,23 @@ def load_body(
     return body.to(device).eval()
 
 
+def _causal(model: str, config: Any) -> Any:
+    if config.is_encoder_decoder:
+        raise ValueError(f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model")
+    return config
+
+
+def _check_weights(model: str) -> None:
+    folder = Path(model)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise FileNotFoundError(f"the model folder {model!r} holds no weights: expected model.safetensors")
+
+
 def _read(
     kind: Any, model: str, revision: str | None, dtype: torch.dtype, attn_implementation: str | None
 ) -> tuple[Any, dict[str, Any]]:
     """A model as a class of transformers reads it, and which weights were missing."""
-    folder = Path(model)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise FileNotFoundError(f"the model folder {model!r} holds no weights: expected model.safetensors")
+    _check_weights(model)
     try:
         return kind.from_pretrained(
             model, revision=revision, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True

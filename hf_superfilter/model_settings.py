@@ -89,20 +89,23 @@ class ModelSettings(Settings):
             "threads": torch.get_num_threads(),
         }
 
-    def language_model(self, rank: int | None = None) -> "CausalLM":
-        """The loaded model, one per process and device whatever the number of scorers that use it."""
+    def language_model(self, rank: int | None = None, model: str | None = None) -> "CausalLM":
+        """The loaded model, one per process and device whatever the number of scorers that use it.
+
+        `model` is a local folder to load in its place, run the same way.
+        """
         from .models import load_causal_lm
 
-        return load_causal_lm(*self.resolved(rank))
+        return load_causal_lm(*self.resolved(rank, model))
 
-    def resolved(self, rank: int | None = None) -> tuple[str, str, str, str, str | None]:
+    def resolved(self, rank: int | None = None, model: str | None = None) -> tuple[str, str, str, str, str | None]:
         """What a loaded model is known by: folder, resolved revision, dtype, device, attention."""
         from .loading import pick_device
 
         after_fork()
-        folder, device = model_folder(self.model), str(pick_device(self.device, device_number(rank)))
+        folder, device = model or model_folder(self.model), str(pick_device(self.device, device_number(rank)))
         # The resolved revision is part of what is looked up: a folder that changed is loaded again.
-        revision = resolve_revision(folder, self.revision)
+        revision = resolve_revision(folder, None if model else self.revision)
         return folder, revision, self.dtype, device, self.attn_implementation
 
 

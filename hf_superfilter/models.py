@@ -20,7 +20,7 @@ from .forks import after_fork
 from .halving import run_by_length
 from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, token_ids, window_of
 from .revisions import resolve_revision
-from .windows import Ids, Pair, Window, pair_of_windows
+from .windows import Ids, Pair, Window, batch_of, padded, pair_of_windows
 
 DEFAULT_MAX_LENGTH = 1_024  # the Superfiltering authors' window
 LOGITS_BYTES = {"cpu": 52 << 20, "cuda": 512 << 20}  # made at once: 271 positions of GPT-2 on a CPU
@@ -156,9 +156,7 @@ class CausalLM:
 
     def _sums(self, windows: list[Window]) -> np.ndarray:
         """(k,) float64 loss sums of k windows in one forward pass."""
-        ids = padded([window.ids for window in windows])
-        longest = ids.shape[1]
-        positions = np.concatenate([i * longest + np.arange(w.start, len(w.ids)) for i, w in enumerate(windows)])
+        ids, positions = batch_of(windows)
         owners = np.repeat(np.arange(len(windows)), [w.scored for w in windows])
         targets = torch.from_numpy(ids.reshape(-1)[positions]).to(self.device)
         wanted = iter(targets.split(self._head.rows))
@@ -215,14 +213,6 @@ class CausalLM:
         if token is None:
             raise ValueError(f"the tokenizer of {self.name} has no {wanted.upper()} token, which this setting needs")
         return token
-
-
-def padded(rows: Sequence[Ids]) -> np.ndarray:
-    """(k, longest) int64 token ids, padded on the right with 0."""
-    ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-    for row, own in zip(ids, rows, strict=True):
-        row[: len(own)] = own
-    return ids
 
 
 def default_batch_tokens(device: torch.device) -> int:

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from typing import Any
 
 MEETING = timedelta(minutes=30)  # for all processes to have started; nothing waits for others after that
 LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets beside WORLD_SIZE
@@ -39,6 +40,15 @@ def this_process(expected: int | None = None) -> Process:
             f"--num_processes {expected}' starts one: use 'torchrun --nproc-per-node {expected}'"
         )
     return process
+
+
+def agreed(value: Any) -> Any:
+    """The main process's value on all processes of a launch, each of which has to call it; without one the value."""
+    if _world() == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([value])[0]
 
 
 def device_number(rank: int | None) -> int | None:

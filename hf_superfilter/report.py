@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .facts import examples_of, facts_of, ranked_by
-from .figures import length_picture, score_picture
+from .figures import length_picture, loss_pictures, score_picture
 from .recipe import recipe_of
 from .table import numbers_of
 from .templating import render
@@ -39,6 +39,7 @@ def write_report(selection: "Selection", path: str | Path) -> Path:
         'report.html'
     """
     pictures = [picture for picture in (score_picture(selection), length_picture(selection)) if picture]
+    pictures += loss_pictures(selection.run).values() if selection.run is not None else []
     facts = facts_of(selection)
     recipe = recipe_of(selection)
     page = render(
@@ -101,6 +102,10 @@ def summarise(selection: "Selection") -> str:
         f"{column}: " + ", ".join(f"{status} {count:,}" for status, count in counts.items())
         for column, counts in facts["status"].items()
     ]
+    statuses += [
+        f"{column}, kept as they are: " + ", ".join(f"{words} {count:,}" for words, count in counts.items())
+        for column, counts in facts["beyond"].items()
+    ]
     examples = []
     scores = _scores(selection)
     for title, rows in examples_of(selection).items():
@@ -121,4 +126,5 @@ def _line(row: dict[str, Any], score: float) -> str:
 def _cost_line(entry: dict[str, Any]) -> str:
     tokens = f", {entry['tokens']:,} response tokens" if entry["tokens"] is not None else ""
     made = f"; {entry['model']} at {entry['revision']}, {entry['device']}, {entry['dtype']}" if entry["model"] else ""
-    return f"{entry['name']}: {entry['rows']:,} rows{tokens} in {entry['seconds']:.1f} s{made}"
+    trained = f" ({entry['training_seconds']:.1f} s of them training)" if entry["training_seconds"] is not None else ""
+    return f"{entry['name']}: {entry['rows']:,} rows{tokens} in {entry['seconds']:.1f} s{trained}{made}"

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from .chunks import Chunks, layout_of
 from .contracts import Columns, Scorer, check_name
+from .preparing import prepared
 from .processes import Process, this_process
 from .record import check_claim, claim_digest, claim_of, note_scorer, open_record
 from .spool import spool
@@ -90,7 +91,7 @@ def score(
         note_scorer(store, name, claim)
         chunks = Chunks(store, name, starts, claim=claim_digest(claim))
         if hasattr(scorer, "prepare"):
-            scorer = scorer.prepare(table, f"{store.folder}/{name}")
+            scorer = prepared(scorer, table, chunks, process)
         leaves = name == names[-1] and not process.is_main  # nobody needs its table
         work(chunks, sizes, _chunk_scorer(scorer, name, table, chunks, process), process, leaves=leaves)
         if leaves:
@@ -191,16 +192,20 @@ def _summary(chunks: Chunks, name: str, scorer: object) -> dict[str, Any]:
     columns, undefined, statuses = chunks.table(0).column_names, 0, Counter[str]()
     main = getattr(scorer, "main", columns[0])
     defines = main in columns and pa.types.is_floating(chunks.table(0).column(main).type)
+    bounds, beyond = getattr(scorer, "bounds", None), Counter[str]()
     for number in range(len(chunks)):
         part = chunks.table(number)
         if defines:
             undefined += int(pc.sum(pc.fill_null(pc.is_nan(part.column(main)), True)).as_py() or 0)
+            beyond.update(_beyond(part.column(main), bounds) if bounds else {})
         if f"{name}_status" in columns:
             statuses.update(part.column(f"{name}_status").to_pylist())
     summary: dict[str, Any] = {"columns": columns, "main": main, "rows": chunks.rows}
     summary["seconds"] = round(sum(fact["seconds"] for fact in facts), 3)
     if defines:
         summary["undefined"] = undefined
+        if bounds:
+            summary["beyond"] = dict(beyond)
     if f"{name}_tokens" in columns:
         summary["tokens"] = int(sum(fact["tokens"] for fact in facts))
     if statuses:
@@ -211,6 +216,15 @@ def _summary(chunks: Chunks, name: str, scorer: object) -> dict[str, Any]:
         found = {key: list(dict.fromkeys(made.get(key) for made in made_with)) for key in made_with[0]}
         summary["made_with"] = {k: v[0] if len(v) == 1 else "; ".join(map(str, v)) for k, v in found.items()}
     return summary
+
+
+def _beyond(values: pa.ChunkedArray, bounds: tuple[float, float]) -> dict[str, int]:
+    """How many values lie outside the range that a scorer names as the usual one; they are kept as they are."""
+    outside = {
+        f"below {bounds[0]:g}": pc.less(values, bounds[0]),
+        f"above {bounds[1]:g}": pc.greater(values, bounds[1]),
+    }
+    return {words: int(pc.sum(found).as_py() or 0) for words, found in outside.items()}
 
 
 def _warn_about(name: str, summary: Mapping[str, Any]) -> None:

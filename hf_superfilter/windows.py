@@ -8,6 +8,8 @@ scored          r0 r1 r2   start = 3          scored    r1 r2      start = 1
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 Ids = Sequence[int]
 SCORED = ("ok", "truncated")
 
@@ -23,6 +25,27 @@ class Window(NamedTuple):
     def scored(self) -> int:
         """How many tokens are scored, each given all before it; none of a window that is not whole."""
         return max(0, len(self.ids) - self.start) if self.status in SCORED else 0
+
+
+def padded(rows: Sequence[Ids]) -> np.ndarray:
+    """(k, longest) int64 token ids, padded on the right with 0."""
+    ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for row, own in zip(ids, rows, strict=True):
+        row[: len(own)] = own
+    return ids
+
+
+def batch_of(windows: Sequence[Window]) -> tuple[np.ndarray, np.ndarray]:
+    """Windows as one batch: (k, longest) padded ids; (m,) positions of the scored ones in it, flattened.
+
+    Example:
+        >>> ids, positions = batch_of([Window([1, 2, 3], 1), Window([4, 5], 1)])
+        >>> ids.tolist(), positions.tolist()
+        ([[1, 2, 3], [4, 5, 0]], [1, 2, 4])
+    """
+    ids = padded([window.ids for window in windows])
+    positions = [number * ids.shape[1] + np.arange(w.start, len(w.ids)) for number, w in enumerate(windows)]
+    return ids, np.concatenate(positions)
 
 
 class Pair(NamedTuple):

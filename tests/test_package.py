@@ -27,9 +27,9 @@ metric.rank_consistency.agreement
 metric.rank_consistency.rank_consistency agreement
 store embedded embedded.train turns templates table catalogue card halving
 record chunks leases clustering
-spool work
-formats sources models
-encoders
+spool work preparing
+formats sources models training
+encoders finetune
 model_settings
 scoring selection
 runner funnel

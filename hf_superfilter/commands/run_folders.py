@@ -30,6 +30,7 @@ def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) ->
     print_summary(selection, folder)
     files = ("scored.parquet", "selected.parquet", "summary.txt")
     print("files: " + ", ".join(in_folder(folder, name) for name in files))
+    write_and_name_losses(folder)
     write_and_name_report(selection, folder)
     fail_if_all_undefined(folder)
     return True
@@ -109,6 +110,16 @@ def write_and_name_report(selection: "Selection", folder: str) -> None:
     with Store(folder).file("report.html") as unfinished:
         write_report(selection, unfinished)
     print(f"report: {in_folder(folder, 'report.html')}")
+
+
+def write_and_name_losses(folder: str) -> None:
+    """Draw the training loss of the scorers that were trained, beside their scores, and print where it is."""
+    from ..figures import loss_pictures
+    from ..store import Store
+
+    for name, picture in loss_pictures(folder).items():
+        Store(folder).write(f"{name}/loss.png", picture.png)
+        print(f"training loss: {in_folder(folder, f'{name}/loss.png')}")
 
 
 def print_record(folder: str) -> None:

@@ -15,6 +15,7 @@ from .run_folders import (
     run_recipe,
     scored_rows,
     selection_in,
+    write_and_name_losses,
     write_and_name_report,
     write_rows,
 )
@@ -61,7 +62,7 @@ def run(
 def score(
     data: Annotated[str, typer.Argument(help="A file (json, jsonl, csv, parquet), a local folder or a Hub id.")],
     model: Annotated[str, typer.Option(help="A Hub id, a model folder, embedded:weak or embedded:strong.")] = GPT2,
-    scorer: Annotated[str, typer.Option(help="IFD, Perplexity or Length.")] = "IFD",
+    scorer: Annotated[str, typer.Option(help="IFD, Perplexity, LearningPercentage or Length.")] = "IFD",
     folder: Folder = "runs/score",
     split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
     format: Annotated[str, typer.Option(help="How the rows are laid out; auto looks at the columns.")] = "auto",
@@ -80,6 +81,7 @@ def score(
         return  # of several processes that were launched, the main one goes on
     print_record(folder)
     print(f"scores: {in_folder(folder, 'scored.parquet')}")
+    write_and_name_losses(folder)
     fail_if_all_undefined(folder)
 
 

@@ -1,0 +1,221 @@
+"""Learning percentage: how much of what a model learns about a row it has learned after the first epoch."""
+
+import json
+from array import array
+from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..contracts import Batch, Columns
+from ..embedded import model_folder
+from ..model_settings import ModelSettings, default_name, revision_of
+from ..record import digest_of
+from ..table import check_switch, is_count, is_number
+from ..turns import flatten_turns
+from ..whole_files import whole_file
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..models import CausalLM
+    from ..turns import Turns
+    from ..windows import Window
+
+LONGEST, FEWEST_ROWS, AT_ONCE = 512, 8, 1_000
+MADE_OF = "training.json"
+
+
+@dataclass(frozen=True, repr=False)
+class LearningPercentage(ModelSettings):
+    """Learning percentage, `LP(i) = (P_{i-1} - P_i) / (P_0 - P_n)`: the share of a row's learning done in epoch i.
+
+    P_0 is the perplexity of the response and its end of text given the prompt, P_i the same after i of n epochs of
+    fine-tuning on these very rows. LOW `lp_1` is hard: what the first epoch has not taught. Keep the lowest
+    (`TopK("lp_1", k, largest=False)`), in the paper those of each cluster. arXiv 2402.10430, section 2; prompts are
+    in the Alpaca template there (`format_pairs(..., template="alpaca")`).
+
+    `score(rows, [LearningPercentage(...)], folder)` fine-tunes first (`prepare`), for which all rows have to be at
+    hand: a stream is written to the run folder before. Training needs about 16 bytes of memory a parameter.
+
+    Columns, all float64 but the last: `lp_1` ... `lp_<n>`, mostly between 0 and 1; values below (the perplexity
+    rose) and above are kept as they are and counted in the record; `lp_app`, `(P_0 - P_1) / P_0`, at most 1, a
+    selector of its own that needs one epoch; `lp_ppl_0` ... `lp_ppl_<n>`, the perplexities; `lp_tokens`, scored tokens;
+    `lp_status`, `ok`, `truncated`, or why the main column is nan: `empty_response`, `too_short`,
+    `prompt_too_long`, `not_finite` (a perplexity), `unchanged` (P_0 = P_n: nothing was learned to take a share of).
+
+    Args:
+        epochs: n, which also decides the learning rate's course.
+        approximate: stop after the first of the n epochs. The columns are then `lp_app`, which is also `main`, and what
+            belongs to it; its values are those that all n epochs would give.
+        learning_rate: the highest; it rises over 0.03 of the steps and falls along a cosine to 0.
+        batch_rows: rows of a training step, shared by all processes.
+        seed: of the order of the rows in training and of the model's dropout.
+        checkpoints: the models after each epoch, as `prepare` names them; () is to be trained.
+
+    The model's own settings are those of other scorers, with two differences. `max_length`: None is 512 tokens, or the
+    model's window where that is shorter. `dtype`: perplexities come from float32 unless another one is named, for
+    LP is a difference of close numbers (bfloat16 reorders it: Spearman 0.4 with float32, for the embedded
+    models); training multiplies in bfloat16 on GPUs that do so natively, with float32 weights.
+
+    Example:
+        >>> from hf_superfilter import LearningPercentage
+        >>> LearningPercentage("embedded:weak")({"prompt": ["Hi\\n"], "response": ["Hello"]})
+        Traceback (most recent call last):
+        ...
+        ValueError: LearningPercentage(model='embedded:weak') has to be trained on all rows first: score(rows, ...
+    """
+
+    epochs: int = 3
+    approximate: bool = False
+    _: KW_ONLY
+    learning_rate: float = 2e-5
+    batch_rows: int = 128
+    seed: int = 42
+    checkpoints: tuple[str, ...] = ()
+    name: str = default_name("lp")
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)  # values of `main` beyond them are counted in the record
+
+    def __post_init__(self) -> None:
+        """Check the training as well as what every model scorer checks."""
+        super().__post_init__()
+        check_switch("approximate", self.approximate)
+        least = 1 if self.approximate else 2
+        if not is_count(self.epochs, least):
+            raise ValueError(f"epochs={self.epochs!r}: give a whole number, at least {least} (one of two is a share)")
+        if not is_count(self.batch_rows):
+            raise ValueError(f"batch_rows={self.batch_rows!r}: give a number of rows, at least 1")
+        if not is_number(self.learning_rate) or self.learning_rate <= 0:
+            raise ValueError(f"learning_rate={self.learning_rate!r}: give a number above 0, such as 2e-5")
+        if not is_count(self.seed, 0):
+            raise ValueError(f"seed={self.seed!r}: give a whole number, at least 0")
+        if isinstance(self.checkpoints, str) or not all(isinstance(path, str) for path in self.checkpoints):
+            raise ValueError(f"checkpoints={self.checkpoints!r}: give a list of model folders, one an epoch")
+        object.__setattr__(self, "checkpoints", tuple(self.checkpoints))
+        if self.checkpoints and len(self.checkpoints) != self._trained:
+            raise ValueError(f"checkpoints={self.checkpoints!r}: give {self._trained} folders, one an epoch, or none")
+
+    @property
+    def main(self) -> str:
+        """The column to rank by, lowest first."""
+        return f"{self.name}_app" if self.approximate else f"{self.name}_1"
+
+    @property
+    def _trained(self) -> int:
+        return 1 if self.approximate else self.epochs
+
+    def identity(self) -> dict[str, Any]:
+        """The model's immutable revision, and what the checkpoints hold."""
+        made = [revision_of(path, None)["revision"] for path in self.checkpoints]
+        return super().identity() | ({"checkpoints": made} if made else {})
+
+    def provenance(self, rank: int | None = None) -> dict[str, Any]:
+        """What a run records, with what the training took: seconds of all processes together."""
+        made = super().provenance(rank)
+        losses = [Path(path).parent / "loss.jsonl" for path in self.checkpoints[-1:]]
+        for line in [line for file in losses if file.is_file() for line in file.read_text().splitlines()]:
+            made["training_steps"] = made.get("training_steps", 0) + 1
+            made["training_seconds"] = round(made.get("training_seconds", 0.0) + json.loads(line)["seconds"], 1)
+        return made
+
+    def language_model(self, rank: int | None = None, model: str | None = None) -> "CausalLM":
+        """The model before training, or a checkpoint; in float32 unless another dtype was asked for."""
+        exact = replace(self, dtype="float32") if self.dtype == "auto" else self
+        return super(LearningPercentage, exact).language_model(rank, model)
+
+    def prepare(self, rows: "Dataset", folder: str | Path) -> "LearningPercentage":
+        """Fine-tune on the rows and put the models into a local folder; all processes of a launch have to call it.
+
+        Called again after a kill it goes on from the last state saved; when all is there it only names it.
+
+        Raises:
+            ValueError: fewer than 8 rows, none with anything to learn, a quantised model, a tokenizer without an
+                end of text, a window shorter than `max_length`, or a folder that holds another training.
+            MemoryError: not even a single row fits.
+        """
+        from ..finetune import epoch_folders, finetune
+        from ..loading import check_trainable
+        from ..training import Plan
+
+        if self.checkpoints:
+            return self
+        if len(rows) < FEWEST_ROWS:
+            raise ValueError(f"{len(rows)} rows: learning percentage needs at least {FEWEST_ROWS} to train on")
+        plan = Plan(self.epochs, self._trained, self.learning_rate, self.batch_rows, self.seed)
+        made = tuple(str(path.absolute()) for path in epoch_folders(folder, self._trained))
+        self._claim(Path(folder), rows)
+        if not all(Path(path).is_dir() for path in made):
+            revision = self.identity()["revision"]
+            check_trainable(model_folder(self.model), None if revision.startswith("sha256:") else revision)
+            finetune(
+                model_folder(self.model), revision, self._windows_of(rows), folder, plan,
+                device=self.device, dtype=self.dtype, attn_implementation=self.attn_implementation,
+                batch_tokens=self.batch_tokens,
+            )  # fmt: skip
+        return replace(self, checkpoints=made)
+
+    def _claim(self, folder: Path, rows: "Dataset") -> None:
+        """Write down what the folder's models are made of, or refuse a folder of others."""
+        speed = ("device", "batch_tokens", "name", "columns")
+        settings = {key: value for key, value in self.settings().items() if key not in speed}
+        made_of = json.dumps(settings | self.identity() | {"rows": digest_of(rows, self.columns)}, indent=2)
+        file = folder / MADE_OF
+        if file.is_file():
+            if file.read_text() != made_of:
+                raise ValueError(f"{str(folder)!r} holds a training on other rows or settings: use another folder")
+            return
+        with whole_file(file) as unfinished:
+            unfinished.write_text(made_of)
+
+    def _windows_of(self, rows: "Dataset") -> "list[list[Window]]":
+        """The windows of every row's turns, with ids in compact arrays."""
+        found: list[list[Window]] = []
+        for start in range(0, len(rows), AT_ONCE):
+            turns = flatten_turns(rows.with_format(None)[start : start + AT_ONCE], self.columns)
+            several: list[list[Window]] = [[] for _ in range(turns.count)]
+            for row, window in zip(turns.rows.tolist(), self._windows(turns), strict=True):
+                several[row].append(window._replace(ids=array("i", window.ids)))
+            found += several
+        return found
+
+    def _windows(self, turns: "Turns", rank: int | None = None) -> "list[Window]":
+        lm = self.language_model(rank)
+        limit = self.max_length or min(LONGEST, lm.window)
+        pairs = lm.windows(turns.prompts, turns.responses, max_length=limit, append_eos=True)
+        return [pair.given for pair in pairs]
+
+    def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
+        """Score a batch of n rows with the model before training and after each epoch."""
+        if not self.checkpoints:
+            raise ValueError(
+                f"{self!r} has to be trained on all rows first: score(rows, [scorer], folder) does so, "
+                "or scorer = scorer.prepare(rows, folder)"
+            )
+        turns = flatten_turns(batch, self.columns)
+        windows = self._windows(turns, rank)
+        ppl = []
+        for model in (None, *self.checkpoints):
+            nats, tokens = self.language_model(rank, model).losses(windows, self.batch_tokens)
+            scored = turns.total(tokens)
+            with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+                ppl.append(np.exp(turns.total(np.where(tokens > 0, nats * tokens, 0)) / scored))
+        status = turns.statuses([w.status for w in windows], tokens > 0, np.isfinite(np.stack(ppl)).all(axis=0))
+        return self._columns(np.stack(ppl), scored, status)
+
+    def _columns(self, ppl: np.ndarray, scored: np.ndarray, status: list[str]) -> Columns:
+        """The formula, on (epochs + 1, n) perplexities."""
+        finite = np.isfinite(ppl).all(axis=0)
+        ppl = np.where(np.isfinite(ppl), ppl, np.nan)
+        columns: Columns = {}
+        if not self.approximate:
+            learned = ppl[0] - ppl[-1]
+            status = [
+                s if ok or not fine else "unchanged" for s, ok, fine in zip(status, learned != 0, finite, strict=True)
+            ]
+            shares = -np.diff(ppl, axis=0) / np.where(finite & (learned != 0), learned, np.nan)
+            columns |= {f"{self.name}_{number}": share for number, share in enumerate(shares, start=1)}
+        columns[f"{self.name}_app"] = np.where(finite, (ppl[0] - ppl[1]) / ppl[0], np.nan)
+        columns |= {f"{self.name}_ppl_{number}": values for number, values in enumerate(ppl)}
+        return columns | {f"{self.name}_tokens": scored, f"{self.name}_status": status}
