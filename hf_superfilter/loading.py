@@ -7,7 +7,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from .forks import after_fork
 
@@ -87,30 +96,59 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if len(texts) else []
 
 
-def load_weights(
-    model: str, revision: str | None, dtype: torch.dtype, device: torch.device, attn_implementation: str | None
-) -> PreTrainedModel:
-    """A causal language model, ready to run.
+def load_config(model: str, revision: str | None) -> Any:
+    """The config of a model, which tells its kind and its window without any weights.
+
+    Args:
+        model: a local folder or a Hub id.
+        revision: a resolved one; the digest of a folder is none that the Hub knows.
 
     Raises:
-        FileNotFoundError: a folder without config or weights.
-        ValueError: an encoder-decoder model.
+        FileNotFoundError: a folder without config.
     """
     folder = Path(model)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"the folder {model!r} holds no config.json: it is not a transformers model")
+    return AutoConfig.from_pretrained(model, revision=None if folder.is_dir() else revision)
+
+
+def load_weights(
+    model: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    attn_implementation: str | None,
+    *,
+    encoder_decoder: bool = False,
+) -> PreTrainedModel:
+    """A language model with its vocabulary head, ready to run: a causal one, or an encoder-decoder.
+
+    Raises:
+        FileNotFoundError: a folder without config or weights.
+        ValueError: an encoder-decoder model where a causal one is wanted, or no vocabulary head.
+    """
+    config, folder = load_config(model, revision), Path(model)
     if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise FileNotFoundError(f"the model folder {model!r} holds no weights: expected model.safetensors")
-    if AutoConfig.from_pretrained(model, revision=revision).is_encoder_decoder:
+    if config.is_encoder_decoder and not encoder_decoder:
         raise ValueError(f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model")
+    kind: Any = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+    if type(config) not in (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING):
+        raise ValueError(f"{model!r} ({config.model_type}) has no vocabulary head: it cannot say how likely a word is")
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            model, revision=revision, dtype=dtype, attn_implementation=attn_implementation
+        loaded, read = kind.from_pretrained(
+            model, revision=revision, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
         )
     except SafetensorError as error:
         raise OSError(f"the weights of {model!r} cannot be read ({error}): copy or download them again") from error
     except ImportError as error:  # flash_attention_2 without its package
         raise ValueError(f"attn_implementation={attn_implementation!r} does not work here: {error}") from error
+    if read["missing_keys"]:  # transformers would have filled them at random
+        missing = sorted(read["missing_keys"])
+        raise ValueError(
+            f"the weights of {model!r} are not those of a language model with a vocabulary head: "
+            f"{', '.join(missing[:3])}{' ...' * (len(missing) > 3)} missing; take a model that was saved with its head"
+        )
     _fuse_gelu(loaded)
     return loaded.to(device).eval()
 

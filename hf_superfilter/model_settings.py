@@ -74,28 +74,36 @@ class ModelSettings(Settings):
 
     def provenance(self, rank: int | None = None) -> dict[str, Any]:
         """What a run records after scoring: the model, where it ran and in which arithmetic."""
+        return self.made_with(self.language_model(rank))
+
+    def made_with(self, loaded: Any) -> dict[str, Any]:
+        """The facts about a loaded model, whichever of its kinds, that a run records."""
         import torch
 
-        lm = self.language_model(rank)
-        device = torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else str(lm.device)
+        device = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else str(loaded.device)
         return {
             "model": self.model,
-            "revision": lm.revision,
+            "revision": loaded.revision,
             "device": device,
-            "dtype": str(lm.dtype).removeprefix("torch."),
+            "dtype": str(loaded.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
 
     def language_model(self, rank: int | None = None) -> "CausalLM":
         """The loaded model, one per process and device whatever the number of scorers that use it."""
-        from .loading import pick_device
         from .models import load_causal_lm
+
+        return load_causal_lm(*self.resolved(rank))
+
+    def resolved(self, rank: int | None = None) -> tuple[str, str, str, str, str | None]:
+        """What a loaded model is known by: folder, resolved revision, dtype, device, attention."""
+        from .loading import pick_device
 
         after_fork()
         folder, device = model_folder(self.model), str(pick_device(self.device, device_number(rank)))
         # The resolved revision is part of what is looked up: a folder that changed is loaded again.
         revision = resolve_revision(folder, self.revision)
-        return load_causal_lm(folder, revision, self.dtype, device, self.attn_implementation)
+        return folder, revision, self.dtype, device, self.attn_implementation
 
 
 def revision_of(model: str, revision: str | None) -> dict[str, str]:

@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from .batching import batches_by_length
 from .embedded import model_folder
 from .forks import after_fork
+from .halving import run_by_length
 from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, token_ids, window_of
 from .revisions import resolve_revision
-from .windows import Pair, Window, pair_of_windows
+from .windows import Ids, Pair, Window, pair_of_windows
 
 DEFAULT_MAX_LENGTH = 1_024  # the Superfiltering authors' window
 LOGITS_BYTES = {"cpu": 52 << 20, "cuda": 512 << 20}  # made at once: 271 positions of GPT-2 on a CPU
-_ONE_AT_A_TIME = threading.Lock()  # a forward pass patches its model and may set process-wide switches
+Reduce = Callable[[torch.Tensor], torch.Tensor]
+ONE_AT_A_TIME = threading.Lock()  # a forward pass patches its model and may set process-wide switches
 
 
 @lru_cache(maxsize=4)
@@ -73,10 +74,9 @@ class CausalLM:
         self.model.config.pad_token_id = None  # padding is never marked, see the module's docstring
         self.tokenizer = load_tokenizer(self.name, self.revision)
         self.window = window_of(self.model.config)
-        # On a CPU enough tokens to fill the matrix units, few enough for the allocator to reuse blocks.
-        self.batch_tokens = 2_048 if self.device.type == "cpu" else 65_536
+        self.batch_tokens = default_batch_tokens(self.device)
         self._body = self.model.get_decoder()
-        self._head = _Head(self.model.get_output_embeddings(), self.dtype)
+        self._head = VocabularyHead(self.model.get_output_embeddings(), self.dtype)
         self.model.set_output_embeddings(self._head)
         first, bos = self.tokenizer("x")["input_ids"][:1], self.tokenizer.bos_token_id
         self._bos = [bos] if bos is not None and first == [bos] else []
@@ -144,55 +144,42 @@ class CausalLM:
         """
         after_fork()
         counts = np.array([window.scored for window in windows], dtype=np.int64)
-        sums, pending = np.full(len(windows), np.nan), counts > 0
-        budget = batch_tokens or self.batch_tokens
-        with torch.inference_mode(), _ONE_AT_A_TIME:
-            while pending.any():
-                todo = np.flatnonzero(pending)
-                for batch in batches_by_length([len(windows[i].ids) for i in todo.tolist()], budget):
-                    chosen = todo[batch]
-                    try:
-                        sums[chosen] = self._sums([windows[i] for i in chosen.tolist()])
-                    except RuntimeError as error:
-                        budget = self._smaller_budget([windows[i] for i in chosen.tolist()], error)
-                        break  # what is left is grouped anew, under the smaller budget
-                    pending[chosen] = False
-        return sums / np.maximum(counts, 1), counts
+        sizes = np.array([len(window.ids) if window.scored else 0 for window in windows], dtype=np.int64)
+        sums = np.full(len(windows), np.nan)
 
-    def _smaller_budget(self, windows: list[Window], error: RuntimeError) -> int:
-        """Half the tokens of a batch that did not fit into memory (a CPU says so in a plain RuntimeError)."""
-        if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
-            raise error
-        longest = max(len(window.ids) for window in windows)
-        if len(windows) == 1:
-            raise MemoryError(
-                f"a single row of {longest} tokens does not fit into the memory of {self.device}: "
-                "lower max_length or take a smaller model"
-            ) from error
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        budget = longest * len(windows) // 2
-        self.batch_tokens = min(self.batch_tokens, budget)
-        return budget
+        def run(chosen: np.ndarray) -> None:
+            sums[chosen] = self._sums([windows[i] for i in chosen.tolist()])
+
+        with torch.inference_mode(), ONE_AT_A_TIME:
+            run_by_length(self, sizes, run, batch_tokens)
+        return sums / np.maximum(counts, 1), counts
 
     def _sums(self, windows: list[Window]) -> np.ndarray:
         """(k,) float64 loss sums of k windows in one forward pass."""
-        longest = max(len(window.ids) for window in windows)
-        ids = np.zeros((len(windows), longest), dtype=np.int64)
-        for row, window in zip(ids, windows, strict=True):
-            row[: len(window.ids)] = window.ids
+        ids = padded([window.ids for window in windows])
+        longest = ids.shape[1]
         positions = np.concatenate([i * longest + np.arange(w.start, len(w.ids)) for i, w in enumerate(windows)])
         owners = np.repeat(np.arange(len(windows)), [w.scored for w in windows])
         targets = torch.from_numpy(ids.reshape(-1)[positions]).to(self.device)
+        wanted = iter(targets.split(self._head.rows))
+        nats = self._each_logits(ids, positions - 1, lambda logits: _cross_entropy(logits, next(wanted)))
+        return np.bincount(owners, weights=nats.double().cpu().numpy(), minlength=len(windows))
+
+    def next_token(self, rows: Sequence[Ids], reduce: Reduce) -> torch.Tensor:
+        """What `reduce` makes of the (m, V) float32 logits of the token behind each sequence, in one forward pass.
+
+        The logits come in chunks that live for one call only; the answers are put together in order.
+        """
+        ids = padded(rows)
+        last = [i * ids.shape[1] + len(row) - 1 for i, row in enumerate(rows)]
+        return self._each_logits(ids, np.array(last), reduce)
+
+    def _each_logits(self, ids: np.ndarray, positions: np.ndarray, reduce: Reduce) -> torch.Tensor:
+        """The same at any positions of (k, t) token ids, counted through all rows: nothing else is projected."""
         output = self._body(input_ids=torch.from_numpy(ids).to(self.device), use_cache=False)
-        states = output.last_hidden_state.flatten(0, 1)[torch.from_numpy(positions - 1).to(self.device)]
+        states = output.last_hidden_state.flatten(0, 1)[torch.from_numpy(positions).to(self.device)]
         with self._head_only(output) as logits_of:
-            chunks = [
-                _cross_entropy(logits_of(some), wanted)
-                for some, wanted in zip(states.split(self._head.rows), targets.split(self._head.rows), strict=True)
-            ]
-        nats = torch.cat(chunks).double().cpu().numpy()
-        return np.bincount(owners, weights=nats, minlength=len(windows))
+            return torch.cat([reduce(logits_of(some)) for some in states.split(self._head.rows)])
 
     @contextmanager
     def _head_only(self, output: Any) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
@@ -230,7 +217,20 @@ class CausalLM:
         return token
 
 
-class _Head(torch.nn.Module):
+def padded(rows: Sequence[Ids]) -> np.ndarray:
+    """(k, longest) int64 token ids, padded on the right with 0."""
+    ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for row, own in zip(ids, rows, strict=True):
+        row[: len(own)] = own
+    return ids
+
+
+def default_batch_tokens(device: torch.device) -> int:
+    """On a CPU enough tokens to fill the matrix units, few enough for the allocator to reuse blocks."""
+    return 2_048 if device.type == "cpu" else 65_536
+
+
+class VocabularyHead(torch.nn.Module):
     """The vocabulary projection with float32 results in one reused buffer.
 
     On a CPU in bfloat16 the weights are kept in float32 and oneDNN is told to multiply in bfloat16:
@@ -250,18 +250,19 @@ class _Head(torch.nn.Module):
             self.logits = torch.empty((self.rows, weight.shape[0]), dtype=torch.float32, device=weight.device)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """(1, m, V) float32 logits of (1, m, d) states; they live until the next call."""
+        """(a, b, V) float32 logits of (a, b, d) states, at most `rows` of them; they live until the next call."""
         if not self.plain:
             return self.projection(states).float()
-        out = self.logits[: states.shape[1]]
+        flat = states.flatten(0, 1)
+        out = self.logits[: len(flat)]
         if self.columns.is_cuda and self.columns.dtype != torch.float32:
-            torch.mm(states[0], self.columns, out_dtype=torch.float32, out=out)
+            torch.mm(flat, self.columns, out_dtype=torch.float32, out=out)
         else:
             with _bfloat16_products(self.bfloat16_products):
-                torch.mm(states[0].float(), self.columns, out=out)
+                torch.mm(flat.float(), self.columns, out=out)
         if self.projection.bias is not None:
             out.add_(self.projection.bias)
-        return out[None]
+        return out.unflatten(0, states.shape[:2])
 
 
 @contextmanager

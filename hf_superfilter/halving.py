@@ -1,0 +1,59 @@
+"""Sequences through a model in batches of nearly equal length, under a token budget that halves when memory ends."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from .batching import batches_by_length
+
+
+class Placed(Protocol):
+    """A model somewhere, and how many tokens a batch may hold there."""
+
+    device: Any
+    batch_tokens: int
+
+
+def run_by_length(
+    lm: Placed, sizes: np.ndarray, run: Callable[[np.ndarray], None], batch_tokens: int | None = None
+) -> None:
+    """Hand every sequence to `run` once, longest first, all through one length-sorted queue.
+
+    Args:
+        lm: where it runs; its `batch_tokens` is the default budget, lowered for good when memory ends.
+        sizes: (n,) tokens of each sequence; one of 0 is left out.
+        run: does the sequences of the given numbers in one forward pass.
+        batch_tokens: tokens of a batch.
+
+    Raises:
+        MemoryError: a single sequence does not fit.
+    """
+    budget, pending = batch_tokens or lm.batch_tokens, sizes > 0
+    while pending.any():
+        todo = np.flatnonzero(pending)
+        for batch in batches_by_length(sizes[todo].tolist(), budget):
+            chosen = todo[batch]
+            try:
+                run(chosen)
+            except RuntimeError as error:
+                budget = _smaller_budget(lm, int(sizes[chosen].max()), len(chosen), error)
+                break  # what is left is grouped anew, under the smaller budget
+            pending[chosen] = False
+
+
+def _smaller_budget(lm: Placed, longest: int, count: int, error: RuntimeError) -> int:
+    """Half the tokens of a batch that did not fit into memory (a CPU says so in a plain RuntimeError)."""
+    if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
+        raise error
+    if count == 1:
+        raise MemoryError(
+            f"a single row of {longest} tokens does not fit into the memory of {lm.device}: "
+            "lower max_length or take a smaller model"
+        ) from error
+    if lm.device.type == "cuda":
+        torch.cuda.empty_cache()
+    budget = longest * count // 2
+    lm.batch_tokens = min(lm.batch_tokens, budget)
+    return budget
