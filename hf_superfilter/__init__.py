@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .repo_files import write_repo
     from .report import write_report
     from .runner import score
+    from .scoring.ask_llm import AskLLM
     from .scoring.ifd import IFD
     from .scoring.length import Length
     from .scoring.perplexity import Perplexity
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .two_stage import Cascade, cascade
 
 _HOME = {
+    "AskLLM": "scoring.ask_llm",
     "Batch": "contracts",
     "Cascade": "two_stage",
     "CausalLM": "models",
@@ -66,6 +68,7 @@ _HOME = {
 }
 
 __all__ = [  # noqa: RUF022 - sorted as Python sorts
+    "AskLLM",
     "Batch",
     "Cascade",
     "CausalLM",

@@ -19,8 +19,8 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 
 # A module may import from the layers above its own line and from no other. A folder stands for all that is in it.
 LAYERS = """
-contracts wording batching revisions windows embedded.corpus embedded.card templating whole_files processes forks
-readme hub_client loading
+contracts wording batching revisions windows remote embedded.corpus embedded.card templating whole_files processes forks
+readme hub_client loading halving questions
 metric.rank_consistency metric.rank_consistency.weighted metric.rank_consistency.intervals
 metric metric.rank_consistency.notes
 metric.rank_consistency.agreement
@@ -29,7 +29,7 @@ store embedded embedded.train turns templates table catalogue card
 record chunks leases
 spool work
 formats sources models
-model_settings
+model_settings answers
 scoring selection
 runner funnel
 recipe facts
@@ -48,6 +48,7 @@ ONE_FILE = {
     "typer": {"cli", "commands.runs", "commands.hub", "commands.consistency"},
     "matplotlib": {"figures"},
     "accelerate": {"processes"},
+    "openai": {"remote"},
 }
 
 
