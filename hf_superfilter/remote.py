@@ -201,7 +201,7 @@ def _ask(client: Any, server: Server, route: Route, question: str) -> list[tuple
 
 def _as_ours(error: Any, server: Server) -> Exception:
     """One sentence about a status that the client did not get over."""
-    where, said = f"the server at {server.endpoint}", f"{error.status_code}: {_line(error)}"
+    where, said = f"the server at {server.endpoint}", _line(error)
     if error.status_code in (401, 403):
         return PermissionError(
             f"{where} wants another key ({said}): set OPENAI_API_KEY, and OPENAI_BASE_URL to this endpoint, for a key "
@@ -212,9 +212,7 @@ def _as_ours(error: Any, server: Server) -> Exception:
             f"{where} refuses the question to {server.model!r} ({said}): check the model's name and the endpoint, "
             "which mostly ends in /v1, and lower max_length if the text is too long"
         )
-    return ConnectionError(
-        f"{where} still fails after {RETRIES} retries ({said}): run it again, finished chunks are kept"
-    )
+    return ConnectionError(f"{where} still fails after some retries ({said}): run it again, finished chunks are kept")
 
 
 def _line(error: BaseException) -> str:

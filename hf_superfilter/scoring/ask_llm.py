@@ -77,7 +77,9 @@ class AskLLM(ModelSettings):
             words = getattr(self, setting)
             words = (words,) if isinstance(words, str) else words
             if not isinstance(words, Sequence) or not words or not all(isinstance(w, str) and w.strip() for w in words):
-                raise ValueError(f"{setting}={words!r}: give one or more answers, such as {setting}=({setting!r},)")
+                raise ValueError(
+                    f"{setting}={words!r}: give answers, such as {setting}=({setting!r},), and in YAML in quotes"
+                )
             object.__setattr__(self, setting, tuple(words))
         if both := set(forms_of(self.yes)) & set(forms_of(self.no)):
             raise ValueError(f"yes={self.yes!r}, no={self.no!r}: {min(both)!r} cannot mean both")
