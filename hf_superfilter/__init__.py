@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .repo_files import write_repo
     from .report import write_report
     from .runner import score
+    from .scoring.ask_llm import AskLLM
     from .scoring.embed import Embed
     from .scoring.ifd import IFD
     from .scoring.learning_percentage import LearningPercentage
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .two_stage import Cascade, cascade
 
 _HOME = {
+    "AskLLM": "scoring.ask_llm",
     "Batch": "contracts",
     "Cascade": "two_stage",
     "CausalLM": "models",
@@ -74,6 +76,7 @@ _HOME = {
 }
 
 __all__ = [  # noqa: RUF022 - sorted as Python sorts
+    "AskLLM",
     "Batch",
     "Cascade",
     "CausalLM",

@@ -14,6 +14,7 @@ UNKNOWN_LICENCES = {"other", "unknown"}
 SIZES = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
 # Scorer or selector, as an entry of a recipe names it -> the papers behind it.
 PAPERS = {
+    "AskLLM": ["2402.09668"],
     "IFD": ["2402.00530", "2308.12032"],
     "LearningPercentage": ["2402.10430"],
     "Perplexity": ["2402.09668"],

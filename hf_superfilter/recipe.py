@@ -238,6 +238,8 @@ def build(entry: Any, key: str) -> Any:
     made_by = _find(str(name), key)
     known = inspect.signature(made_by).parameters
     for argument in arguments:
+        if isinstance(argument, bool):  # as YAML reads yes, no, on and off
+            raise ValueError(f"{name} has an argument that YAML reads as {argument}: write 'yes' and 'no' in quotes")
         if argument not in known:
             raise ValueError(f"{name} has no argument {argument!r}: {did_you_mean(argument, known)}")
     for argument, parameter in known.items():

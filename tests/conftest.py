@@ -13,6 +13,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -20,7 +21,15 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from hf_superfilter import cli, embedded_model, embedded_sample, format_pairs, load_rows
 
@@ -174,6 +183,41 @@ def gpt2(tmp_path_factory) -> str:
         vocab_size=len(tokenizer), n_positions=128, n_embd=48, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
     )
     _spread(GPT2LMHeadModel(config)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def t5(tmp_path_factory) -> str:
+    """A small random T5 whose tokenizer puts the end of text behind a text, as T5's does."""
+    from tokenizers.processors import TemplateProcessing
+
+    folder = tmp_path_factory.mktemp("t5")
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model("weak"))
+    tokenizer.pad_token = "<pad>"
+    end = (tokenizer.eos_token, tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_ff=64, num_layers=2, num_heads=2, d_kv=16, n_positions=256,
+        pad_token_id=tokenizer.pad_token_id, decoder_start_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    _spread(T5ForConditionalGeneration(config)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def chat(tmp_path_factory, weak) -> str:
+    """The embedded weak model with a chat template."""
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    shutil.copytree(weak, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (
+        "{% for turn in messages %}<{{ turn.role }}> {{ turn.content | trim }}\n{% endfor %}"
+        "{% if add_generation_prompt %}The answer is{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
     return str(folder)
 
 

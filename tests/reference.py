@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 
 class Reference(NamedTuple):
@@ -48,3 +48,22 @@ class OneRowAtATime:
             return Reference(math.nan, math.nan, math.nan)
         given, alone = self.loss(whole, length), self.loss(own, 0)
         return Reference(given, alone, math.exp(given - alone))
+
+
+class OneQuestionAtATime:
+    """The softmax at the answer position, one plain forward of the whole model a question (arXiv 2402.09668)."""
+
+    def __init__(self, folder: str) -> None:
+        self.encoder_decoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
+        kind = AutoModelForSeq2SeqLM if self.encoder_decoder else AutoModelForCausalLM
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = kind.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def softmax(self, question: str, *, special: bool = True) -> torch.Tensor:
+        """(V,) float64 probabilities of the first token of the answer."""
+        ids = self.tokenizer(question, return_tensors="pt", add_special_tokens=special).input_ids
+        start = {}
+        if self.encoder_decoder:
+            start["decoder_input_ids"] = torch.tensor([[self.model.config.decoder_start_token_id]])
+        return self.model(input_ids=ids, **start).logits[0, -1].double().softmax(-1)

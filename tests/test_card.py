@@ -227,6 +227,7 @@ def test_limits_and_papers_are_those_of_the_scorers_that_were_used(facts):
     assert "IFD measures how little" in text_of("IFD")
     assert "IFD measures how little" not in text_of("Perplexity")
     assert "Perplexity calls fluent" in text_of("IFD", "Perplexity")
+    assert "Ask-LLM is the opinion of one model" in text_of("AskLLM")
     assert "Length is a baseline" in text_of("Length")
     assert text_of("IFD", "IFD").count("2402.00530](") == 1
     for text in (text_of(), text_of("IFD"), text_of("somebody.elses:Scorer", step={"TopK": {}})):

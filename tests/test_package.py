@@ -19,17 +19,17 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 
 # A module may import from the layers above its own line and from no other. A folder stands for all that is in it.
 LAYERS = """
-contracts wording batching revisions windows embedded.corpus embedded.card templating whole_files processes forks
-learning readme hub_client loading vectors
+contracts wording batching revisions windows remote embedded.corpus embedded.card templating whole_files processes forks
+learning readme hub_client loading vectors halving questions
 metric.rank_consistency metric.rank_consistency.weighted metric.rank_consistency.intervals
 metric metric.rank_consistency.notes
 metric.rank_consistency.agreement
 metric.rank_consistency.rank_consistency agreement
-store embedded embedded.train turns templates table catalogue card halving
+store embedded embedded.train turns templates table catalogue card
 record chunks leases clustering
 spool work preparing
 formats sources models training
-encoders finetune
+encoders finetune answers
 model_settings
 scoring selection
 runner funnel
@@ -49,6 +49,7 @@ ONE_FILE = {
     "typer": {"cli", "commands.runs", "commands.hub", "commands.consistency"},
     "matplotlib": {"figures"},
     "accelerate": {"processes"},
+    "openai": {"remote"},
 }
 
 

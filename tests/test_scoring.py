@@ -14,11 +14,12 @@ from datasets import Dataset, DatasetDict
 from datasets.fingerprint import Hasher
 
 import hf_superfilter
-from hf_superfilter import IFD, Embed, Length, Perplexity, scoring
+from hf_superfilter import IFD, AskLLM, Embed, Length, Perplexity, scoring
 from hf_superfilter.contracts import Scorer, Settings
 
 # One example a class: a scorer added to scoring/ is found below and has to be added here.
 EXAMPLES = {
+    "AskLLM": lambda: AskLLM("embedded:weak"),
     "Embed": lambda: Embed("embedded:weak"),
     "IFD": lambda: IFD("embedded:weak"),
     "Length": lambda: Length(),

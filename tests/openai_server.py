@@ -1,0 +1,147 @@
+"""A server on 127.0.0.1 that speaks OpenAI's protocol, backed by a small model, and fails when it is told to.
+
+It is written against the protocol with plain transformers, not with our code, so that it can be held against it.
+"""
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+class OpenAIServer:
+    """Chat and plain completions of one token with log-probabilities.
+
+    Args:
+        folder: the model; its name on the server is `tiny`. Without a chat template chats are refused, as vLLM does.
+        most: how many log-probabilities it allows.
+        fault: number of a request, from 0 -> "429", "500", "cut", "mute" (no log-probabilities), "page" (HTML) or "".
+        key: what it wants as a key, "" for none.
+    """
+
+    def __init__(
+        self, folder: str, *, most: int = 20, fault: Callable[[int], str] = lambda n: "", key: str = ""
+    ) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.most, self.fault, self.key = most, fault, key
+        self.asked: list[str] = []
+        self.keys: list[str] = []
+        self.at_once, self.requests, self._now = 0, 0, 0
+        self._lock = threading.Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+
+    def __enter__(self) -> "OpenAIServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def enter(self, key: str) -> str:
+        """A request begins: which fault it meets."""
+        with self._lock:
+            self.requests += 1
+            self._now += 1
+            self.at_once = max(self.at_once, self._now)
+            self.keys.append(key)
+            return self.fault(self.requests - 1)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._now -= 1
+
+    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """(status, body) of a request that meets no fault."""
+        chat = path.endswith("/chat/completions")
+        wanted = body.get("top_logprobs" if chat else "logprobs") or 0
+        if body["model"] != "tiny":
+            return 404, _refusal(f"The model `{body['model']}` does not exist.")
+        if wanted > self.most:
+            return 400, _refusal(f"logprobs must be at most {self.most}")
+        if chat and not self.tokenizer.chat_template:
+            return 400, _refusal("As of transformers v4.44, default chat template is no longer allowed")
+        if chat:
+            text = self.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
+        else:
+            text = body["prompt"]
+        with self._lock, torch.inference_mode():
+            self.asked.append(text)
+            ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=not chat)["input_ids"]
+            numbers, tokens = self.model(input_ids=ids).logits[0, -1].log_softmax(-1).topk(wanted)
+        named = [
+            {"token": self.tokenizer.decode([t]), "logprob": p}
+            for t, p in zip(tokens.tolist(), numbers.tolist(), strict=True)
+        ]
+        if chat:
+            choice = {
+                "message": {"content": named[0]["token"]},
+                "logprobs": {"content": [named[0] | {"top_logprobs": named}]},
+            }
+        else:
+            top: dict[str, float] = {}
+            for one in named:  # a dictionary has room for one token of each spelling
+                top.setdefault(one["token"], one["logprob"])
+            choice = {"text": named[0]["token"], "logprobs": {"top_logprobs": [top]}}
+        return 200, {"choices": [choice], "usage": {"prompt_tokens": ids.shape[1]}}
+
+
+def _refusal(message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "invalid_request_error"}}
+
+
+def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            fault = server.enter(self.headers.get("Authorization", "").removeprefix("Bearer "))
+            try:
+                self._serve(body, fault)
+            finally:
+                server.leave()
+
+        def _serve(self, body: dict[str, Any], fault: str) -> None:
+            if server.key and self.headers.get("Authorization") != f"Bearer {server.key}":
+                sent = self.headers.get("Authorization", "").removeprefix("Bearer ")
+                return self._send(401, json.dumps(_refusal(f"Incorrect API key provided: {sent}")))
+            if fault in ("429", "500"):
+                return self._send(int(fault), json.dumps(_refusal("try again")))
+            if fault == "page":
+                return self._send(200, "<html>welcome</html>", "text/html")
+            status, answer = server.answer(self.path, body)
+            if fault == "mute":
+                answer["choices"][0]["logprobs"] = None
+            text = json.dumps(answer)
+            if fault == "cut":
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text[: len(text) // 2].encode())
+                self.close_connection = True
+                return None
+            return self._send(status, text)
+
+        def _send(self, status: int, text: str, kind: str = "application/json") -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(text.encode())))
+            self.send_header("retry-after-ms", "1")
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    return Handler
