@@ -143,8 +143,23 @@ def digest_of(table: "Dataset", columns: Sequence[str]) -> str:
     present = [column for column in columns if column in table.column_names]
     plain = table.select_columns(present).with_format("arrow")  # whatever format the rows are shown in
     for batch in plain.iter(batch_size=10_000) if present else ():
-        digest.update(json.dumps(batch.to_pydict(), default=_as_json).encode())
+        cells = {name: _digestible(batch.column(name)) for name in batch.column_names}
+        digest.update(json.dumps(cells, default=_as_json).encode())
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _digestible(column: Any) -> list[Any]:
+    """A column's cells; of vectors only a digest, for text of 100,000 times 384 numbers takes half a minute."""
+    import pyarrow.compute as pc
+    from pyarrow import types
+
+    kind = column.type
+    if not (types.is_list(kind) or types.is_fixed_size_list(kind)) or not types.is_floating(kind.value_type):
+        return column.to_pylist()
+    digest = hashlib.sha256(json.dumps(pc.list_value_length(column).to_pylist()).encode())
+    for chunk in pc.list_flatten(column).chunks:
+        digest.update(chunk.cast("float64").to_numpy(zero_copy_only=False))
+    return [digest.hexdigest()]
 
 
 def _as_json(value: Any) -> str:
