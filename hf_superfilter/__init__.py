@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .repo_files import write_repo
     from .report import write_report
     from .runner import score
+    from .scoring.density import Density
     from .scoring.ifd import IFD
     from .scoring.length import Length
     from .scoring.perplexity import Perplexity
@@ -33,6 +34,7 @@ _HOME = {
     "CausalLM": "models",
     "Columns": "contracts",
     "Comparison": "comparison",
+    "Density": "scoring.density",
     "IFD": "scoring.ifd",
     "Length": "scoring.length",
     "Perplexity": "scoring.perplexity",
@@ -71,6 +73,7 @@ __all__ = [  # noqa: RUF022 - sorted as Python sorts
     "CausalLM",
     "Columns",
     "Comparison",
+    "Density",
     "IFD",
     "Length",
     "Perplexity",
