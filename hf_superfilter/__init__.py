@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from .scoring.ifd import IFD
     from .scoring.length import Length
     from .scoring.perplexity import Perplexity
+    from .selection.facility_location import FacilityLocation
+    from .selection.inverse_propensity import InversePropensity
+    from .selection.prototypes import Prototypes
     from .selection.random_sample import RandomSample
+    from .selection.sem_dedup import SemDedup
     from .selection.threshold import Threshold
     from .selection.top_k import TopK
     from .sources import load_rows
@@ -35,14 +39,18 @@ _HOME = {
     "Columns": "contracts",
     "Comparison": "comparison",
     "Density": "scoring.density",
+    "FacilityLocation": "selection.facility_location",
     "IFD": "scoring.ifd",
+    "InversePropensity": "selection.inverse_propensity",
     "Length": "scoring.length",
     "Perplexity": "scoring.perplexity",
+    "Prototypes": "selection.prototypes",
     "RandomSample": "selection.random_sample",
     "Recipe": "recipe",
     "Scorer": "contracts",
     "Selection": "funnel",
     "Selector": "contracts",
+    "SemDedup": "selection.sem_dedup",
     "Step": "funnel",
     "Subset": "subsets",
     "Threshold": "selection.threshold",
@@ -74,14 +82,18 @@ __all__ = [  # noqa: RUF022 - sorted as Python sorts
     "Columns",
     "Comparison",
     "Density",
+    "FacilityLocation",
     "IFD",
+    "InversePropensity",
     "Length",
     "Perplexity",
+    "Prototypes",
     "RandomSample",
     "Recipe",
     "Scorer",
     "Selection",
     "Selector",
+    "SemDedup",
     "Step",
     "Subset",
     "Threshold",

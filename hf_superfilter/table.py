@@ -80,6 +80,12 @@ def check_column(by: Any) -> None:
         raise ValueError(f"by={by!r}: name the column to select by, such as 'ifd'")
 
 
+def check_seed(seed: Any) -> None:
+    """Refuse a seed that is no whole number."""
+    if not is_count(seed, least=0):
+        raise ValueError(f"seed={seed!r}: give a whole number, 0 or more")
+
+
 def check_switch(name: str, value: Any) -> None:
     """Refuse a switch that is neither True nor False."""
     if not isinstance(value, bool):
@@ -116,7 +122,7 @@ def within_budget(order: np.ndarray, table: "Dataset", selector: Any) -> np.ndar
     complaint = ""
     if there < room:
         complaint = f"only {there} {unit} can be chosen"
-    elif selector.tokens is not None and used[0] > room:
+    elif selector.k is None and used[0] > room:
         complaint = f"the first row alone takes {int(used[0])}: nothing is kept"
     if complaint:  # the fourth frame up is the caller of select()
         warnings.warn(f"{selector!r} has room for {room} {unit}, and {complaint}", stacklevel=4)

@@ -66,6 +66,39 @@ def vectors_or_nan(table: "Dataset", rows: np.ndarray | None = None, column: str
     return answer
 
 
+def check_vector_column(column: Any) -> None:
+    """Refuse what cannot be the name of a column of vectors."""
+    if not isinstance(column, str) or not column:
+        raise ValueError(f"column={column!r}: name the column of vectors, such as 'embedding'")
+
+
+def directions_of(table: "Dataset", rows: np.ndarray, column: str = "embedding") -> np.ndarray:
+    """(m, d) float32 vectors of some rows as `vectors_of`, each divided by its length, so that products are cosines.
+
+    Raises:
+        ValueError: besides the reasons of `vectors_of`, a vector of zeros, or two or more that are all equal.
+    """
+    vectors = vectors_of(table, rows, column)
+    refuse_equal(vectors, column)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    zero = np.flatnonzero(lengths == 0)
+    if len(zero):
+        raise ValueError(
+            f"row {int(rows[zero[0]])} has a vector of zeros in {column!r}, which has no direction: drop the row before"
+        )
+    return vectors / lengths
+
+
+def refuse_equal(vectors: np.ndarray, column: str = "embedding") -> None:
+    """Raise ValueError if there are two vectors or more and all are equal."""
+    parts = (vectors[start : start + BLOCK] for start in range(0, len(vectors), BLOCK))
+    if len(vectors) > 1 and all((part == vectors[0]).all() for part in parts):
+        raise ValueError(
+            f"all {len(vectors):,} vectors in {column!r} are equal, so that nothing tells one row from another: look "
+            "at what was embedded, or draw with RandomSample"
+        )
+
+
 def refuse_undefined(vectors: np.ndarray, rows: np.ndarray | None = None, column: str = "embedding") -> None:
     """Raise ValueError if one of the (m, d) vectors of these rows holds nan or infinity."""
     parts = (vectors[start : start + BLOCK] for start in range(0, len(vectors), BLOCK))

@@ -26,7 +26,7 @@ metric metric.rank_consistency.notes
 metric.rank_consistency.agreement
 metric.rank_consistency.rank_consistency agreement
 store embedded embedded.train turns templates table catalogue card
-record chunks leases
+record chunks leases clustering
 spool work
 formats sources models
 model_settings

@@ -14,8 +14,8 @@ import numpy as np
 from ..contracts import Batch, Columns, Settings, check_name
 from ..sketch import Sketch, auto_bandwidth, load_sketch, new_sketch
 from ..store import Store
-from ..table import is_count, is_number, plain_numbers
-from ..vectors import vectors_or_nan
+from ..table import check_seed, is_count, is_number, plain_numbers
+from ..vectors import check_vector_column, vectors_or_nan
 from ..wording import did_you_mean
 
 if TYPE_CHECKING:
@@ -78,10 +78,8 @@ class Density(Settings):
         for setting in ("repetitions", "buckets"):
             if not is_count(getattr(self, setting)):
                 raise ValueError(f"{setting}={getattr(self, setting)!r}: give a whole number, at least 1")
-        if not is_count(self.seed, least=0):
-            raise ValueError(f"seed={self.seed!r}: give a whole number, 0 or more")
-        if not isinstance(self.column, str) or not self.column:
-            raise ValueError(f"column={self.column!r}: name the column of embeddings")
+        check_seed(self.seed)
+        check_vector_column(self.column)
         if self.sketch is not None:
             object.__setattr__(self, "sketch", str(self.sketch))
         check_name(self.name)
