@@ -32,9 +32,9 @@ class FacilityLocation(Settings):
     looked at again only when its last gain could still be the largest (Minoux, 1978).
 
     All pairs are held in memory up to 1 GiB (16,384 rows in play); above, they are computed whenever
-    they are needed, in blocks, and the result is the same up to rounding. Time and memory grow with the square of the rows;
-    `neighbours` makes the memory linear. The funnel says `coverage`, f(S) divided by the rows in play, exact
-    also with `neighbours`, and what was held in memory.
+    they are needed, in blocks, and the result is the same up to rounding. Time grows with the square of
+    the rows. `neighbours` makes the memory linear. The funnel says `coverage`, f(S) divided by the rows in
+    play, exact also with `neighbours`, and what was held in memory.
 
     Args:
         k: an int is a count, a float a share of ALL rows of the table, rounded down.
@@ -51,7 +51,7 @@ class FacilityLocation(Settings):
         >>> from hf_superfilter import FacilityLocation, select
         >>> table = Dataset.from_dict({"embedding": [[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]})
         >>> select(table, [FacilityLocation(2)]).rows.tolist()
-        [1, 3]
+        [2, 3]
     """
 
     k: int | float
