@@ -1,12 +1,12 @@
 """How many rows lie near a point, for any number of rows: a locality-sensitive-hash kernel-density sketch."""
 
+import io
 import math
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -32,10 +32,10 @@ def collision_probability(distance: np.ndarray | float, bandwidth: float) -> np.
         >>> collision_probability([0.0, 1.0, 10.0], bandwidth=1.0).round(4).tolist()
         [1.0, 0.3687, 0.0399]
     """
-    from scipy.special import ndtr
+    from scipy.special import erf
 
-    ratio = bandwidth / np.maximum(np.asarray(distance, dtype=np.float64), bandwidth * 1e-9)
-    return 1 - 2 * ndtr(-ratio) + 2 / (math.sqrt(2 * math.pi) * ratio) * np.expm1(-(ratio**2) / 2)
+    ratio = bandwidth / np.maximum(np.asarray(distance, dtype=np.float64), bandwidth * 1e-100)
+    return erf(ratio / math.sqrt(2)) + 2 / (math.sqrt(2 * math.pi) * ratio) * np.expm1(-(ratio**2) / 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,22 +183,29 @@ def new_sketch(
     )
 
 
-def load_sketch(file: str | Path | IO[bytes], name: str | None = None) -> Sketch:
-    """Read what `Sketch.save` wrote; `name` is what an error calls the file.
+def load_sketch(path: str | Path) -> Sketch:
+    """Read what `Sketch.save` wrote.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it holds no sketch, or is damaged.
     """
+    return sketch_from(Path(path).read_bytes(), str(path))
+
+
+def sketch_from(data: bytes, name: str) -> Sketch:
+    """The sketch in the bytes of a file; `name` is what an error calls it.
+
+    Raises:
+        ValueError: they hold no sketch, or are damaged.
+    """
     try:
-        with np.load(file, allow_pickle=False) as parts:
+        with np.load(io.BytesIO(data), allow_pickle=False) as parts:
             if int(parts["format"]) != FORMAT:
                 raise ValueError(f"it is of format {int(parts['format'])}, and this version reads {FORMAT}")
             return Sketch(float(parts["bandwidth"]), parts["projections"], parts["offsets"], parts["counts"])
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{str(name or file)!r} holds no sketch of Density, or a damaged one ({error}): make it again"
-        ) from error
+        raise ValueError(f"{name!r} holds no sketch of Density, or a damaged one ({error}): make it again") from error
 
 
 def auto_bandwidth(sample: np.ndarray) -> float:

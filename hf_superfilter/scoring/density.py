@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..contracts import Batch, Columns, Settings, check_name
-from ..sketch import Sketch, auto_bandwidth, load_sketch, new_sketch
+from ..sketch import Sketch, auto_bandwidth, new_sketch, sketch_from
 from ..store import Store
 from ..table import check_seed, is_count, is_number, plain_numbers
 from ..vectors import check_vector_column, vectors_or_nan
@@ -203,4 +202,4 @@ def _read(file: str) -> tuple[Sketch, str]:
 def _load(file: str, state: tuple[int, int] | None) -> tuple[Sketch, str]:
     folder, _, name = file.rpartition("/")
     data = Store(folder or ".").read(name)
-    return load_sketch(io.BytesIO(data), file), f"sha256:{hashlib.sha256(data).hexdigest()[:16]}"
+    return sketch_from(data, file), f"sha256:{hashlib.sha256(data).hexdigest()[:16]}"
