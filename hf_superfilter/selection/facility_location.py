@@ -74,8 +74,8 @@ class FacilityLocation(Settings):
 
     def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
         """The kept row numbers, in the order they were chosen."""
-        rows = np.random.default_rng(self.seed).permutation(np.sort(pool))  # ties go to the first of these
-        kernel = self._kernel(table, rows)
+        order = np.random.default_rng(self.seed).permutation(len(pool))  # ties go to the first of these
+        kernel, rows = self._kernel(table, np.sort(pool), order), np.sort(pool)[order]
         room = min(count_of(self.k, len(table)), len(rows))
         costs: _Costs = _Held(kernel) if _fits(len(rows)) else kernel
         if self.neighbours is not None and self.neighbours < len(rows):
@@ -88,7 +88,7 @@ class FacilityLocation(Settings):
         if not len(pool):
             return {}
         pool, count = np.sort(pool), len(pool)
-        kernel = self._kernel(table, pool)
+        kernel = self._kernel(table, pool, np.arange(count))
         best = np.ones(count, dtype=np.float32)
         for some in _blocks(np.searchsorted(pool, rows), count):
             np.minimum(best, kernel.costs(some).min(axis=0), out=best)
@@ -99,12 +99,12 @@ class FacilityLocation(Settings):
             memory = f"{pairs} of pairs " + ("held" if _fits(count) else f"recomputed (over {MEMORY / 1e6:,.0f} MB)")
         return {"coverage": round(1 - float(best.mean(dtype=np.float64)), 6), "memory": memory}
 
-    def _kernel(self, table: "Dataset", rows: np.ndarray) -> "_Kernel":
+    def _kernel(self, table: "Dataset", rows: np.ndarray, order: np.ndarray) -> "_Kernel":
         if self.similarity == "cosine":
-            return _Kernel(directions_of(table, rows, self.column), self.similarity)
+            return _Kernel(directions_of(table, rows, self.column)[order], self.similarity)
         vectors = vectors_of(table, rows, self.column)
         refuse_equal(vectors, self.column)
-        return _Kernel(vectors, self.similarity)
+        return _Kernel(vectors[order], self.similarity)
 
 
 class _Costs(Protocol):

@@ -65,7 +65,8 @@ class InversePropensity(Settings):
         facts: dict[str, Any] = {}
         if len(scores):
             weights = scores.min() / scores  # 1 for the likeliest
-            facts["max/min weight"] = float(f"{scores.max() / scores.min():.4g}")
+            with np.errstate(over="ignore"):
+                facts["max/min weight"] = float(f"{scores.max() / scores.min():.4g}")
             facts["effective sample size"] = round(float(weights.sum() ** 2 / (weights**2).sum()), 1)
         if len(drawable) < len(pool):
             facts[f"without a {self.by} above 0"] = len(pool) - len(drawable)
