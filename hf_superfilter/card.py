@@ -31,7 +31,8 @@ TITLES = {
     "2402.04833": "Zhao et al., Long Is More for Alignment: A Simple but Tough-to-Beat Baseline for Instruction "
     "Fine-Tuning, ICML 2024",
     "2303.09540": "Abbas et al., SemDeDup: Data-efficient Learning at Web-scale through Semantic Deduplication, 2023",
-    "2206.14486": "Sorscher et al., Beyond Neural Scaling Laws: Beating Power Law Scaling via Data Pruning, NeurIPS 2022",
+    "2206.14486": "Sorscher et al., Beyond Neural Scaling Laws: Beating Power Law Scaling via Data Pruning, "
+    "NeurIPS 2022",
 }
 
 
