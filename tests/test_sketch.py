@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import pickle
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from scipy.spatial.distance import cdist
 
 from hf_superfilter import Density, score
 from hf_superfilter.record import digest_of
-from hf_superfilter.sketch import auto_bandwidth, collision_probability, load_sketch, new_sketch
+from hf_superfilter.sketch import Sketch, auto_bandwidth, collision_probability, load_sketch, new_sketch
 
 
 def mixture(rows, dimensions, seed=0):
@@ -94,6 +95,19 @@ def test_a_row_falls_into_the_same_cells_whatever_rows_are_hashed_with_it():
     np.testing.assert_array_equal(together.counts, alone.counts)
     one_by_one = np.concatenate([together.density(row[None]) for row in vectors[:50]])
     np.testing.assert_array_equal(one_by_one, together.density(vectors)[:50])
+
+
+def test_sums_of_products_are_exact_so_that_their_order_does_not_matter():
+    """Rows whose products sum to 3 but for rounding, in any order: half would fall short of it in plain floats."""
+    rng = np.random.default_rng(0)
+    numbers = rng.uniform(-1, 1, 500)
+    numbers[-1] += 3 - math.fsum(numbers)
+    rows = np.stack([rng.permutation(numbers) for _ in range(200)])
+    assert len({bool(row.sum() < 3) for row in rows}) == 2
+    ones = np.full((4, 500), 4_096, dtype=np.int16)
+    sketch = Sketch(1.0, ones, np.zeros(4, dtype=np.int32), np.zeros((4, 50), dtype=np.int32))
+    sketch.add(rows)
+    assert np.count_nonzero(sketch.counts) == 4 and sketch.counts.max() == 200
 
 
 def test_every_row_is_counted_once_in_every_repetition_also_left_of_zero():
