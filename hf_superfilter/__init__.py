@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from .report import write_report
     from .runner import score
     from .scoring.ask_llm import AskLLM
+    from .scoring.density import Density
     from .scoring.embed import Embed
     from .scoring.ifd import IFD
     from .scoring.learning_percentage import LearningPercentage
     from .scoring.length import Length
     from .scoring.perplexity import Perplexity
+    from .selection.facility_location import FacilityLocation
+    from .selection.inverse_propensity import InversePropensity
     from .selection.per_cluster import PerCluster
+    from .selection.prototypes import Prototypes
     from .selection.random_sample import RandomSample
+    from .selection.sem_dedup import SemDedup
     from .selection.threshold import Threshold
     from .selection.top_k import TopK
     from .sources import load_rows
@@ -39,17 +44,22 @@ _HOME = {
     "CausalLM": "models",
     "Columns": "contracts",
     "Comparison": "comparison",
+    "Density": "scoring.density",
     "Embed": "scoring.embed",
+    "FacilityLocation": "selection.facility_location",
     "IFD": "scoring.ifd",
+    "InversePropensity": "selection.inverse_propensity",
     "LearningPercentage": "scoring.learning_percentage",
     "Length": "scoring.length",
     "PerCluster": "selection.per_cluster",
     "Perplexity": "scoring.perplexity",
+    "Prototypes": "selection.prototypes",
     "RandomSample": "selection.random_sample",
     "Recipe": "recipe",
     "Scorer": "contracts",
     "Selection": "funnel",
     "Selector": "contracts",
+    "SemDedup": "selection.sem_dedup",
     "Step": "funnel",
     "Subset": "subsets",
     "TextEncoder": "encoders",
@@ -82,17 +92,22 @@ __all__ = [  # noqa: RUF022 - sorted as Python sorts
     "CausalLM",
     "Columns",
     "Comparison",
+    "Density",
     "Embed",
+    "FacilityLocation",
     "IFD",
+    "InversePropensity",
     "LearningPercentage",
     "Length",
     "PerCluster",
     "Perplexity",
+    "Prototypes",
     "RandomSample",
     "Recipe",
     "Scorer",
     "Selection",
     "Selector",
+    "SemDedup",
     "Step",
     "Subset",
     "TextEncoder",

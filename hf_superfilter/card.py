@@ -19,6 +19,11 @@ PAPERS = {
     "LearningPercentage": ["2402.10430"],
     "Perplexity": ["2402.09668"],
     "Length": ["2402.04833"],
+    "Density": ["2402.09668"],
+    "InversePropensity": ["2402.09668"],
+    "SemDedup": ["2303.09540"],
+    "Prototypes": ["2206.14486"],
+    "FacilityLocation": ["2402.00530"],
 }
 TITLES = {
     "2402.00530": "Li et al., Superfiltering: Weak-to-Strong Data Filtering for Fast Instruction-Tuning, ACL 2024",
@@ -29,6 +34,9 @@ TITLES = {
     "2402.09668": "Sachdeva et al., How to Train Data-Efficient LLMs, 2024",
     "2402.04833": "Zhao et al., Long Is More for Alignment: A Simple but Tough-to-Beat Baseline for Instruction "
     "Fine-Tuning, ICML 2024",
+    "2303.09540": "Abbas et al., SemDeDup: Data-efficient Learning at Web-scale through Semantic Deduplication, 2023",
+    "2206.14486": "Sorscher et al., Beyond Neural Scaling Laws: Beating Power Law Scaling via Data Pruning, "
+    "NeurIPS 2022",
 }
 
 

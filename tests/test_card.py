@@ -229,6 +229,11 @@ def test_limits_and_papers_are_those_of_the_scorers_that_were_used(facts):
     assert "Perplexity calls fluent" in text_of("IFD", "Perplexity")
     assert "Ask-LLM is the opinion of one model" in text_of("AskLLM")
     assert "Length is a baseline" in text_of("Length")
+    assert "keeps rare rubbish" in text_of(step={"InversePropensity": {}}) and "keeps rare rubbish" in text_of(
+        "Density"
+    )
+    for kind in ("SemDedup", "Prototypes", "FacilityLocation"):
+        assert "decided by the embedding" in text_of(step={kind: {}}) and "keeps rare" not in text_of(step={kind: {}})
     assert text_of("IFD", "IFD").count("2402.00530](") == 1
     for text in (text_of(), text_of("IFD"), text_of("somebody.elses:Scorer", step={"TopK": {}})):
         assert "On another domain or language its ranks mean less" in text

@@ -14,12 +14,13 @@ from datasets import Dataset, DatasetDict
 from datasets.fingerprint import Hasher
 
 import hf_superfilter
-from hf_superfilter import IFD, AskLLM, Embed, Length, Perplexity, scoring
+from hf_superfilter import IFD, AskLLM, Density, Embed, Length, Perplexity, scoring
 from hf_superfilter.contracts import Scorer, Settings
 
 # One example a class: a scorer added to scoring/ is found below and has to be added here.
 EXAMPLES = {
     "AskLLM": lambda: AskLLM("embedded:weak"),
+    "Density": lambda: Density(0.5, repetitions=50, buckets=1_000),
     "Embed": lambda: Embed("embedded:weak"),
     "IFD": lambda: IFD("embedded:weak"),
     "Length": lambda: Length(),
@@ -28,6 +29,7 @@ EXAMPLES = {
 ROWS = {
     "prompt": ["Say hello.\n", "Empty\n", "One\n", None, "Chat\n"],
     "response": ["Hello there, my friend.", "", "a", None, "Fine, thank you."],
+    "embedding": [[0.6, 0.8], None, [0.0, 1.0], [], [1.0, 0.0]],
 }
 
 
@@ -42,9 +44,17 @@ def scorer_classes():
 
 
 @pytest.fixture(params=sorted(scorer_classes(), key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
-def scorer(request):
+def scorer(request, tmp_path):
     assert request.param.__name__ in EXAMPLES, f"add an example of {request.param.__name__} to EXAMPLES"
-    return EXAMPLES[request.param.__name__]()
+    example = EXAMPLES[request.param.__name__]()
+    return example.prepare(Dataset.from_dict(ROWS), str(tmp_path)) if hasattr(example, "prepare") else example
+
+
+@pytest.fixture
+def text_scorer(scorer):
+    if "prompt" not in scorer.columns:
+        pytest.skip("it reads no text")
+    return scorer
 
 
 def test_every_scorer_is_public(scorer):
@@ -86,7 +96,7 @@ def test_undefined_is_nan_with_a_reason_and_defined_is_finite(scorer):
         if isinstance(scorer, Embed):  # it reads the prompt as well, and a text without response is a text
             assert (status[1], status[3]) == ("ok", "empty_text")
         else:
-            assert status[1] == status[3] == "empty_response"
+            assert status[1] == status[3] == ("empty_response" if "prompt" in scorer.columns else "no_embedding")
 
 
 def test_another_name_renames_every_column(scorer):
@@ -95,28 +105,28 @@ def test_another_name_renames_every_column(scorer):
 
 
 def test_a_batch_without_rows_gives_columns_without_values(scorer):
-    assert all(len(values) == 0 for values in scorer({"prompt": [], "response": []}).values())
+    assert all(len(values) == 0 for values in scorer({name: [] for name in ROWS}).values())
 
 
-def test_a_chat_gives_one_value_a_row(scorer):
+def test_a_chat_gives_one_value_a_row(text_scorer):
     chats = {"prompt": [["Hi\n", "Hi\nHello\nHow?\n"], [], ["Hi\n"]], "response": [["Hello", "Well"], [], ["Hello"]]}
-    assert all(len(values) == 3 for values in scorer(chats).values())
+    assert all(len(values) == 3 for values in text_scorer(chats).values())
 
 
-def test_columns_of_other_names_are_read(scorer):
+def test_columns_of_other_names_are_read(text_scorer):
     renamed = {"q": ROWS["prompt"], "a": ROWS["response"]}
-    theirs = dataclasses.replace(scorer, columns=("q", "a"))(renamed)
-    for name, values in scorer(ROWS).items():
+    theirs = dataclasses.replace(text_scorer, columns=("q", "a"))(renamed)
+    for name, values in text_scorer(ROWS).items():
         np.testing.assert_array_equal(np.asarray(theirs[name]), np.asarray(values))
 
 
-def test_missing_columns_and_cells_that_are_no_text_are_said(scorer):
+def test_missing_columns_and_cells_that_are_no_text_are_said(text_scorer):
     with pytest.raises(ValueError, match=r"no column 'prompt'.*format_pairs"):
-        scorer({"text": ["a"]})
+        text_scorer({"text": ["a"]})
     with pytest.raises(TypeError, match="'response' holds 3"):
-        scorer({"prompt": ["a"], "response": [3]})
+        text_scorer({"prompt": ["a"], "response": [3]})
     with pytest.raises(ValueError, match="2 prompts in 'prompt' and 1 responses"):
-        scorer({"prompt": [["a", "b"]], "response": [["c"]]})
+        text_scorer({"prompt": [["a", "b"]], "response": [["c"]]})
 
 
 @pytest.mark.parametrize("make", [
@@ -124,6 +134,9 @@ def test_missing_columns_and_cells_that_are_no_text_are_said(scorer):
     lambda: IFD("m", max_length=1), lambda: IFD("m", variant="aligend"), lambda: IFD(5), lambda: IFD(""),
     lambda: Embed(""), lambda: Embed("m", normalize="yes"), lambda: Embed("m", columns=("prompt",)),
     lambda: Length("words"), lambda: Length("tokens"), lambda: Length(model="m"),
+    lambda: Density("wide"), lambda: Density(0), lambda: Density(math.nan), lambda: Density(True),
+    lambda: Density(repetitions=0), lambda: Density(buckets=1.5), lambda: Density(seed=-1), lambda: Density(column=""),
+    lambda: Density(name="a b"),
 ])  # fmt: skip
 def test_bad_settings_are_refused_at_once(make):
     with pytest.raises(ValueError, match=r"=|column"):

@@ -16,11 +16,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hf_superfilter
-from hf_superfilter import PerCluster, RandomSample, Threshold, TopK, select, selection
+from hf_superfilter import (
+    FacilityLocation,
+    InversePropensity,
+    PerCluster,
+    Prototypes,
+    RandomSample,
+    SemDedup,
+    Threshold,
+    TopK,
+    select,
+    selection,
+)
 from hf_superfilter.table import count_of, numbers_of
 
 # One or more examples of every selector class; the laws below run on each.
 EXAMPLES = {
+    "FacilityLocation": [
+        FacilityLocation(3),
+        FacilityLocation(0.5, similarity="euclidean", seed=1),
+        FacilityLocation(4, similarity="rbf", neighbours=3),
+    ],
+    "InversePropensity": [InversePropensity(3), InversePropensity(0.5, by="ifd", seed=7)],
+    "Prototypes": [Prototypes(3), Prototypes(0.5, clusters=1, seed=7)],
+    "SemDedup": [SemDedup(3), SemDedup(0.5, clusters=2), SemDedup(threshold=0.9)],
     "TopK": [TopK("ifd", 3), TopK("ifd", 0.5, largest=False), TopK("ifd", tokens=40)],
     "Threshold": [
         Threshold("ifd", below=0.8),
@@ -80,6 +99,7 @@ def contract_table():
         ifd_tokens=rng.integers(1, 9, 40),
         text=[f"row {i}" for i in range(40)],
         kind=[None, "a", "b", "a"] * 10,
+        density=rng.uniform(1, 9, 40),
         embedding=rng.normal(size=(40, 5)).astype(np.float32),
     )
     return table.shuffle(seed=3).select(range(5, 35))  # with an indices mapping

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..contracts import Settings
-from ..table import check_budget, is_count, plain_numbers, within_budget
+from ..table import check_budget, check_seed, plain_numbers, within_budget
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,8 +41,7 @@ class RandomSample(Settings):
         """Check the settings."""
         plain_numbers(self, "k", "tokens", "seed")
         check_budget(self.k, self.tokens)
-        if not is_count(self.seed, least=0):
-            raise ValueError(f"seed={self.seed!r}: give a whole number, 0 or more")
+        check_seed(self.seed)
 
     def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
         """The drawn row numbers, in drawing order."""

@@ -1,0 +1,60 @@
+"""Drop what is typical: the rows closest to the centre of their cluster."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..clustering import check_clusters, cluster_of, likeness
+from ..contracts import Settings
+from ..table import check_budget, check_seed, plain_numbers, within_budget
+from ..vectors import check_vector_column, directions_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True, repr=False)
+class Prototypes(Settings):
+    """The k rows of the pool least like the centroid of their cluster, least like it first (SSL prototypes).
+
+    Rows close to a centroid are prototypes, which say little that their neighbours do not. k-means on
+    the embeddings, divided by their lengths; likeness is the cosine with the centroid. Sorscher et al.,
+    "Beyond neural scaling laws", arXiv 2206.14486, section 5. Outliers come first: where
+    the data are noisy, drop what is broken before.
+
+    Args:
+        k: an int is a count, a float a share of ALL rows of the table, rounded down.
+        clusters: of k-means on the pool; by default the square root of its rows, at most 10,000, which is what
+            arXiv 2402.09668 takes for C4.
+        column: the embeddings, as `Embed` adds them.
+        seed: of k-means.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from hf_superfilter import Prototypes, select
+        >>> table = Dataset.from_dict({"embedding": [[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]})
+        >>> sorted(select(table, [Prototypes(2, clusters=1)]).rows.tolist())
+        [0, 3]
+    """
+
+    k: int | float
+    _: KW_ONLY
+    clusters: int | None = None
+    column: str = "embedding"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        plain_numbers(self, "k", "clusters", "seed")
+        check_budget(self.k, None)
+        check_clusters(self.clusters)
+        check_vector_column(self.column)
+        check_seed(self.seed)
+
+    def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
+        """The kept row numbers, least typical first; ties go to the earlier row."""
+        rows = np.sort(pool)
+        vectors = directions_of(table, rows, self.column)
+        alike = likeness(vectors, *cluster_of(vectors, self.clusters, self.seed))
+        return within_budget(rows[np.argsort(alike, kind="stable")], table, self)
