@@ -1,4 +1,4 @@
-"""Short names for curated subsets: those of the package, and the user's own beside them."""
+"""Short names: recipes of the package, one a method; curated subsets; and the user's own subsets beside them."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,7 @@ from .revisions import is_commit
 from .wording import did_you_mean
 
 OURS = Path(__file__).parent / "catalogue.yaml"
+RECIPES = Path(__file__).parent / "recipes"
 
 
 def user_catalogue() -> Path:
@@ -32,8 +33,13 @@ def catalogue() -> dict[str, dict[str, Any]]:
     return entries
 
 
+def packaged_recipes() -> dict[str, Path]:
+    """The files of the package's recipes by name: one for each method, on the embedded sample and models."""
+    return {file.stem: file for file in sorted(RECIPES.glob("*.yaml"))}
+
+
 def entry_of(name: str) -> dict[str, Any]:
-    """One entry.
+    """One entry of the catalogue, or the packaged recipe of that name.
 
     Raises:
         FileNotFoundError: no such short name, with the nearest one.
@@ -42,10 +48,13 @@ def entry_of(name: str) -> dict[str, Any]:
         >>> entry_of("alpaca-ifd-10")["recipe"]["dataset"]
         'tatsu-lab/alpaca'
     """
-    entries = catalogue()
+    entries, files = catalogue(), packaged_recipes()
+    if name not in entries and name in files:
+        return {"recipe": yaml.safe_load(files[name].read_text(encoding="utf-8"))}
     if name not in entries:
+        known = {*entries, *files}
         raise FileNotFoundError(
-            f"no subset {name!r} in the catalogue: {did_you_mean(name, entries)}; one on the Hub is 'user/name'"
+            f"no subset {name!r} in the catalogue: {did_you_mean(name, known)}; one on the Hub is 'user/name'"
         )
     return entries[name]
 

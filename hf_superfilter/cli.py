@@ -20,6 +20,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Any] = {
     "demo": runs.demo,
     "run": runs.run,
+    "recipes": runs.recipes,
     "score": runs.score,
     "select": runs.select,
     "report": runs.report,

@@ -1,6 +1,7 @@
 """A recipe: one run, written down as the constructors' arguments, in Python or in YAML."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -235,8 +236,7 @@ def build(entry: Any, key: str) -> Any:
     arguments = {} if arguments is None else arguments
     if not isinstance(arguments, dict):
         raise ValueError(f"{name}: {_shown(arguments)} is not arguments and values such as {ENTRY[key]}")
-    made_by = _find(str(name), key)
-    known = inspect.signature(made_by).parameters
+    made_by, known = _find(str(name), key), parameters_of(str(name), key)
     for argument in arguments:
         if isinstance(argument, bool):  # as YAML reads yes, no, on and off
             raise ValueError(f"{name} has an argument that YAML reads as {argument}: write 'yes' and 'no' in quotes")
@@ -249,6 +249,11 @@ def build(entry: Any, key: str) -> Any:
         return made_by(**arguments)
     except (TypeError, ValueError) as error:  # a constructor that is not ours may answer a wrong type with either
         raise ValueError(f"{name}: {error}") from error
+
+
+def parameters_of(name: str, key: str) -> Mapping[str, inspect.Parameter]:
+    """What the scorer (`key` "score") or selector ("select") of a name can be told."""
+    return inspect.signature(_find(name, key)).parameters
 
 
 def _find(name: str, key: str) -> Any:

@@ -34,7 +34,7 @@ model_settings
 scoring selection
 runner funnel
 recipe facts
-figures text_facts provenance comparison two_stage
+figures text_facts provenance comparison two_stage variations
 report agreement_figures
 repo_files
 hub subsets
@@ -189,7 +189,7 @@ def test_the_wheel_holds_models_sample_and_type_marker_and_stays_small(tmp_path)
     wanted = {"py.typed", "embedded/sample.jsonl", "embedded/weak/model.safetensors", "embedded/weak/tokenizer.json"}
     wanted |= {"cards/report.html.j2", "cards/dataset.md.j2", "catalogue.yaml"}
     wanted |= {f"metric/rank_consistency/{name}" for name in ("README.md", "requirements.txt")}
-    wanted |= {path.relative_to(HOME).as_posix() for path in FILES.values()}
+    wanted |= {path.relative_to(HOME).as_posix() for path in [*FILES.values(), *HOME.glob("recipes/*.yaml")]}
     assert {f"hf_superfilter/{name}" for name in wanted} <= inside
     assert not [name for name in inside if name.endswith((".pyc", ".unfinished")) or name.startswith("tests")]
     assert wheel.stat().st_size < 30e6

@@ -1,10 +1,11 @@
-"""demo, run, score, select, report, inspect: from rows to a selection in a run folder."""
+"""demo, run, recipes, score, select, report, inspect: from rows to a selection in a run folder."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..wording import did_you_mean
 from .run_folders import (
     check_suffix,
     fail_if_all_undefined,
@@ -44,9 +45,16 @@ def demo(folder: Folder = "runs/demo") -> None:
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file whose keys are the constructors' arguments.")],
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or a name that hf-superfilter recipes lists.")],
     folder: Annotated[
         str | None, typer.Option(help="The run folder, a path or an fsspec URL; by default runs/<the recipe's name>.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Another data set: a file, a folder or a Hub id.")] = None,
+    format: Annotated[str | None, typer.Option(help="How its rows are laid out.")] = None,
+    split: Annotated[str | None, typer.Option(help="Its split.")] = None,
+    model: Annotated[str | None, typer.Option(help="Another model for every scorer that names one.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="k=0.05, or IFD.model=gpt2: another value; may be repeated.")
     ] = None,
     expect_processes: Expected = None,
 ) -> None:
@@ -55,8 +63,38 @@ def run(
     Run it again and it goes on where it stopped; any number of processes may work on one folder at once.
     """
     from ..recipe import Recipe
+    from ..subsets import load_recipe
+    from ..variations import varied
 
-    run_recipe(Recipe.read(recipe), folder or f"runs/{recipe.stem}", expect_processes)
+    named = not Path(recipe).exists() and Path(recipe).name == recipe and not recipe.endswith((".yaml", ".yml"))
+    told = ({"model": model} if model else {}) | dict(map(_setting, settings or []))
+    chosen = varied(
+        load_recipe(recipe) if named else Recipe.read(recipe),
+        dataset=dataset, format=format, split=split, settings=told,
+    )  # fmt: skip
+    run_recipe(chosen, folder or f"runs/{Path(recipe).stem}", expect_processes)
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe, to be saved and changed.")] = None,
+) -> None:
+    """List the recipes of the package, one a method, with their models; or print one."""
+    import yaml
+
+    from ..catalogue import packaged_recipes
+
+    files = packaged_recipes()
+    if name is not None:
+        if name not in files:
+            raise FileNotFoundError(f"no recipe {name!r} in the package: {did_you_mean(name, files)}")
+        print(files[name].read_text(encoding="utf-8").rstrip())
+        return
+    for stem, file in files.items():
+        text = file.read_text(encoding="utf-8")
+        scorers = [entry for entry in yaml.safe_load(text)["score"] if isinstance(entry, dict)]
+        models = {str(told["model"]): None for entry in scorers for told in entry.values() if "model" in told}
+        print(f"{stem:20} {text.splitlines()[0].removeprefix('# ')} [{', '.join(models) or 'no model'}]")
+    print("\nhf-superfilter run NAME runs one, --dataset and --model say on what; recipes NAME prints it")
 
 
 def score(
@@ -135,6 +173,18 @@ def report(folder: Annotated[str, typer.Argument(help="A run folder in which row
 def inspect(folder: Annotated[str, typer.Argument(help="A run folder.")]) -> None:
     """Say what a run folder holds: scorers, models, statuses, cost."""
     print_record(folder)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ValueError(f"--set {text!r}: give an argument and its value, such as k=0.05")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {text!r}: {value!r} is no value") from error
 
 
 def _budget(text: str) -> int | float:
