@@ -1,12 +1,16 @@
 """Every scorer obeys the same laws, and each formula is what its docstring says."""
 
+import atexit
 import dataclasses
 import importlib
 import math
 import pickle
 import pkgutil
+import shutil
 import subprocess
 import sys
+import tempfile
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -14,12 +18,24 @@ from datasets import Dataset, DatasetDict
 from datasets.fingerprint import Hasher
 
 import hf_superfilter
-from hf_superfilter import IFD, Length, Perplexity, scoring
+from hf_superfilter import IFD, LearningPercentage, Length, Perplexity, scoring
 from hf_superfilter.contracts import Scorer, Settings
 
-# One example a class: a scorer added to scoring/ is found below and has to be added here.
+
+@lru_cache(maxsize=1)
+def learned() -> LearningPercentage:
+    """Really trained, for two epochs of one step."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    rows = Dataset.from_dict({"prompt": ["Say it.\n"] * 8, "response": [f"This is what {n} is." for n in range(8)]})
+    return LearningPercentage("embedded:weak", epochs=2, batch_rows=8, learning_rate=1e-3).prepare(rows, folder)
+
+
+# One example a class: a scorer added to scoring/ is found below and has to be added here. One that has to see all
+# rows first is prepared: what it does before that is tested where its own tests are, and once for all below.
 EXAMPLES = {
     "IFD": lambda: IFD("embedded:weak"),
+    "LearningPercentage": learned,
     "Length": lambda: Length(),
     "Perplexity": lambda: Perplexity("embedded:weak", append_eos=True),
 }
@@ -102,6 +118,17 @@ def test_columns_of_other_names_are_read(scorer):
         np.testing.assert_array_equal(np.asarray(theirs[name]), np.asarray(values))
 
 
+def test_a_scorer_that_prepares_is_refused_before_it_has_and_stays_as_it_was(scorer, tmp_path):
+    if not hasattr(scorer, "prepare"):
+        return
+    made = {name for name in scorer.settings() if name == "checkpoints"}
+    raw = dataclasses.replace(scorer, **{f.name: f.default for f in dataclasses.fields(scorer) if f.name in made})
+    assert made and raw != scorer, "what was made stands in the settings"
+    with pytest.raises(ValueError, match=r"all rows first: score\(rows"):
+        raw(ROWS)
+    assert scorer.prepare(Dataset.from_dict(ROWS), str(tmp_path)) == scorer and not list(tmp_path.iterdir())
+
+
 def test_missing_columns_and_cells_that_are_no_text_are_said(scorer):
     with pytest.raises(ValueError, match=r"no column 'prompt'.*format_pairs"):
         scorer({"text": ["a"]})
@@ -114,6 +141,12 @@ def test_missing_columns_and_cells_that_are_no_text_are_said(scorer):
 @pytest.mark.parametrize("make", [
     lambda: IFD("m", name="a b"), lambda: IFD("m", dtype="bf16"), lambda: IFD("m", columns="prompt"),
     lambda: IFD("m", max_length=1), lambda: IFD("m", variant="aligend"), lambda: IFD(5), lambda: IFD(""),
+    lambda: LearningPercentage("m", epochs=1), lambda: LearningPercentage("m", epochs=2.5),
+    lambda: LearningPercentage("m", approximate="yes"), lambda: LearningPercentage("m", approximate=True, epochs=0),
+    lambda: LearningPercentage("m", learning_rate=0), lambda: LearningPercentage("m", learning_rate=math.nan),
+    lambda: LearningPercentage("m", batch_rows=0), lambda: LearningPercentage("m", seed=-1),
+    lambda: LearningPercentage("m", checkpoints="a"), lambda: LearningPercentage("m", checkpoints=["a", "b"]),
+    lambda: LearningPercentage("m", max_length=1),
     lambda: Length("words"), lambda: Length("tokens"), lambda: Length(model="m"),
 ])  # fmt: skip
 def test_bad_settings_are_refused_at_once(make):

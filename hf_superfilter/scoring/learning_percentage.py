@@ -12,6 +12,7 @@ from ..contracts import Batch, Columns
 from ..embedded import model_folder
 from ..model_settings import ModelSettings, default_name, revision_of
 from ..record import digest_of
+from ..revisions import resolve_revision
 from ..table import check_switch, is_count, is_number
 from ..turns import flatten_turns
 from ..whole_files import whole_file
@@ -143,11 +144,11 @@ class LearningPercentage(ModelSettings):
             return self
         if len(rows) < FEWEST_ROWS:
             raise ValueError(f"{len(rows)} rows: learning percentage needs at least {FEWEST_ROWS} to train on")
+        revision = resolve_revision(model_folder(self.model), self.revision)
         plan = Plan(self.epochs, self._trained, self.learning_rate, self.batch_rows, self.seed)
         made = tuple(str(path.absolute()) for path in epoch_folders(folder, self._trained))
         self._claim(Path(folder), rows)
         if not all(Path(path).is_dir() for path in made):
-            revision = self.identity()["revision"]
             check_trainable(model_folder(self.model), None if revision.startswith("sha256:") else revision)
             finetune(
                 model_folder(self.model), revision, self._windows_of(rows), folder, plan,
