@@ -215,6 +215,7 @@ def test_an_interrupted_training_goes_on_from_the_last_step_saved(tmp_path, monk
         train(gpt2, windows_of(gpt2, some), tmp_path, SHORT)
     first, half = tmp_path / "epoch-1", max(tmp_path.glob("training/*/checkpoint-*"))
     (half.parent / "checkpoint-5").mkdir()  # what a kill leaves of a state that was being saved
+    shutil.copy(half / "trainer_state.json", half.parent / "checkpoint-5")
     put = first.stat().st_mtime_ns
     train(gpt2, windows_of(gpt2, some), tmp_path, SHORT)
     assert made == [1, 2, 3, 4, 5, 5, 6] and first.stat().st_mtime_ns == put
