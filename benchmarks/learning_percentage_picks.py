@@ -143,7 +143,9 @@ def main() -> None:
         shares = [f"{count:,} ({count / found.lists:.1%})" for count in found[1:]]
         print(f"| {title} | {found.lists:,} | {shares[0]} | {shares[1]} |")
     asked, kept, published = exact_total(dolly)
-    print(f"\na tenth of {len(dolly.cluster):,} rows: {asked:,}; PerCluster keeps {kept:,}, published were {published:,}")
+    print(
+        f"\na tenth of {len(dolly.cluster):,} rows: {asked:,}; PerCluster keeps {kept:,}, published were {published:,}"
+    )
 
 
 if __name__ == "__main__":

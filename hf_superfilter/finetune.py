@@ -88,8 +88,9 @@ def finetune(
         start, own = agreed((_newest(work), work / uuid.uuid4().hex[:8]))
         with own_randomness(where):
             on_hub = None if revision.startswith("sha256:") else revision
+            weights = (model, on_hub) if start is None else (str(start), None)
             trainer = StepTrainer(
-                load_weights(model, on_hub, torch.float32, where, attn_implementation),
+                load_weights(*weights, torch.float32, where, attn_implementation),
                 arguments_of(batches, own, where, process.count),
                 batches,
                 bfloat16=pick_dtype(dtype, where) == torch.bfloat16 and (dtype == "bfloat16" or where.type == "cuda"),

@@ -108,7 +108,7 @@ class StepTrainer(Trainer):
     different numbers of micro-batches, and one that runs out of memory can do its part again.
 
     Args:
-        model: in float32.
+        model: in float32; that of the state, where `train` is to go on from one.
         arguments: those of `arguments_of`.
         batches: the steps.
         bfloat16: multiply in bfloat16.
@@ -191,6 +191,9 @@ class StepTrainer(Trainer):
             seconds, self.began = round((now - self.began) * self.args.world_size, 3), now
             epoch = round(self.state.global_step / self.batches.steps, 4)
             self.state.log_history[-1].update(epoch=epoch, tokens=self.tokens, seconds=seconds)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing: the model was loaded from there; the Trainer would miss the weights of a tied head."""
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Nothing: every step seeds the generators itself."""

@@ -1,12 +1,16 @@
 """Every scorer obeys the same laws, and each formula is what its docstring says."""
 
+import atexit
 import dataclasses
 import importlib
 import math
 import pickle
 import pkgutil
+import shutil
 import subprocess
 import sys
+import tempfile
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -14,15 +18,27 @@ from datasets import Dataset, DatasetDict
 from datasets.fingerprint import Hasher
 
 import hf_superfilter
-from hf_superfilter import IFD, AskLLM, Density, Embed, Length, Perplexity, scoring
+from hf_superfilter import IFD, AskLLM, Density, Embed, LearningPercentage, Length, Perplexity, scoring
 from hf_superfilter.contracts import Scorer, Settings
 
-# One example a class: a scorer added to scoring/ is found below and has to be added here.
+
+@lru_cache(maxsize=1)
+def learned() -> LearningPercentage:
+    """Really trained, for two epochs of one step."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    rows = Dataset.from_dict({"prompt": ["Say it.\n"] * 8, "response": [f"This is what {n} is." for n in range(8)]})
+    return LearningPercentage("embedded:weak", epochs=2, batch_rows=8, learning_rate=1e-3).prepare(rows, folder)
+
+
+# One example a class: a scorer added to scoring/ is found below and has to be added here. One that has to see all
+# rows first is prepared: what it does before that is tested where its own tests are, and once for all below.
 EXAMPLES = {
     "AskLLM": lambda: AskLLM("embedded:weak"),
     "Density": lambda: Density(0.5, repetitions=50, buckets=1_000),
     "Embed": lambda: Embed("embedded:weak"),
     "IFD": lambda: IFD("embedded:weak"),
+    "LearningPercentage": learned,
     "Length": lambda: Length(),
     "Perplexity": lambda: Perplexity("embedded:weak", append_eos=True),
 }
@@ -120,6 +136,23 @@ def test_columns_of_other_names_are_read(text_scorer):
         np.testing.assert_array_equal(np.asarray(theirs[name]), np.asarray(values))
 
 
+PREPARING = [kind for kind in scorer_classes() if hasattr(kind, "prepare")]
+
+
+@pytest.mark.parametrize("kind", PREPARING, ids=lambda kind: kind.__name__)
+def test_a_scorer_that_prepares_is_refused_before_it_has_and_stays_as_it_was_after(kind, tmp_path):
+    example = EXAMPLES[kind.__name__]()
+    scorer = example.prepare(Dataset.from_dict(ROWS), str(tmp_path / "first"))
+    made = {
+        field.name: field.default for field in dataclasses.fields(scorer) if field.name in ("checkpoints", "sketch")
+    }
+    raw = dataclasses.replace(scorer, **made)
+    assert made and raw != scorer, "what was made stands in the settings"
+    with pytest.raises(ValueError, match=r"all rows.*first: .*score\(rows"):
+        raw(ROWS)
+    assert scorer.prepare(Dataset.from_dict(ROWS), str(tmp_path)) == scorer and not list(tmp_path.glob("*.*"))
+
+
 def test_missing_columns_and_cells_that_are_no_text_are_said(text_scorer):
     with pytest.raises(ValueError, match=r"no column 'prompt'.*format_pairs"):
         text_scorer({"text": ["a"]})
@@ -133,6 +166,12 @@ def test_missing_columns_and_cells_that_are_no_text_are_said(text_scorer):
     lambda: IFD("m", name="a b"), lambda: IFD("m", dtype="bf16"), lambda: IFD("m", columns="prompt"),
     lambda: IFD("m", max_length=1), lambda: IFD("m", variant="aligend"), lambda: IFD(5), lambda: IFD(""),
     lambda: Embed(""), lambda: Embed("m", normalize="yes"), lambda: Embed("m", columns=("prompt",)),
+    lambda: LearningPercentage("m", epochs=1), lambda: LearningPercentage("m", epochs=2.5),
+    lambda: LearningPercentage("m", approximate="yes"), lambda: LearningPercentage("m", approximate=True, epochs=0),
+    lambda: LearningPercentage("m", learning_rate=0), lambda: LearningPercentage("m", learning_rate=math.nan),
+    lambda: LearningPercentage("m", batch_rows=0), lambda: LearningPercentage("m", seed=-1),
+    lambda: LearningPercentage("m", checkpoints="a"), lambda: LearningPercentage("m", checkpoints=["a", "b"]),
+    lambda: LearningPercentage("m", max_length=1),
     lambda: Length("words"), lambda: Length("tokens"), lambda: Length(model="m"),
     lambda: Density("wide"), lambda: Density(0), lambda: Density(math.nan), lambda: Density(True),
     lambda: Density(repetitions=0), lambda: Density(buckets=1.5), lambda: Density(seed=-1), lambda: Density(column=""),

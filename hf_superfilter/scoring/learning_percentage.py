@@ -10,8 +10,10 @@ import numpy as np
 
 from ..contracts import Batch, Columns
 from ..embedded import model_folder
+from ..learning import learning_percentages
 from ..model_settings import ModelSettings, default_name, revision_of
 from ..record import digest_of
+from ..revisions import resolve_revision
 from ..table import check_switch, is_count, is_number
 from ..turns import flatten_turns
 from ..whole_files import whole_file
@@ -143,11 +145,11 @@ class LearningPercentage(ModelSettings):
             return self
         if len(rows) < FEWEST_ROWS:
             raise ValueError(f"{len(rows)} rows: learning percentage needs at least {FEWEST_ROWS} to train on")
+        revision = resolve_revision(model_folder(self.model), self.revision)
         plan = Plan(self.epochs, self._trained, self.learning_rate, self.batch_rows, self.seed)
         made = tuple(str(path.absolute()) for path in epoch_folders(folder, self._trained))
         self._claim(Path(folder), rows)
         if not all(Path(path).is_dir() for path in made):
-            revision = self.identity()["revision"]
             check_trainable(model_folder(self.model), None if revision.startswith("sha256:") else revision)
             finetune(
                 model_folder(self.model), revision, self._windows_of(rows), folder, plan,
@@ -205,17 +207,15 @@ class LearningPercentage(ModelSettings):
         return self._columns(np.stack(ppl), scored, status)
 
     def _columns(self, ppl: np.ndarray, scored: np.ndarray, status: list[str]) -> Columns:
-        """The formula, on (epochs + 1, n) perplexities."""
+        """What is made of (epochs + 1, n) perplexities."""
         finite = np.isfinite(ppl).all(axis=0)
-        ppl = np.where(np.isfinite(ppl), ppl, np.nan)
+        shares, roughly = learning_percentages(np.where(finite, ppl, np.nan))
         columns: Columns = {}
         if not self.approximate:
-            learned = ppl[0] - ppl[-1]
-            status = [
-                s if ok or not fine else "unchanged" for s, ok, fine in zip(status, learned != 0, finite, strict=True)
-            ]
-            shares = -np.diff(ppl, axis=0) / np.where(finite & (learned != 0), learned, np.nan)
+            status = ["unchanged" if gone else s for s, gone in zip(status, finite & np.isnan(shares[0]), strict=True)]
             columns |= {f"{self.name}_{number}": share for number, share in enumerate(shares, start=1)}
-        columns[f"{self.name}_app"] = np.where(finite, (ppl[0] - ppl[1]) / ppl[0], np.nan)
-        columns |= {f"{self.name}_ppl_{number}": values for number, values in enumerate(ppl)}
+        columns[f"{self.name}_app"] = roughly
+        columns |= {
+            f"{self.name}_ppl_{n}": np.where(np.isfinite(values), values, np.nan) for n, values in enumerate(ppl)
+        }
         return columns | {f"{self.name}_tokens": scored, f"{self.name}_status": status}
