@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import OneQuestionAtATime
 from scipy.stats import spearmanr
-from transformers import AutoTokenizer, GPT2LMHeadModel, LlamaConfig, LlamaModel, ViTConfig, ViTModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaModel, ViTConfig, ViTModel
 
 import hf_superfilter
 from hf_superfilter import IFD, AskLLM, Recipe, TopK, score
@@ -200,6 +200,23 @@ def test_tokens_are_those_of_the_response_so_that_a_budget_can_be_kept(weak, row
     assert columns["ask_llm_tokens"].tolist() == [len(tokenizer(r).input_ids) for r in rows["response"]]
 
 
+@pytest.mark.parametrize(("fixture", "template", "begins"), [
+    ("t5", None, False), ("llama", None, True),
+    ("llama", "<s>{{ messages[0].content }}", True), ("llama", "{{ messages[0].content }}", False),
+])  # fmt: skip
+def test_a_decoder_is_asked_with_the_marks_of_a_beginning_and_without_an_end(
+    request, tmp_path, fixture, template, begins
+):
+    tokenizer = AutoTokenizer.from_pretrained(request.getfixturevalue(fixture))
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path)
+    GPT2Config(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    (question,) = AskLLM(str(tmp_path))._asked({"prompt": [""], "response": ["Water."]})
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    assert (question.units[0] == bos, question.units[-1] == eos) == (begins, False)
+    assert question.units.count(bos) == begins, "a chat template that writes it gets no second one"
+
+
 # Answers
 
 
@@ -213,7 +230,7 @@ def test_the_forms_of_an_answer_are_those_that_are_one_token(weak, t5):
 
 def test_where_blanks_belong_to_words_the_bare_and_the_marked_word_both_count(tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import GPT2Config, TokenizersBackend
+    from transformers import TokenizersBackend
 
     words = ["<unk>", "▁", "▁yes", "yes", "▁no", "\n", "▁good", "x", "▁x", "y", "e", "s"]
     vocabulary = [(word, -float(len(words) - i) if len(word) > 1 else -20.0) for i, word in enumerate(words)]
