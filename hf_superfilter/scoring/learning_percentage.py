@@ -215,7 +215,6 @@ class LearningPercentage(ModelSettings):
             status = ["unchanged" if gone else s for s, gone in zip(status, finite & np.isnan(shares[0]), strict=True)]
             columns |= {f"{self.name}_{number}": share for number, share in enumerate(shares, start=1)}
         columns[f"{self.name}_app"] = roughly
-        columns |= {
-            f"{self.name}_ppl_{n}": np.where(np.isfinite(values), values, np.nan) for n, values in enumerate(ppl)
-        }
+        defined = np.where(np.isfinite(ppl), ppl, np.nan)
+        columns |= {f"{self.name}_ppl_{number}": values for number, values in enumerate(defined)}
         return columns | {f"{self.name}_tokens": scored, f"{self.name}_status": status}
