@@ -38,7 +38,9 @@ def models_of(recipe):
 
 
 def test_there_is_one_for_each_method():
-    wanted = {"superfiltering", "cherry", "perplexity-low", "perplexity-band", "length", "random", "per-category"}
+    wanted = {"superfiltering", "superfiltering-d", "cherry", "learning-percentage", "learning-percentage-approximate"}
+    wanted |= {"ask-llm", "density", "sem-dedup", "prototypes", "facility-location", "quality-then-coverage"}
+    wanted |= {"perplexity-low", "perplexity-band", "length", "random", "per-category"}
     assert wanted | {"per-cluster", "per-cluster-random"} <= set(NAMES)
     assert not set(NAMES) & set(catalogue()), "one name means one thing"
 
