@@ -104,7 +104,6 @@ class Server:
             ConnectionError: it cannot be reached, or still fails after all retries.
             ValueError: it refuses the question, answers without log-probabilities, or the client is not installed.
             PermissionError: it wants a key, or another one.
-
         """
         if not questions:
             return np.full((0, len(answers)), np.nan)
