@@ -53,10 +53,10 @@ def main() -> None:
         _end(f"{error.format_message().rstrip('.')}; see {command} --help")
     except typer.Abort:  # Ctrl-C, as older versions of typer hand it on
         sys.exit(130)
-    except (ValueError, TypeError, OSError, MemoryError, ImportError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         raised_by = traceback.extract_tb(error.__traceback__)[-1].line or ""
-        if isinstance(error, (TypeError, ImportError)) and not raised_by.startswith("raise "):
-            raise  # Python's own complaint about our code; what a user can mend is refused with raise
+        if isinstance(error, TypeError) and not raised_by.startswith("raise "):
+            raise  # Python's own complaint about our code; a cell of the wrong type is refused with raise
         _end(str(error) or type(error).__name__)
     finally:
         logger.removeHandler(said)

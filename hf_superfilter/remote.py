@@ -102,9 +102,8 @@ class Server:
 
         Raises:
             ConnectionError: it cannot be reached, or still fails after all retries.
-            ValueError: it refuses the question, or answers without log-probabilities.
+            ValueError: it refuses the question, answers without log-probabilities, or the client is not installed.
             PermissionError: it wants a key, or another one.
-            ImportError: the client is not installed.
         """
         if not questions:
             return np.full((0, len(answers)), np.nan)
@@ -153,7 +152,7 @@ def _client(endpoint: str, retries: int) -> Any:
     try:
         import openai
     except ImportError as error:
-        raise ImportError(
+        raise ValueError(
             "asking an endpoint needs OpenAI's client: install it with pip install 'hf-superfilter[api]'"
         ) from error
     return openai.OpenAI(base_url=endpoint, api_key=_key_for(endpoint) or "none", max_retries=retries)
