@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from reference import OneQuestionAtATime
 from scipy.stats import spearmanr
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaModel, ViTConfig, ViTModel
 
-import hf_superfilter
 from hf_superfilter import IFD, AskLLM, Recipe, TopK, score
 from hf_superfilter.answers import load_answers, load_reader
 from hf_superfilter.questions import QUESTIONS
@@ -270,20 +268,6 @@ def test_the_recipe_keeps_the_answers_and_the_run_the_tokens(tmp_path, sample):
     made = json.loads((tmp_path / "run/run.json").read_text())["scorers"]["ask_llm"]["made_with"]
     assert made["model"] == "embedded:weak" and made["revision"].startswith("sha256:")
     assert "' Yes' (" in made["yes"] and "'NO' (" in made["no"]
-
-
-def recipe_of_the_package():
-    return Recipe.read(Path(hf_superfilter.__file__).parent / "recipes/ask_llm.yaml")
-
-
-def test_the_recipe_of_the_package_asks_about_instructions():
-    recipe = recipe_of_the_package()
-    assert recipe.score == (AskLLM("embedded:strong", "instruction"),) and recipe.select == (TopK("ask_llm", 0.10),)
-
-
-@pytest.mark.slow
-def test_the_recipe_of_the_package_runs(tmp_path):
-    assert len(recipe_of_the_package().run(tmp_path / "run").rows) == 51
 
 
 # Bad input

@@ -19,7 +19,15 @@ NAMES = list(packaged_recipes())
 def run_folders(tmp_path_factory):
     """A folder for each first scorer: recipes that begin with the same one find its scores there."""
     home = tmp_path_factory.mktemp("recipes")
-    return lambda recipe: home / hashlib.sha256(repr(recipe.score[0]).encode()).hexdigest()[:8]
+    return lambda recipe: home / hashlib.sha256(repr((recipe.dataset, recipe.score[0])).encode()).hexdigest()[:8]
+
+
+@pytest.fixture(scope="session")
+def long_few(sample, tmp_path_factory) -> str:
+    """A file of 60 rows, for what takes long."""
+    path = tmp_path_factory.mktemp("rows") / "sixty.jsonl"
+    sample.select(range(60)).select_columns(["instruction", "input", "output", "category"]).to_json(path)
+    return str(path)
 
 
 @pytest.fixture
@@ -28,6 +36,9 @@ def few(sample, tmp_path, monkeypatch) -> str:
     monkeypatch.chdir(tmp_path)
     sample.select(range(30)).select_columns(["instruction", "input", "output", "category"]).to_json("few.jsonl")
     return "few.jsonl"
+
+
+LONG = {"LearningPercentage", "AskLLM", "Density"}  # scorers that take minutes, or megabytes, for 519 rows
 
 
 def models_of(recipe):
@@ -54,19 +65,30 @@ def test_a_recipe_says_what_it_is_in_one_line_its_paper_and_what_to_change(name)
     assert next(iter(yaml.safe_load(text))) == "dataset"
 
 
+@pytest.mark.filterwarnings("ignore:the .* rows to train on are fewer than:UserWarning")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_runs_on_the_embedded_sample_and_model_with_no_network(name, run_folders):
+def test_a_recipe_runs_on_the_embedded_sample_and_model_with_no_network(name, run_folders, long_few):
     recipe = load_recipe(name)
     assert recipe == Recipe.read(packaged_recipes()[name]) == Recipe.from_yaml(recipe.to_yaml())
     assert recipe.dataset == "embedded:sample" and all(model.startswith("embedded:") for model in models_of(recipe))
     if models_of(recipe):
         recipe = varied(recipe, settings={"model": "embedded:weak"})
         assert set(models_of(recipe)) == {"embedded:weak"}
+    rows = 519
+    if LONG & {type(scorer).__name__ for scorer in recipe.score}:
+        recipe, rows = varied(recipe, dataset=long_few, format="alpaca"), 60
     selection = recipe.run(run_folders(recipe))
-    assert 0 < len(selection.rows) < len(selection.table) == 519
+    assert 0 < len(selection.rows) < len(selection.table) == rows
     budget = getattr(recipe.select[-1], "k", None)
     if isinstance(budget, float):
-        assert len(selection.rows) == int(519 * budget)
+        assert len(selection.rows) == int(rows * budget)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_runs_on_all_rows_of_the_sample_with_the_model_that_it_names(name, tmp_path):
+    selection = load_recipe(name).run(tmp_path)
+    assert 0 < len(selection.rows) < len(selection.table) == 519
 
 
 @pytest.mark.slow
