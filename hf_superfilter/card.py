@@ -17,6 +17,8 @@ PAPERS = {
     "IFD": ["2402.00530", "2308.12032"],
     "Perplexity": ["2402.09668"],
     "Length": ["2402.04833"],
+    "Embed": ["1908.10084"],
+    "PerCluster": ["2402.10430"],
 }
 TITLES = {
     "2402.00530": "Li et al., Superfiltering: Weak-to-Strong Data Filtering for Fast Instruction-Tuning, ACL 2024",
@@ -25,6 +27,9 @@ TITLES = {
     "2402.09668": "Sachdeva et al., How to Train Data-Efficient LLMs, 2024",
     "2402.04833": "Zhao et al., Long Is More for Alignment: A Simple but Tough-to-Beat Baseline for Instruction "
     "Fine-Tuning, ICML 2024",
+    "1908.10084": "Reimers and Gurevych, Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks, EMNLP 2019",
+    "2402.10430": "Mekala et al., Smaller Language Models are capable of selecting Instruction-Tuning Training Data "
+    "for Larger Language Models, Findings of ACL 2024",
 }
 
 
