@@ -99,11 +99,11 @@ def _aligned(cluster: np.ndarray, shares: np.ndarray) -> bool:
 
 
 class Agreement(NamedTuple):
-    """Of `lists` published lists: how many are equal and in order, and how many hold the same rows."""
+    """Of `lists` published lists: how many are equal and in order, and how many are so but for the order of ties."""
 
     lists: int
     in_order: int
-    same_rows: int
+    but_for_ties: int
 
 
 def agreement(dolly: Dolly, undefined: float, *, defined_only: bool = False) -> Agreement:
@@ -114,14 +114,17 @@ def agreement(dolly: Dolly, undefined: float, *, defined_only: bool = False) -> 
         for metric in METRICS:
             values = scores_of(dolly, model, metric, undefined=undefined)
             rows = chosen(dolly, values, PublishedShares("lp_1", 0.10, group="cluster", largest=False))
-            plain = dict(zip(dolly.idx.tolist(), scores_of(dolly, model, metric).tolist(), strict=True))
+            plain, used = (
+                dict(zip(dolly.idx.tolist(), some.tolist(), strict=True))
+                for some in (scores_of(dolly, model, metric), values)
+            )
             for number in range(int(dolly.cluster.max()) + 1):
                 wanted = lists[model, metric, number]
                 unsound = any(np.isnan(plain[i]) or plain[i] == 0 for i in wanted if i >= 0)
                 if min(wanted) < 0 or (defined_only and unsound):
                     continue
                 mine = dolly.idx[rows[dolly.cluster[rows] == number]].tolist()[: len(wanted)]
-                found += [1, mine == wanted, sorted(mine) == sorted(wanted)]
+                found += [1, mine == wanted, [used[i] for i in mine] == [used[i] for i in wanted]]
     return Agreement(*found.tolist())
 
 
@@ -134,7 +137,7 @@ def exact_total(dolly: Dolly) -> tuple[int, int, int]:
 
 def main() -> None:
     dolly = load_dolly()
-    print("| complete lists of one cluster's picks | lists | equal, in order | same rows |\n|---|---:|---:|---:|")
+    print("| complete lists of one cluster's picks | lists | equal, in order | but for ties |\n|---|---:|---:|---:|")
     for title, found in (
         ("as published: rounded up, rows without LP count as 0", agreement(dolly, 0.0)),
         ("the same, lists without such rows", agreement(dolly, 0.0, defined_only=True)),
@@ -143,9 +146,7 @@ def main() -> None:
         shares = [f"{count:,} ({count / found.lists:.1%})" for count in found[1:]]
         print(f"| {title} | {found.lists:,} | {shares[0]} | {shares[1]} |")
     asked, kept, published = exact_total(dolly)
-    print(
-        f"\na tenth of {len(dolly.cluster):,} rows: {asked:,}; PerCluster keeps {kept:,}, published were {published:,}"
-    )
+    print(f"\na tenth of {len(dolly.cluster):,} rows: {asked:,}; PerCluster keeps {kept:,}, published {published:,}")
 
 
 if __name__ == "__main__":

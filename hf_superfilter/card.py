@@ -24,6 +24,8 @@ PAPERS = {
     "SemDedup": ["2303.09540"],
     "Prototypes": ["2206.14486"],
     "FacilityLocation": ["2402.00530"],
+    "Embed": ["1908.10084"],
+    "PerCluster": ["2402.10430"],
 }
 TITLES = {
     "2402.00530": "Li et al., Superfiltering: Weak-to-Strong Data Filtering for Fast Instruction-Tuning, ACL 2024",
@@ -37,6 +39,9 @@ TITLES = {
     "2303.09540": "Abbas et al., SemDeDup: Data-efficient Learning at Web-scale through Semantic Deduplication, 2023",
     "2206.14486": "Sorscher et al., Beyond Neural Scaling Laws: Beating Power Law Scaling via Data Pruning, "
     "NeurIPS 2022",
+    "1908.10084": "Reimers and Gurevych, Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks, EMNLP 2019",
+    "2402.10430": "Mekala et al., Smaller Language Models are capable of selecting Instruction-Tuning Training Data "
+    "for Larger Language Models, Findings of ACL 2024",
 }
 
 

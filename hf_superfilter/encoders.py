@@ -1,4 +1,4 @@
-"""The other inference code, beside `models`: a text encoder, from texts to vectors.
+"""A text encoder, from texts to vectors: inference, as `models` is for language models.
 
 Any transformers model is one, through the mean of its last hidden states. A folder of sentence-transformers
 says in its `modules.json` how its vectors are made. Transformer, mean or first-token pooling and

@@ -1,4 +1,4 @@
-"""The only inference code: a causal language model that says how surprising each response is.
+"""A causal language model that says how surprising each response is; texts into vectors stand in `encoders`.
 
 The token at position t is predicted from the hidden state at t - 1. Padding stands on the right, where
 a causal model never looks, so no attention mask is needed and attention stays on its fastest path.

@@ -126,6 +126,22 @@ def test_a_vector_does_not_depend_on_the_batch_the_order_or_the_padding(bert, te
         np.testing.assert_allclose(alone, whole.vectors, atol=1e-5)
 
 
+def test_padding_counts_for_nothing(bert):
+    for encoder, texts in (
+        (TextEncoder(str(bert)), ["the cat " * 31, "sat on " * 30 + "mat"]),
+        (TextEncoder("embedded:weak"), ["the cat " * 100, "sat on " * 98]),
+    ):
+        shapes = []
+        hook = encoder.model.register_forward_pre_hook(
+            lambda module, args, kwargs, shapes=shapes: shapes.append(kwargs["input_ids"].shape), with_kwargs=True
+        )
+        together = encoder.embed(texts)
+        hook.remove()
+        assert len(shapes) == 1 and shapes[0][0] == 2 and together.tokens[0] > together.tokens[1]
+        alone = np.concatenate([encoder.embed([text]).vectors for text in texts])
+        np.testing.assert_allclose(together.vectors, alone, atol=1e-5)
+
+
 def test_out_of_memory_makes_smaller_batches_and_changes_nothing(weak, texts):
     encoder, texts = TextEncoder(weak), texts[:10] * 9
     whole, seen = encoder.embed(texts).vectors, []
