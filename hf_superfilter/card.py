@@ -40,8 +40,6 @@ TITLES = {
     "2206.14486": "Sorscher et al., Beyond Neural Scaling Laws: Beating Power Law Scaling via Data Pruning, "
     "NeurIPS 2022",
     "1908.10084": "Reimers and Gurevych, Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks, EMNLP 2019",
-    "2402.10430": "Mekala et al., Smaller Language Models are capable of selecting Instruction-Tuning Training Data "
-    "for Larger Language Models, Findings of ACL 2024",
 }
 
 
