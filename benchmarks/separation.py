@@ -22,17 +22,18 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 from datasets import Dataset
 
-from hf_superfilter import AskLLM, Length, Perplexity, score
+from hf_superfilter import AskLLM, Density, Embed, Length, Perplexity, score
 
 CLEAN = ("digitalgov", "openstax")
-# Title -> scorer, column, and the sign that makes high good. A scorer more is a line more.
+# Title -> scorers, column, and the sign that makes high good. A scorer more is a line more.
 COLUMNS = {
-    "perplexity, weak": (Perplexity("embedded:weak", name="ppl_weak"), "ppl_weak", -1),
-    "perplexity, strong": (Perplexity("embedded:strong", name="ppl_strong"), "ppl_strong", -1),
-    "Ask-LLM, weak": (AskLLM("embedded:weak", name="ask_weak"), "ask_weak", 1),
-    "Ask-LLM, strong": (AskLLM("embedded:strong", name="ask_strong"), "ask_strong", 1),
-    "the same, yes against no": (None, "ask_strong_relative", 1),
-    "length": (Length(), "length", 1),
+    "perplexity, weak": ([Perplexity("embedded:weak", name="ppl_weak")], "ppl_weak", -1),
+    "perplexity, strong": ([Perplexity("embedded:strong", name="ppl_strong")], "ppl_strong", -1),
+    "Ask-LLM, weak": ([AskLLM("embedded:weak", name="ask_weak")], "ask_weak", 1),
+    "Ask-LLM, strong": ([AskLLM("embedded:strong", name="ask_strong")], "ask_strong", 1),
+    "the same, yes against no": ([], "ask_strong_relative", 1),
+    "density": ([Embed("embedded:weak"), Density()], "density", 1),
+    "length": ([Length()], "length", 1),
 }
 
 
@@ -88,7 +89,7 @@ def main() -> None:
         print("skipped: the real documents of ../shared/data are not here")
         return
     rows = documents(options.clean, options.each)
-    scorers = [scorer for scorer, _, _ in COLUMNS.values() if scorer is not None]
+    scorers = [scorer for several, _, _ in COLUMNS.values() for scorer in several]
     with tempfile.TemporaryDirectory() as scratch:
         print(as_text(score(rows, scorers, options.folder or scratch)))
 
