@@ -57,8 +57,8 @@ class LearningPercentage(ModelSettings):
 
     The model's own settings are those of other scorers, with two differences. `max_length`: None is 512 tokens, or the
     model's window where that is shorter. `dtype`: perplexities come from float32 unless another one is named, for
-    LP is a difference of close numbers (in bfloat16 the embedded models' ranks have a Spearman correlation
-    of 0.3 to 0.4 with those in float32); training multiplies in bfloat16 on GPUs that do so natively, with float32 weights.
+    LP is a difference of close numbers (in bfloat16 the embedded models' ranks have a Spearman correlation of 0.3 to
+    0.4 with those in float32); training multiplies in bfloat16 on GPUs that do so natively, with float32 weights.
 
     Example:
         >>> from hf_superfilter import LearningPercentage
