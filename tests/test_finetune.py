@@ -303,12 +303,13 @@ def finish(command):
     assert process.returncode == 0, said[-3000:]
 
 
-def killed_after(command, log, steps):
-    """Kill it once it has made so many steps more, and answer the steps that it made."""
+def killed_after(command, log, steps, delay=0.0):
+    """Kill it so many seconds after it has made so many steps more, and answer the steps that it made."""
     before = len(log.read_text().splitlines()) if log.exists() else 0
     process = start(command)
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < before + steps):
         time.sleep(0.002)
+    time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -331,15 +332,11 @@ def test_a_killed_training_goes_on_from_the_last_step_saved_and_ends_in_the_same
 
 
 @pytest.mark.slow
-def test_kills_at_any_moment_end_in_the_same_weights(tmp_path, program, trained, gpt2):
-    command, rng = program(gpt2, tmp_path / "killed"), random.Random(0)
-    for _ in range(25):
-        process = start(command)
-        while process.poll() is None and not (tmp_path / "killed/training").is_dir():
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.6))
-        process.kill()
-        process.communicate()
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_kills_at_any_moment_between_two_steps_end_in_the_same_weights(tmp_path, program, trained, gpt2, seed):
+    command, log, rng = program(gpt2, tmp_path / "killed", pause=0.05), tmp_path / "steps.log", random.Random(seed)
+    for _ in range(4):
+        killed_after(command, log, 1, rng.uniform(0, 0.2))
     finish(command)
     assert furthest(tmp_path / "killed/epoch-2", trained / "epoch-2") < 1e-6
 
