@@ -56,7 +56,7 @@ def score_picture(selection: "Selection") -> Picture | None:
     if cut is not None and np.isfinite(cut):
         axes.axvline(cut, color=LINE, linewidth=1, linestyle="--", label=f"last kept: {cut:.3f}")
         alt += f", the last at {cut:.3f}"
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside upper right", ncols=3)
     return Picture(png_of(figure), alt + ".")
 
 
@@ -83,7 +83,7 @@ def length_picture(selection: "Selection") -> Picture | None:
         weights = np.full(len(mine), 1 / len(mine))
         axes.hist(np.clip(mine, 0, top), bins=bins, weights=weights, label=f"{name} ({len(mine):,})", **looks[name])
         medians.append(f"median {np.median(mine):,.0f} characters over {len(mine):,} rows {name}")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside upper right", ncols=3)
     return Picture(png_of(figure), f"Histogram of response lengths: {', '.join(reversed(medians))}.")
 
 
