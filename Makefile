@@ -10,8 +10,9 @@ export TOKENIZERS_PARALLELISM := true
 demo: .venv/installed
 	$(BIN)/hf-superfilter demo
 
+# Two tests at once, each with one thread: torch's threads of several processes would wait for each other.
 test: .venv/tested
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: .venv/checked
 	$(BIN)/ruff check .
