@@ -19,10 +19,10 @@ from .models import (
     DEFAULT_MAX_LENGTH,
     ONE_AT_A_TIME,
     Reduce,
-    VocabularyHead,
     default_batch_tokens,
     load_causal_lm,
 )
+from .vocabulary import VocabularyHead
 from .windows import padded
 
 CONTEXTS = ("", " ", "\n")  # what may stand before an answer; tokenizers differ in where they put a blank

@@ -1,6 +1,6 @@
 """Sequences through a model in batches of nearly equal length, under a token budget that halves when memory ends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,15 +30,26 @@ def run_by_length(
     Raises:
         MemoryError: a single sequence does not fit.
     """
+    run_under_budget(lm, sizes, lambda todo, budget: batches_by_length(sizes[todo].tolist(), budget), run, batch_tokens)
+
+
+def run_under_budget(
+    lm: Placed,
+    sizes: np.ndarray,
+    group: Callable[[np.ndarray, int], Iterable[np.ndarray]],
+    run: Callable[[np.ndarray], None],
+    batch_tokens: int | None,
+) -> None:
+    """The same with batches of any kind: `group` puts places of the numbers still to do together, under a budget."""
     budget, pending = batch_tokens or lm.batch_tokens, sizes > 0
     while pending.any():
         todo = np.flatnonzero(pending)
-        for batch in batches_by_length(sizes[todo].tolist(), budget):
+        for batch in group(todo, budget):
             chosen = todo[batch]
             try:
                 run(chosen)
             except RuntimeError as error:
-                budget = _smaller_budget(lm, int(sizes[chosen].max()), len(chosen), error)
+                budget = _smaller_budget(lm, budget, sizes[chosen], error)
                 break  # what is left is grouped anew, under the smaller budget
             pending[chosen] = False
 
@@ -48,8 +59,9 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
-def _smaller_budget(lm: Placed, longest: int, count: int, error: RuntimeError) -> int:
-    """Half the tokens of a batch that did not fit into memory."""
+def _smaller_budget(lm: Placed, budget: int, sizes: np.ndarray, error: RuntimeError) -> int:
+    """Half the tokens of a batch, of sequences of these sizes, that did not fit into memory."""
+    longest, count = int(sizes.max()), len(sizes)
     if not is_out_of_memory(error):
         raise error
     if count == 1:
@@ -59,6 +71,6 @@ def _smaller_budget(lm: Placed, longest: int, count: int, error: RuntimeError) -
         ) from error
     if lm.device.type == "cuda":
         torch.cuda.empty_cache()
-    budget = longest * count // 2
+    budget = max(1, min(budget, longest * count) // 2)
     lm.batch_tokens = min(lm.batch_tokens, budget)
     return budget

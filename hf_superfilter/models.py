@@ -19,11 +19,12 @@ from .embedded import model_folder
 from .forks import after_fork
 from .halving import run_by_length
 from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, token_ids, window_of
+from .prefixes import Tree, attention_by, can_share, run_families
 from .revisions import resolve_revision
+from .vocabulary import VocabularyHead
 from .windows import Ids, Pair, Window, batch_of, padded, pair_of_windows
 
 DEFAULT_MAX_LENGTH = 1_024  # the Superfiltering authors' window
-LOGITS_BYTES = {"cpu": 52 << 20, "cuda": 512 << 20}  # made at once: 271 positions of GPT-2 on a CPU
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 ONE_AT_A_TIME = threading.Lock()  # a forward pass patches its model and may set process-wide switches
 
@@ -76,6 +77,8 @@ class CausalLM:
         self.window = window_of(self.model.config)
         self.batch_tokens = default_batch_tokens(self.device)
         self._body = self.model.get_decoder()
+        with ONE_AT_A_TIME:
+            self._shares = can_share(self.model)
         self._head = VocabularyHead(self.model.get_output_embeddings(), self.dtype)
         self.model.set_output_embeddings(self._head)
         first, bos = self.tokenizer("x")["input_ids"][:1], self.tokenizer.bos_token_id
@@ -151,17 +154,31 @@ class CausalLM:
             sums[chosen] = self._sums([windows[i] for i in chosen.tolist()])
 
         with torch.inference_mode(), ONE_AT_A_TIME:
+            if self._shares:
+                alike, found = run_families(self, windows, sizes, self._tree_sums, batch_tokens)
+                sums[alike], sizes[alike] = found, 0
             run_by_length(self, sizes, run, batch_tokens)
         return sums / np.maximum(counts, 1), counts
+
+    def _tree_sums(self, tree: Tree) -> np.ndarray:
+        """(k,) float64 loss sums of k windows that begin alike, in one forward pass."""
+        with attention_by(tree.attend, self._body.config):
+            return tree.sums(self._nats(tree.ids[None], tree.scored, tree.before, tree.depths[None]))
 
     def _sums(self, windows: list[Window]) -> np.ndarray:
         """(k,) float64 loss sums of k windows in one forward pass."""
         ids, positions = batch_of(windows)
         owners = np.repeat(np.arange(len(windows)), [w.scored for w in windows])
-        targets = torch.from_numpy(ids.reshape(-1)[positions]).to(self.device)
+        return np.bincount(owners, weights=self._nats(ids, positions, positions - 1), minlength=len(windows))
+
+    def _nats(
+        self, ids: np.ndarray, scored: np.ndarray, before: np.ndarray, depths: np.ndarray | None = None
+    ) -> np.ndarray:
+        """(m,) float64 losses of the tokens at positions `scored` of (k, t) ids, each told by the state at `before`."""
+        targets = torch.from_numpy(ids.reshape(-1)[scored]).to(self.device)
         wanted = iter(targets.split(self._head.rows))
-        nats = self._each_logits(ids, positions - 1, lambda logits: _cross_entropy(logits, next(wanted)))
-        return np.bincount(owners, weights=nats.double().cpu().numpy(), minlength=len(windows))
+        nats = self._each_logits(ids, before, lambda logits: _cross_entropy(logits, next(wanted)), depths)
+        return nats.double().cpu().numpy()
 
     def next_token(self, rows: Sequence[Ids], reduce: Reduce) -> torch.Tensor:
         """What `reduce` makes of the (m, V) float32 logits of the token behind each sequence, in one forward pass.
@@ -172,9 +189,16 @@ class CausalLM:
         last = [i * ids.shape[1] + len(row) - 1 for i, row in enumerate(rows)]
         return self._each_logits(ids, np.array(last), reduce)
 
-    def _each_logits(self, ids: np.ndarray, positions: np.ndarray, reduce: Reduce) -> torch.Tensor:
-        """The same at any positions of (k, t) token ids, counted through all rows: nothing else is projected."""
-        output = self._body(input_ids=torch.from_numpy(ids).to(self.device), use_cache=False)
+    def _each_logits(
+        self, ids: np.ndarray, positions: np.ndarray, reduce: Reduce, depths: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """The same at any positions of (k, t) token ids, counted through all rows: nothing else is projected.
+
+        `depths`: (k, t) the tokens' places in their windows, where these are not 0, 1, 2 ... in every row.
+        """
+        given = {"input_ids": ids} if depths is None else {"input_ids": ids, "position_ids": depths}
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in given.items()}
+        output = self._body(**tensors, use_cache=False)
         states = output.last_hidden_state.flatten(0, 1)[torch.from_numpy(positions).to(self.device)]
         with self._head_only(output) as logits_of:
             return torch.cat([reduce(logits_of(some)) for some in states.split(self._head.rows)])
@@ -218,56 +242,6 @@ class CausalLM:
 def default_batch_tokens(device: torch.device) -> int:
     """On a CPU enough tokens to fill the matrix units, few enough for the allocator to reuse blocks."""
     return 2_048 if device.type == "cpu" else 65_536
-
-
-class VocabularyHead(torch.nn.Module):
-    """The vocabulary projection with float32 results in one reused buffer.
-
-    On a CPU in bfloat16 the weights are kept in float32 and oneDNN is told to multiply in bfloat16:
-    products and sums are those of bfloat16 inputs, the logits are not rounded. Measured on 1,024
-    positions of GPT-2: 190 ms, against 230 ms for bfloat16 logits cast up (which err by up to 0.05
-    nats) and 520 ms for float32.
-    """
-
-    def __init__(self, projection: Any, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.projection, self.plain = projection, type(projection) is torch.nn.Linear
-        weight = projection.weight.detach()
-        self.rows = max(16, LOGITS_BYTES.get(weight.device.type, 52 << 20) // (4 * weight.shape[0]))
-        self.bfloat16_products = weight.device.type == "cpu" and dtype == torch.bfloat16
-        if self.plain:
-            self.columns = (weight if weight.is_cuda else weight.float()).T
-            self.logits = torch.empty((self.rows, weight.shape[0]), dtype=torch.float32, device=weight.device)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """(a, b, V) float32 logits of (a, b, d) states, at most `rows` of them; they live until the next call."""
-        if not self.plain:
-            return self.projection(states).float()
-        flat = states.flatten(0, 1)
-        out = self.logits[: len(flat)]
-        if self.columns.is_cuda and self.columns.dtype != torch.float32:
-            torch.mm(flat, self.columns, out_dtype=torch.float32, out=out)
-        else:
-            with _bfloat16_products(self.bfloat16_products):
-                torch.mm(flat.float(), self.columns, out=out)
-        if self.projection.bias is not None:
-            out.add_(self.projection.bias)
-        return out.unflatten(0, states.shape[:2])
-
-
-@contextmanager
-def _bfloat16_products(wanted: bool) -> Iterator[None]:
-    """Let oneDNN multiply float32 matrices in bfloat16 with float32 sums, in this block only."""
-    if not wanted:
-        yield
-        return
-    switch: Any = torch.backends.mkldnn
-    before = switch.matmul.fp32_precision
-    switch.matmul.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        switch.matmul.fp32_precision = before
 
 
 def _cross_entropy(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

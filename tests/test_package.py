@@ -20,14 +20,14 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 # A module may import from the layers above its own line and from no other. A folder stands for all that is in it.
 LAYERS = """
 contracts wording batching revisions windows embedded.corpus embedded.card templating whole_files processes forks
-learning readme hub_client loading vectors halving questions sketch remote
+learning readme hub_client loading vectors vocabulary halving questions sketch remote
 metric.rank_consistency metric.rank_consistency.weighted metric.rank_consistency.intervals
 metric metric.rank_consistency.notes
 metric.rank_consistency.agreement
 metric.rank_consistency.rank_consistency agreement
 store embedded embedded.train turns templates table catalogue card
 record chunks leases clustering
-spool work preparing
+spool work preparing prefixes
 formats sources models training
 encoders finetune answers
 model_settings
