@@ -61,7 +61,7 @@ def test_a_tokenizer_that_adds_bos_scores_every_response_token_in_both_passes(ll
 
 
 def test_the_nats_of_a_row_do_not_depend_on_batch_size_or_order(lm, pairs):
-    windows = [w for pair in lm.windows(*pairs) for w in pair]
+    windows = [w for pair in lm.windows(*pairs) for w in pair][::3]
     whole, counts = lm.losses(windows)
     for budget in (64, 700, 20_000):
         other, other_counts = lm.losses(windows, batch_tokens=budget)
