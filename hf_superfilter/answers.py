@@ -182,7 +182,7 @@ class Seq2SeqAnswers(Answers):
 
     def __init__(self, model: str, revision: str, dtype: str, device: str, attn_implementation: str | None) -> None:
         self.revision, self.device = revision, pick_device(device)
-        self.dtype = pick_dtype(dtype, self.device)
+        self.dtype = pick_dtype(dtype, self.device, int8=True)
         on_hub = None if revision.startswith("sha256:") else revision
         self.model: Any = load_weights(
             model, on_hub, self.dtype, self.device, attn_implementation, encoder_decoder=True

@@ -26,7 +26,9 @@ class Scorer(Protocol):
     A scorer that has to see all rows first also has `prepare(rows, folder)`, which makes what it needs in a
     local folder and returns a new scorer that names it. `score` calls it in every process of a launch at once, and
     again after a kill: what is there is not made again. Other launches on the run folder wait, and then
-    call it to find all made. `bounds`, if a scorer has it, are the usual limits of `main`; values beyond are counted.
+    call it to find all made. `trial(rows)`, if a scorer has it, is called once in the life of a run folder, before
+    the first chunk; its facts go into the record. `bounds`, if a scorer has it, are the usual limits of `main`;
+    values beyond are counted.
     """
 
     name: str

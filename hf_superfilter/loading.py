@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from .forks import after_fork
+from .int8 import to_int8
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -60,11 +61,25 @@ def _named_device(device: str, rank: int | None) -> torch.device:
     return torch.device("cpu")
 
 
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+def pick_dtype(dtype: str, device: torch.device, *, int8: bool = False) -> torch.dtype:
     """`auto` is bfloat16 where the hardware multiplies it natively, else float32.
 
     Natively: CUDA compute capability 8.0 and later; CPUs with avx512_bf16 or amx.
+
+    Args:
+        dtype: as in `ModelSettings`.
+        device: where the model will run.
+        int8: whether int8 may be asked for.
+
+    Raises:
+        ValueError: int8 where it is not done.
     """
+    if dtype == "int8":
+        if not int8:
+            raise ValueError("dtype='int8' is for scores of language models only: give auto, float32 or bfloat16")
+        if device.type != "cpu":
+            raise ValueError(f"dtype='int8' is for CPUs: on {device} give dtype='auto', or give device='cpu'")
+        return torch.int8
     if dtype != "auto":
         return DTYPES[dtype]
     native = False
@@ -144,7 +159,8 @@ def load_weights(
 
     Raises:
         FileNotFoundError: a folder without config or weights.
-        ValueError: an encoder-decoder model where a causal one is wanted, or no vocabulary head.
+        ValueError: an encoder-decoder model where a causal one is wanted, no vocabulary head, or int8 where it
+            is not done.
     """
     config = load_config(model, revision)
     if not encoder_decoder:
@@ -152,7 +168,9 @@ def load_weights(
     kind: Any = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
     if type(config) not in (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING):
         raise ValueError(f"{model!r} ({config.model_type}) has no vocabulary head: it cannot say how likely a word is")
-    loaded, read = _read(kind, model, revision, dtype, attn_implementation)
+    whole_numbers = dtype == torch.int8
+    stored = torch.float32 if whole_numbers else dtype
+    loaded, read = _read(kind, model, revision, stored, attn_implementation)
     if read["missing_keys"]:  # transformers would have filled them at random
         missing = sorted(read["missing_keys"])
         raise ValueError(
@@ -160,6 +178,8 @@ def load_weights(
             f"{', '.join(missing[:3])}{' ...' * (len(missing) > 3)} missing; take a model that was saved with its head"
         )
     _fuse_gelu(loaded)
+    if whole_numbers:
+        to_int8(loaded, model)
     return loaded.to(device).eval()
 
 

@@ -48,7 +48,7 @@ class CausalLM:
         model: a local folder, a Hub id, `embedded:weak` or `embedded:strong`.
         revision: branch, tag or commit on the Hub.
         dtype: `auto` (bfloat16 where the hardware multiplies it natively, else float32), `float32`,
-            `bfloat16` or `float16`. Logits and losses are float32 always.
+            `bfloat16`, `float16`, or on a CPU `int8`. Logits and losses are float32 always.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         attn_implementation: as in transformers; None lets transformers choose.
 
@@ -69,7 +69,7 @@ class CausalLM:
         after_fork()
         self.name, self.device = model_folder(str(model)), pick_device(device)
         self.revision = resolve_revision(self.name, revision)
-        self.dtype = pick_dtype(dtype, self.device)
+        self.dtype = pick_dtype(dtype, self.device, int8=True)
         on_hub = None if self.revision.startswith("sha256:") else self.revision
         self.model: Any = load_weights(self.name, on_hub, self.dtype, self.device, attn_implementation)
         self.model.config.pad_token_id = None  # padding is never marked, see the module's docstring

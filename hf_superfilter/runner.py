@@ -27,7 +27,7 @@ from .chunks import Chunks, layout_of
 from .contracts import Columns, Scorer, check_name
 from .preparing import prepared
 from .processes import Process, this_process
-from .record import check_claim, claim_digest, claim_of, note_scorer, open_record
+from .record import check_claim, claim_digest, claim_of, note_scorer, open_record, read_record
 from .spool import spool
 from .store import Store
 from .work import work
@@ -92,6 +92,8 @@ def score(
         chunks = Chunks(store, name, starts, claim=claim_digest(claim))
         if hasattr(scorer, "prepare"):
             scorer = prepared(scorer, table, chunks, process)
+        if hasattr(scorer, "trial") and process.is_main:
+            _try_out(scorer, name, store, table, process)
         leaves = name == names[-1] and not process.is_main  # nobody needs its table
         work(chunks, sizes, _chunk_scorer(scorer, name, table, chunks, process), process, leaves=leaves)
         if leaves:
@@ -162,6 +164,14 @@ def _chunk_scorer(scorer: Callable, name: str, table: "Dataset", chunks: Chunks,
         return facts
 
     return score_chunk
+
+
+def _try_out(scorer: Any, name: str, store: Store, table: "Dataset", process: Process) -> None:
+    """Note in the record what a scorer finds out about itself on these rows, once in the life of a run folder."""
+    if "trial" not in read_record(store.folder)["scorers"][name]:
+        found = _placed(scorer.trial, process)(table)
+        if found:
+            note_scorer(store, name, {"trial": found})
 
 
 def _placed(function: Callable, process: Process) -> Callable:

@@ -16,6 +16,9 @@ from hf_superfilter import IFD
 
 pytestmark = pytest.mark.skipif(not (SHARED / "gpt2").is_dir(), reason="../shared/data is not here")
 
+X86 = pytest.mark.skipif("x86" not in torch.backends.quantized.supported_engines, reason="int8 is for x86 processors")
+ARITHMETIC = [("float32", 1e-4), pytest.param("int8", 0.1, marks=X86)]  # largest relative difference of an IFD
+
 
 def real(name, count):
     import pyarrow as pa
@@ -69,14 +72,15 @@ def reference(model):
     return OneRowAtATime(model)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), ARITHMETIC)
 def test_every_finite_ifd_of_300_real_rows_agrees_with_the_authors_and_the_same_rows_are_undefined(
-    model, rows, batch, reference
+    model, rows, batch, reference, dtype, tolerance
 ):
-    ours = np.asarray(IFD(model, dtype="float32")(batch)["ifd"])
+    ours = np.asarray(IFD(model, dtype=dtype)(batch)["ifd"])
     wanted = np.array([reference.nats(*row).ifd for row in rows])
     assert np.isnan(ours).tolist() == np.isnan(wanted).tolist()
     assert 4 <= np.isnan(wanted).sum() < 20
-    np.testing.assert_allclose(ours, wanted, rtol=1e-4)
+    np.testing.assert_allclose(ours, wanted, rtol=tolerance)
 
 
 def test_the_tokenizer_gives_the_golden_ids(model):
@@ -89,25 +93,32 @@ def test_the_tokenizer_gives_the_golden_ids(model):
             assert tokenizer(golden["text"])["input_ids"] == golden["ids"]
 
 
-def test_variant_bos_is_what_oda_datascorer_computes_but_for_its_split_tokenisation(model, rows, batch, reference):
+@pytest.mark.parametrize(("dtype", "tolerance"), ARITHMETIC)
+def test_variant_bos_is_what_oda_datascorer_computes_but_for_its_split_tokenisation(
+    model, rows, batch, reference, dtype, tolerance
+):
     """EOS before the response in both passes, so that every response token is scored in both."""
-    ours = np.asarray(IFD(model, dtype="float32", variant="bos")(batch)["ifd"])[:60]
+    ours = np.asarray(IFD(model, dtype=dtype, variant="bos")(batch)["ifd"])[:60]
     tokenizer, wanted = reference.tokenizer, []
     for prompt, response in rows[:60]:
         whole, p, r = (tokenizer(text)["input_ids"] for text in (prompt + response, prompt, response))
         eos = tokenizer.eos_token_id
         given = reference.loss(torch.tensor([[eos, *whole]]), len(p) + 1)
         wanted.append(math.exp(given - reference.loss(torch.tensor([[eos, *r]]), 1)))
-    np.testing.assert_allclose(ours, wanted, rtol=1e-4)
+    np.testing.assert_allclose(ours, wanted, rtol=tolerance)
 
 
-def test_variant_loss_ratio_is_cherrys_and_data_juicers_ratio_of_mean_losses(model, rows, batch, reference):
-    ours = np.asarray(IFD(model, dtype="float32", variant="loss_ratio")(batch)["ifd"])
+@pytest.mark.parametrize(("dtype", "tolerance"), ARITHMETIC)
+def test_variant_loss_ratio_is_cherrys_and_data_juicers_ratio_of_mean_losses(
+    model, rows, batch, reference, dtype, tolerance
+):
+    ours = np.asarray(IFD(model, dtype=dtype, variant="loss_ratio")(batch)["ifd"])
     wanted = np.array([n.given / n.alone for n in (reference.nats(*row) for row in rows)])
-    np.testing.assert_allclose(ours, wanted, rtol=1e-4)
+    np.testing.assert_allclose(ours, wanted, rtol=tolerance)
 
 
-def test_a_window_of_512_reproduces_the_tool_that_reads_512_tokens(model, rows, batch):
-    ours = np.asarray(IFD(model, dtype="float32", max_length=512)(batch)["ifd"])
+@pytest.mark.parametrize(("dtype", "tolerance"), ARITHMETIC)
+def test_a_window_of_512_reproduces_the_tool_that_reads_512_tokens(model, rows, batch, dtype, tolerance):
+    ours = np.asarray(IFD(model, dtype=dtype, max_length=512)(batch)["ifd"])
     shorter = OneRowAtATime(model, max_length=512)
-    np.testing.assert_allclose(ours, [shorter.nats(*row).ifd for row in rows], rtol=1e-4)
+    np.testing.assert_allclose(ours, [shorter.nats(*row).ifd for row in rows], rtol=tolerance)

@@ -1,12 +1,12 @@
 """Embeddings: each row as a vector, for selectors that look at how rows lie to each other."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..contracts import Batch, Columns
-from ..model_settings import ModelSettings, default_name
+from ..model_settings import DTYPES, ModelSettings, default_name
 from ..table import check_switch
 from ..turns import flatten_turns
 
@@ -40,6 +40,8 @@ class Embed(ModelSettings):
         >>> columns["embedding"].shape, columns["embedding_status"]
         ((2, 128), ['ok', 'empty_text'])
     """
+
+    dtypes: ClassVar[tuple[str, ...]] = DTYPES[:-1]  # int8 would show in every distance
 
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
     normalize: bool | None = None

@@ -11,7 +11,7 @@ import numpy as np
 from ..contracts import Batch, Columns
 from ..embedded import model_folder
 from ..learning import learning_percentages
-from ..model_settings import ModelSettings, default_name, revision_of
+from ..model_settings import DTYPES, ModelSettings, default_name, revision_of
 from ..record import digest_of
 from ..revisions import resolve_revision
 from ..table import check_switch, is_count, is_number
@@ -79,6 +79,7 @@ class LearningPercentage(ModelSettings):
     checkpoints: tuple[str, ...] = ()
     name: str = default_name("lp")
 
+    dtypes: ClassVar[tuple[str, ...]] = DTYPES[:-1]  # nothing can be trained in int8
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)  # values of `main` beyond them are counted in the record
 
     def __post_init__(self) -> None:
