@@ -24,7 +24,7 @@ from .batching import batches_by_length
 from .halving import Placed, run_under_budget
 from .windows import Ids, Window, padded
 
-PAYS = 0.1  # of a window's tokens have to be its neighbour's; gathering the paths costs less than half of that
+PAYS = 0.1  # of a window's tokens have to be its neighbour's, and half of that share of all tokens
 NAME = "hf_superfilter_paths"  # under which transformers knows this attention
 
 
