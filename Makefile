@@ -20,7 +20,7 @@ check: .venv/checked
 	$(BIN)/mypy
 
 bench: .venv/tested
-	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.coverage
 
 # torch first and by itself, so that the pinned build is there before anything asks for "some torch".

@@ -11,7 +11,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 STEPS = 127
-ZERO = 128  # oneDNN is fast for unsigned activations and a hundred times slower for signed ones
+ZERO = 128  # with signed activations this kernel is a thousand times slower
 SMALLEST = 1e-12  # scale of a row of zeros
 LEAST = 0.5  # share of the weights in linear layers, tables of embeddings not counted
 

@@ -1,0 +1,255 @@
+"""Speed of IFD beside every peer in one run: `python -m benchmarks.peers` (make bench). Prints tables; asserts nothing.
+
+speed: interleaved in one process, the authors' loop, ours in float32, bfloat16 and int8, CTranslate2 where it is
+installed, and two tools' way of batching, on the first rows of `nc/alpaca_46k` and a random model of GPT-2's shape;
+then the peak memory of each in a process of its own, and a picture. agreement: what each dtype does to the ranks.
+With --only: work (seconds against rows and length), start (of the command and of a first score), overhead (what `score`
+adds to `map`), cuda (the whole file). Machines are shared and noisy: read the ratios.
+"""
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from benchmarks.authors import Authors
+from benchmarks.others import CTranslate2, DataJuicer, OdaDataScorer
+from benchmarks.rows import SHARED, as_pairs, gpt2_shaped, real_rows
+from hf_superfilter import IFD, embedded_model
+from hf_superfilter.int8 import Int8Linear
+
+OURS = ("float32", "bfloat16", "int8")
+LOOPS = ("ctranslate2 float32", "ctranslate2 int8") if importlib.util.find_spec("ctranslate2") else ()
+METHODS = ("authors", *OURS, *LOOPS, "as data-juicer", "as oda-datascorer")
+ONCE = ("as oda-datascorer",)  # slow: in the first round only
+PICTURE = Path(__file__).with_name("peers.png")
+MEMORY_ROWS = 24
+
+Method = Callable[[list[str], list[str]], np.ndarray]
+
+
+def make(method: str, model: str, device: str = "cpu") -> Method:
+    """A function from prompts and responses to IFD."""
+    if method == "authors":
+        return Authors(model, device).ifd
+    if method in LOOPS:
+        return CTranslate2(model, method.split()[1], torch.get_num_threads()).ifd
+    if method.startswith("as "):
+        return (DataJuicer if "juicer" in method else OdaDataScorer)(model).ifd
+    scorer = IFD(model, dtype=method, device=device)
+    scorer.language_model()
+    return lambda prompts, responses: np.asarray(scorer({"prompt": prompts, "response": responses})["ifd"])
+
+
+def matrix_rate(dtype: str, seconds: float = 0.5) -> float:
+    """Measured operations a second of the product that dominates GPT-2: 2,048 tokens through its MLP."""
+    a, b = torch.randn(2_048, 768), torch.randn(3_072, 768)
+    if dtype == "int8":
+        layer, whole = Int8Linear(torch.nn.Linear(768, 3_072)), torch.zeros(2_048, 768, dtype=torch.uint8)
+        rest = (None, 1.0, 0, torch.float32, "none", [], "")
+        multiply = partial(
+            torch.ops.onednn.qlinear_pointwise, whole, 1.0, 128, layer.weight, layer.scales, layer.zeros, *rest
+        )
+    else:
+        multiply = partial(torch.nn.functional.linear, *(x.to(getattr(torch, dtype)) for x in (a, b)))
+    multiply()
+    start, count = time.perf_counter(), 0
+    while (spent := time.perf_counter() - start) < seconds:
+        multiply()
+        count += 1
+    return count * 2 * 2_048 * 768 * 3_072 / spent
+
+
+def operations(model: str, prompts: list[str], responses: list[str]) -> float:
+    """Multiply-adds, counted twice, that IFD needs: layers on all tokens, the vocabulary on scored ones."""
+    lm = IFD(model, dtype="float32").language_model()
+    config = lm.model.config
+    windows = [window for pair in lm.windows(prompts, responses) for window in pair if pair.alone.scored]
+    total = 0.0
+    for window in windows:
+        n, d = len(window.ids), config.n_embd
+        total += 2 * n * 12 * d * d * config.n_layer + 2 * n * n * d * config.n_layer  # causal: half of 4 n n d
+        total += 2 * window.scored * d * config.vocab_size
+    return total
+
+
+def speed(model: str, rows: int, rounds: int) -> None:
+    """The interleaved table, with memory, and the picture."""
+    prompts, responses = as_pairs(real_rows("nc/alpaca_46k.jsonl.zst", rows))
+    methods = {method: make(method, model) for method in METHODS}
+    for method in methods.values():
+        method(prompts[:3], responses[:3])
+    wall: dict[str, list[float]] = {method: [] for method in METHODS}
+    cpu: dict[str, list[float]] = {method: [] for method in METHODS}
+    scores, rates = {}, dict.fromkeys(OURS, 0.0)
+    for number in range(rounds):
+        rates = {dtype: max(rate, matrix_rate(dtype)) for dtype, rate in rates.items()}
+        for name in [name for name in METHODS if number == 0 or name not in ONCE]:
+            start, busy = time.perf_counter(), time.process_time()
+            scores[name] = methods[name](prompts, responses)
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - busy)
+    needed = operations(model, prompts, responses)
+    peaks = memory(model)
+    print(f"\n{rows} rows, {rounds} rounds, {torch.get_num_threads()} threads; {needed / rows / 1e9:.1f} GFLOP a row")
+    print("matrix rate: " + ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in rates.items()))
+    print("| method | rows/s | CPU-s a row | times the authors | share of matrix rate | peak GB | Spearman | top 10% |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for name in METHODS:
+        ratios = np.array(wall["authors"][: len(wall[name])]) / np.array(wall[name])
+        share = needed / float(np.median(wall[name])) / rates[next((d for d in OURS if d in name), "float32")]
+        rho, overlap = agreement_of(scores["float32"], scores[name])
+        print(
+            f"| {name} | {rows / np.median(wall[name]):.2f} | {np.median(cpu[name]) / rows:.3f} | "
+            f"{np.median(ratios):.2f} ({ratios.min():.2f}–{ratios.max():.2f}) | {share:.0%} | {peaks[name]:.2f} | "
+            f"{rho:.4f} | {overlap:.2f} |"
+        )
+    draw({name: rows / float(np.median(wall[name])) for name in METHODS})
+
+
+def draw(rows_a_second: dict[str, float]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    names = sorted(rows_a_second, key=rows_a_second.__getitem__)
+    colours = ["tab:orange" if name in OURS else "tab:gray" for name in names]
+    axes.bar_label(axes.barh(names, [rows_a_second[name] for name in names], color=colours), fmt="%.1f", padding=3)
+    axes.set(xlabel=f"rows a second, GPT-2 124M, {torch.get_num_threads()} cores (orange: hf_superfilter)")
+    axes.margins(x=0.1)
+    figure.savefig(PICTURE, dpi=80)
+
+
+def agreement_of(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Spearman over rows defined in both, and the share in common of the top 10%."""
+    both = np.isfinite(a) & np.isfinite(b)
+    k = len(a) // 10
+    top = [set(np.argsort(-np.nan_to_num(x, nan=-np.inf), kind="stable")[:k]) for x in (a, b)]
+    return float(spearmanr(a[both], b[both]).statistic), len(top[0] & top[1]) / k
+
+
+def memory(model: str) -> dict[str, float]:
+    """Peak memory in GB of each method in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.peers", "--model", model, "--peak-of"]
+    done = {m: subprocess.run([*command, m], capture_output=True, text=True, check=True) for m in METHODS}
+    return {method: float(said.stdout.split()[-1]) for method, said in done.items()}
+
+
+def print_peak(method: str, model: str) -> None:
+    make(method, model)(*as_pairs(real_rows("nc/alpaca_46k.jsonl.zst", MEMORY_ROWS)))
+    status = Path("/proc/self/status").read_text()  # getrusage would count what the parent held at the fork
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1e6)
+
+
+def agreement(rows: int = 1_000) -> None:
+    """What each dtype does to the ranks, with the embedded strong model."""
+    pairs = as_pairs(real_rows("nc/alpaca_46k.jsonl.zst", rows))
+    scores = {dtype: make(dtype, embedded_model("strong"))(*pairs) for dtype in OURS}
+    for dtype in OURS[1:]:
+        rho, overlap = agreement_of(scores["float32"], scores[dtype])
+        print(f"\nembedded strong, {rows} rows, {dtype} against float32: Spearman {rho:.5f}, top 10% {overlap:.3f}")
+
+
+def work() -> None:
+    """Seconds against rows, and against the length of a window."""
+    prompts, responses = as_pairs(real_rows("nc/alpaca_46k.jsonl.zst", 8_192))
+    method, lm = make("auto", embedded_model("weak")), IFD(embedded_model("weak")).language_model()
+    method(prompts[:64], responses[:64])
+    print("\n| rows | seconds | CPU-s | CPU-ms a row |\n|---:|---:|---:|---:|")
+    for rows in (1_024, 2_048, 4_096, 8_192):
+        seconds, busy = timed(lambda rows=rows: method(prompts[:rows], responses[:rows]))
+        print(f"| {rows:,} | {seconds:.1f} | {busy:.1f} | {busy / rows * 1e3:.2f} |")
+    ids = [i for pair in lm.windows(prompts[:1_024], responses[:1_024]) for i in pair.given.ids][: 64 * 1_024]
+    print("\n| tokens a window | windows | CPU-s | CPU-µs a token |\n|---:|---:|---:|---:|")
+    for length in (64, 128, 256, 512, 1_024):
+        windows = [type(lm.windows(["a"], ["b"])[0].given)(ids[i : i + length], 1) for i in range(0, len(ids), length)]
+        _, busy = timed(lambda windows=windows: lm.losses(windows))
+        print(f"| {length:,} | {len(windows):,} | {busy:.1f} | {busy / len(ids) * 1e6:.0f} |")
+
+
+def timed(do: Callable[[], object]) -> tuple[float, float]:
+    start, busy = time.perf_counter(), time.process_time()
+    do()
+    return time.perf_counter() - start, time.process_time() - busy
+
+
+def start() -> None:
+    """Seconds of the command's help, and of a first score in a new process: the fastest of five."""
+    first = (
+        "from datasets import Dataset; from hf_superfilter import IFD, score; import tempfile\n"
+        "row = {'prompt': ['Say hello.\\n'], 'response': ['Hello there, my friend.']}\n"
+        "with tempfile.TemporaryDirectory() as folder: score(Dataset.from_dict(row), [IFD('embedded:strong')], folder)"
+    )
+    commands = {"hf-superfilter --help": ["-m", "hf_superfilter", "--help"], "first score of one row": ["-c", first]}
+    for name, arguments in commands.items():
+        run = partial(subprocess.run, [sys.executable, *arguments], capture_output=True, check=True)
+        print(f"\n{name}: {min(timed(run)[0] for _ in range(5)):.2f} s")
+
+
+def overhead(rounds: int = 3) -> None:
+    """What the run folder costs: `score` against `Dataset.map` with the same scorer and batch size."""
+    from datasets import Dataset, disable_progress_bars
+
+    from hf_superfilter import score
+
+    disable_progress_bars()
+    prompts, responses = as_pairs(real_rows("nc/alpaca_46k.jsonl.zst", 2_048 * 2))
+    rows, scorer = Dataset.from_dict({"prompt": prompts, "response": responses}), IFD(embedded_model("weak"))
+    scorer(rows[:64])
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(rounds):
+            mapped, _ = timed(partial(rows.map, scorer, batched=True, batch_size=2_048, load_from_cache_file=False))
+            ratios.append(timed(partial(score, rows, [scorer], Path(folder) / str(i)))[0] / mapped)
+    print(f"\nscore over map, {len(rows)} rows: {np.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})")
+
+
+def cuda(model: str) -> None:
+    """All of alpaca_46k on a CUDA device, seconds after loading."""
+    if not torch.cuda.is_available():
+        print("\nCUDA: not measured, there is no such device")
+        return
+    prompts, responses = as_pairs(real_rows("nc/alpaca_46k.jsonl.zst"))
+    method = make("bfloat16", model, "cuda")
+    method(prompts[:64], responses[:64])
+    print(f"\nCUDA: {len(prompts):,} rows in {timed(lambda: method(prompts, responses))[0]:.1f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=80)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--model", help="a model folder; by default a random one of GPT-2's shape")
+    parser.add_argument("--only", choices=("speed", "agreement", "work", "start", "overhead", "cuda"), nargs="+")
+    parser.add_argument("--peak-of", choices=METHODS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not SHARED.is_dir():
+        print("skipped: the real rows of ../shared/data are not here")
+        return
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    if options.peak_of:
+        print_peak(options.peak_of, options.model)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = options.only or ("speed", "agreement")
+        model = options.model or (gpt2_shaped(Path(folder)) if {"speed", "cuda"} & set(wanted) else "")
+        parts = {
+            "speed": partial(speed, model, options.rows, options.rounds),
+            "agreement": agreement, "work": work, "start": start, "overhead": overhead, "cuda": partial(cuda, model),
+        }  # fmt: skip
+        for part in wanted:
+            parts[part]()
+
+
+if __name__ == "__main__":
+    main()
