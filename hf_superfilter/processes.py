@@ -8,6 +8,8 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
+from .meeting import agree_on_name
+
 MEETING = timedelta(minutes=30)  # for all processes to have started; nothing waits for others after that
 LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets beside WORLD_SIZE
 
@@ -74,8 +76,12 @@ def _launched() -> Process:
             f"WORLD_SIZE is {world}, but {', '.join(missing)} are not set: no launcher started this process; {how}"
         )
     try:
-        state = PartialState(cpu=not torch.cuda.is_available(), timeout=MEETING)
-    except RuntimeError as error:  # torch's errors of a meeting that failed, and of more processes than devices
+        store, number, count = next(torch.distributed.rendezvous("env://", timeout=MEETING))
+        store = torch.distributed.PrefixStore(agree_on_name(store, number, count, MEETING), store)
+        state = PartialState(
+            cpu=not torch.cuda.is_available(), timeout=MEETING, store=store, rank=number, world_size=count
+        )
+    except (RuntimeError, TimeoutError) as error:  # a meeting that failed, and more processes than devices
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConnectionError(f"the {world} processes of WORLD_SIZE could not be joined ({reason}): {how}") from error
     if state.num_processes != world:

@@ -298,6 +298,7 @@ def test_one_process_trains_another_waits_and_takes_over_when_it_is_killed(tmp_p
     log = tmp_path / "steps.log"
     both = [start(gpt2, pause=0.3) for _ in range(2)]
     while not log.exists() or len(log.read_text().splitlines()) < 4:
+        assert any(process.poll() is None for process in both)
         time.sleep(0.01)
     first = int(log.read_text().split()[0])
     victim, heir = sorted(both, key=lambda process: process.pid != first)
