@@ -221,18 +221,34 @@ def test_a_full_disk_stops_one_with_a_sentence_and_the_others_finish(tmp_path, p
     assert not [path for path in (tmp_path / "run/slow").iterdir() if path.suffix not in (".parquet", ".json")]
 
 
-def test_two_nodes_with_one_folder_are_one_run(tmp_path, program):
-    responses = ["x" * (100 + number % 700) for number in range(100)]
-    command = program(responses, per_byte=2e-4)(tmp_path / "run")
+@pytest.fixture
+def two_nodes(tmp_path):
+    """Start a command as one run of two nodes that meet on this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = f"127.0.0.1:{free.getsockname()[1]}"
     nodes = ("--nnodes", 2, "--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", meeting)
-    both = [start(command, tmp_path, *TORCHRUN, 1, *nodes) for _ in range(2)]
-    for node in both:
+    return lambda command, *more: [start(command, tmp_path, *TORCHRUN, 1, *nodes, *more) for _ in range(2)]
+
+
+def test_two_nodes_with_one_folder_are_one_run(tmp_path, program, two_nodes):
+    responses = ["x" * (100 + number % 700) for number in range(100)]
+    for node in two_nodes(program(responses, per_byte=2e-4)(tmp_path / "run")):
         done(node)
     whole(tmp_path / "run", responses)
     assert len({line["process"] for line in log_of(tmp_path / "run", "slow")}) == 2
+
+
+@pytest.mark.slow
+def test_two_nodes_go_on_after_a_process_was_killed_twice(tmp_path, program, two_nodes):
+    responses = ["x" * (100 + number % 700) for number in range(200)]
+    both = two_nodes(program(responses, per_byte=1e-4)(tmp_path / "run"), "--max-restarts", 3)
+    for finished in (1, 3):
+        until(lambda finished=finished: len(log_of(tmp_path / "run", "slow")) >= finished, both[0])
+        os.kill(int(log_of(tmp_path / "run", "slow")[-1]["process"].rsplit(":", 1)[1]), signal.SIGKILL)
+    for node in both:
+        done(node)
+    whole(tmp_path / "run", responses)
 
 
 def test_torchrun_starts_again_after_a_process_was_killed(tmp_path, program):
