@@ -21,6 +21,7 @@ from transformers import (
 
 from .forks import after_fork
 from .int8 import to_int8
+from .linear import by_onednn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -180,7 +181,9 @@ def load_weights(
     _fuse_gelu(loaded)
     if whole_numbers:
         to_int8(loaded, model)
-    return loaded.to(device).eval()
+    loaded = loaded.to(device).eval()
+    by_onednn(loaded)
+    return loaded
 
 
 def load_body(
@@ -200,8 +203,9 @@ def load_body(
         raise ValueError(f"the weights of {model!r} are not all there: {', '.join(missing[:3])} missing")
     _fuse_gelu(loaded)
     loaded.config.use_cache = False
-    body = loaded.get_encoder() if config.is_encoder_decoder else loaded
-    return body.to(device).eval()
+    body = (loaded.get_encoder() if config.is_encoder_decoder else loaded).to(device).eval()
+    by_onednn(body)
+    return body
 
 
 def _causal(model: str, config: Any) -> Any:

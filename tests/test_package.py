@@ -19,8 +19,9 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 
 # A module may import from the layers above its own line and from no other. A folder stands for all that is in it.
 LAYERS = """
-contracts wording batching revisions windows embedded.corpus embedded.card templating whole_files meeting forks int8
-processes learning readme hub_client loading vectors vocabulary halving questions sketch remote
+contracts wording batching revisions windows embedded.corpus embedded.card templating whole_files meeting
+forks int8 linear processes
+learning readme hub_client loading vectors vocabulary halving questions sketch remote
 metric.rank_consistency metric.rank_consistency.weighted metric.rank_consistency.intervals
 metric metric.rank_consistency.notes
 metric.rank_consistency.agreement

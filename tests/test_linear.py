@@ -1,0 +1,64 @@
+"""Linear layers by oneDNN: the same numbers, gradients, names and ties as torch's own; a choice of speed alone."""
+
+import pytest
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from hf_superfilter import CausalLM
+from hf_superfilter.linear import OneDnnConv1D, OneDnnLinear, by_onednn
+
+pytestmark = pytest.mark.skipif(
+    not torch.cpu.get_capabilities().get("avx512_f"), reason="these products are left to torch without AVX-512"
+)
+
+
+def pair(kind, bias=True):
+    """A layer, and the same one that multiplies by oneDNN."""
+    torch.manual_seed(0)
+    made = []
+    for _ in range(2):
+        layer = Conv1D(70, 300) if kind is OneDnnConv1D else torch.nn.Linear(300, 70, bias=bias)
+        made.append(layer)
+    made[1].load_state_dict(made[0].state_dict())
+    by_onednn(made[1])
+    assert type(made[1]) is kind
+    return made
+
+
+@pytest.mark.parametrize(("kind", "bias"), [(OneDnnLinear, True), (OneDnnLinear, False), (OneDnnConv1D, True)])
+@pytest.mark.parametrize("shape", [(5, 300), (2, 9, 300), (0, 300)])
+def test_results_and_all_gradients_are_those_of_the_plain_layer(kind, bias, shape):
+    found = []
+    for layer in pair(kind, bias):
+        torch.manual_seed(1)
+        states = torch.randn(shape, requires_grad=True)
+        out = layer(states)
+        (out * torch.randn(out.shape)).sum().backward()
+        found.append([out, states.grad, *(weight.grad for weight in layer.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+
+
+def test_other_dtypes_and_quantised_layers_are_left_alone():
+    layer = torch.nn.Linear(8, 8).bfloat16()
+    by_onednn(layer)
+    assert type(layer) is torch.nn.Linear
+    plain, exchanged = pair(OneDnnLinear)
+    with torch.autocast("cpu", torch.bfloat16):
+        states = torch.randn(4, 300).bfloat16()
+        torch.testing.assert_close(exchanged(states), plain(states))
+
+
+def test_a_processor_without_avx512_keeps_torchs_layers(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    layer = torch.nn.Linear(8, 8)
+    by_onednn(layer)
+    assert type(layer) is torch.nn.Linear
+
+
+def test_a_model_keeps_its_names_and_ties_and_multiplies_nothing_by_itself(weak):
+    lm = CausalLM(weak, dtype="float32")
+    kinds = {type(module) for module in lm.model.modules()}
+    assert {OneDnnConv1D, OneDnnLinear} <= kinds and not kinds & {torch.nn.Linear, Conv1D}
+    assert lm.model.transformer.wte.weight.data_ptr() == lm._head.projection.weight.data_ptr()
+    assert "transformer.h.0.mlp.c_fc.weight" in lm.model.state_dict()
