@@ -13,15 +13,9 @@ import numpy as np
 import torch
 
 from .forks import after_fork
-from .halving import run_by_length
+from .halving import default_batch_tokens, run_by_length
 from .loading import load_config, load_tokenizer, load_weights, pick_device, pick_dtype, token_ids, window_of
-from .models import (
-    DEFAULT_MAX_LENGTH,
-    ONE_AT_A_TIME,
-    Reduce,
-    default_batch_tokens,
-    load_causal_lm,
-)
+from .models import DEFAULT_MAX_LENGTH, ONE_AT_A_TIME, Reduce, load_causal_lm
 from .vocabulary import VocabularyHead
 from .windows import padded
 
@@ -189,7 +183,7 @@ class Seq2SeqAnswers(Answers):
         )
         self._head = VocabularyHead(self.model.get_output_embeddings(), self.dtype)
         self.model.set_output_embeddings(self._head)
-        self.batch_tokens = default_batch_tokens(self.device)
+        self.batch_tokens = default_batch_tokens(self.device, self.model.config)
         configs = (self.model.generation_config, self.model.config)
         starts = [getattr(config, "decoder_start_token_id", None) for config in configs]
         if not (known := [start for start in starts if start is not None]):

@@ -17,9 +17,9 @@ from transformers.utils import cached_file
 
 from .embedded import model_folder
 from .forks import after_fork
-from .halving import run_by_length
+from .halving import default_batch_tokens, run_by_length
 from .loading import load_body, load_tokenizer, pick_device, pick_dtype, window_of
-from .models import DEFAULT_MAX_LENGTH, ONE_AT_A_TIME, default_batch_tokens
+from .models import DEFAULT_MAX_LENGTH, ONE_AT_A_TIME
 from .revisions import resolve_revision
 from .windows import padded
 
@@ -88,7 +88,7 @@ class TextEncoder:
             self.tokenizer = load_tokenizer(self.name, self.revision)
             # What the tokenizer knows, too: positions of RoBERTa-like models begin at 2.
             self.window = min(window_of(self.model.config), int(self.tokenizer.model_max_length), limit)
-        self.batch_tokens = default_batch_tokens(self.device)
+        self.batch_tokens = default_batch_tokens(self.device, getattr(self.model, "config", None))
 
     def embed(
         self,

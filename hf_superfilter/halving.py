@@ -8,12 +8,38 @@ import torch
 
 from .batching import batches_by_length
 
+CPU_TOKENS = 2_048  # enough to fill the matrix units, few enough for the allocator to reuse blocks
+MOST_TOKENS = 65_536  # elsewhere: more make a GPU no faster
+FREE_SHARE = 0.5  # of the free memory that a batch may fill
+
 
 class Placed(Protocol):
     """A model somewhere, and how many tokens a batch may hold there."""
 
     device: Any
     batch_tokens: int
+
+
+def default_batch_tokens(device: torch.device, config: Any) -> int:
+    """Tokens of a batch: on a GPU what its free memory holds, as far as that is of use; `config` is the model's."""
+    if device.type == "cpu":
+        return CPU_TOKENS
+    if device.type != "cuda" or config is None:
+        return MOST_TOKENS
+    return tokens_that_fit(torch.cuda.mem_get_info(device)[0], config)
+
+
+def tokens_that_fit(free: int, config: Any) -> int:
+    """Tokens whose states fill half of `free` bytes, 1,024 at least and 65,536 at most.
+
+    A layer of width d with an MLP of width f holds for each token at most 6 d numbers (its input, the normed one,
+    queries, keys, values, what attention gives) and 4 f, of 4 bytes. Where that is too little after all, the
+    budget is halved when memory ends.
+    """
+    text = config.get_text_config()
+    named = (getattr(text, key, None) for key in ("intermediate_size", "ffn_dim", "d_ff", "n_inner"))
+    inner = next((width for width in named if width), 4 * text.hidden_size)
+    return int(min(MOST_TOKENS, max(1_024, FREE_SHARE * free / (4 * (6 * text.hidden_size + 4 * inner)))))
 
 
 def run_by_length(

@@ -17,9 +17,9 @@ import torch
 
 from .embedded import model_folder
 from .forks import after_fork
-from .halving import run_by_length
-from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, token_ids, window_of
-from .prefixes import Tree, attention_by, can_share, run_families
+from .halving import default_batch_tokens, run_by_length
+from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, to_device, token_ids, window_of
+from .prefixes import Tree, attention_by, can_share, run_trees
 from .revisions import resolve_revision
 from .vocabulary import VocabularyHead
 from .windows import Ids, Pair, Window, batch_of, padded, pair_of_windows
@@ -75,10 +75,11 @@ class CausalLM:
         self.model.config.pad_token_id = None  # padding is never marked, see the module's docstring
         self.tokenizer = load_tokenizer(self.name, self.revision)
         self.window = window_of(self.model.config)
-        self.batch_tokens = default_batch_tokens(self.device)
+        self.batch_tokens = default_batch_tokens(self.device, self.model.config)
         self._body = self.model.get_decoder()
         with ONE_AT_A_TIME:
             self._shares = can_share(self.model)
+        self._packs = self._shares and self.device.type == "cuda"  # large batches of any lengths, without padding
         self._head = VocabularyHead(self.model.get_output_embeddings(), self.dtype)
         self.model.set_output_embeddings(self._head)
         first, bos = self.tokenizer("x")["input_ids"][:1], self.tokenizer.bos_token_id
@@ -148,37 +149,37 @@ class CausalLM:
         after_fork()
         counts = np.array([window.scored for window in windows], dtype=np.int64)
         sizes = np.array([len(window.ids) if window.scored else 0 for window in windows], dtype=np.int64)
-        sums = np.full(len(windows), np.nan)
+        # Losses stay on the device until all are there: reading one batch's would make a GPU wait for the next.
+        owners, found = [np.arange(0)], [torch.zeros(0, device=self.device)]
+
+        def keep(whose: np.ndarray, nats: torch.Tensor) -> None:
+            owners.append(whose)
+            found.append(nats)
 
         def run(chosen: np.ndarray) -> None:
-            sums[chosen] = self._sums([windows[i] for i in chosen.tolist()])
+            some = [windows[i] for i in chosen.tolist()]
+            ids, positions = batch_of(some)
+            keep(np.repeat(chosen, [w.scored for w in some]), self._nats(ids, positions, positions - 1))
+
+        def run_tree(chosen: np.ndarray, tree: Tree) -> None:
+            with attention_by(tree.attend, self._body.config):
+                nats = self._nats(tree.ids[None], tree.scored, tree.before, tree.depths[None])
+            keep(chosen[tree.owners], nats[to_device(tree.places, self.device)])
 
         with torch.inference_mode(), ONE_AT_A_TIME:
             if self._shares:
-                alike, found = run_families(self, windows, sizes, self._tree_sums, batch_tokens)
-                sums[alike], sizes[alike] = found, 0
+                sizes[run_trees(self, windows, sizes, run_tree, batch_tokens, all_of_them=self._packs)] = 0
             run_by_length(self, sizes, run, batch_tokens)
-        return sums / np.maximum(counts, 1), counts
-
-    def _tree_sums(self, tree: Tree) -> np.ndarray:
-        """(k,) float64 loss sums of k windows that begin alike, in one forward pass."""
-        with attention_by(tree.attend, self._body.config):
-            return tree.sums(self._nats(tree.ids[None], tree.scored, tree.before, tree.depths[None]))
-
-    def _sums(self, windows: list[Window]) -> np.ndarray:
-        """(k,) float64 loss sums of k windows in one forward pass."""
-        ids, positions = batch_of(windows)
-        owners = np.repeat(np.arange(len(windows)), [w.scored for w in windows])
-        return np.bincount(owners, weights=self._nats(ids, positions, positions - 1), minlength=len(windows))
+            nats = torch.cat(found).double().cpu().numpy()
+        sums = np.bincount(np.concatenate(owners), weights=nats, minlength=len(windows))
+        return np.where(counts > 0, sums, np.nan) / np.maximum(counts, 1), counts
 
     def _nats(
         self, ids: np.ndarray, scored: np.ndarray, before: np.ndarray, depths: np.ndarray | None = None
-    ) -> np.ndarray:
-        """(m,) float64 losses of the tokens at positions `scored` of (k, t) ids, each told by the state at `before`."""
-        targets = torch.from_numpy(ids.reshape(-1)[scored]).to(self.device)
-        wanted = iter(targets.split(self._head.rows))
-        nats = self._each_logits(ids, before, lambda logits: _cross_entropy(logits, next(wanted)), depths)
-        return nats.double().cpu().numpy()
+    ) -> torch.Tensor:
+        """(m,) float32 losses of the tokens at positions `scored` of (k, t) ids, each told by the state at `before`."""
+        wanted = iter(to_device(ids.reshape(-1)[scored], self.device).split(self._head.rows))
+        return self._each_logits(ids, before, lambda logits: _cross_entropy(logits, next(wanted)), depths)
 
     def next_token(self, rows: Sequence[Ids], reduce: Reduce) -> torch.Tensor:
         """What `reduce` makes of the (m, V) float32 logits of the token behind each sequence, in one forward pass.
@@ -197,9 +198,9 @@ class CausalLM:
         `depths`: (k, t) the tokens' places in their windows, where these are not 0, 1, 2 ... in every row.
         """
         given = {"input_ids": ids} if depths is None else {"input_ids": ids, "position_ids": depths}
-        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in given.items()}
+        tensors = {name: to_device(array, self.device) for name, array in given.items()}
         output = self._body(**tensors, use_cache=False)
-        states = output.last_hidden_state.flatten(0, 1)[torch.from_numpy(positions).to(self.device)]
+        states = output.last_hidden_state.flatten(0, 1)[to_device(positions, self.device)]
         with self._head_only(output) as logits_of:
             return torch.cat([reduce(logits_of(some)) for some in states.split(self._head.rows)])
 
@@ -237,11 +238,6 @@ class CausalLM:
         if token is None:
             raise ValueError(f"the tokenizer of {self.name} has no {wanted.upper()} token, which this setting needs")
         return token
-
-
-def default_batch_tokens(device: torch.device) -> int:
-    """On a CPU enough tokens to fill the matrix units, few enough for the allocator to reuse blocks."""
-    return 2_048 if device.type == "cpu" else 65_536
 
 
 def _cross_entropy(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,14 @@ a b e f        parents . 0 1 2 1 4
 Everything that a layer does to one token alone (projections, norms, the MLP, the vocabulary) is done
 once for a node. Attention alone runs along the paths, as it does without a tree, so that scores agree
 to rounding, at any depth of nesting, with no mask and no cache.
+
+Windows that have nothing in common may stand in one tree too: on a GPU it is how a large batch of all
+lengths needs no padding.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from inspect import signature
 from typing import Any
 
@@ -22,10 +26,24 @@ from transformers.cache_utils import DynamicLayer
 
 from .batching import batches_by_length
 from .halving import Placed, run_under_budget
+from .loading import to_device
 from .windows import Ids, Window, padded
 
 PAYS = 0.1  # of a window's tokens have to be its neighbour's, and half of that share of all tokens
 NAME = "hf_superfilter_paths"  # under which transformers knows this attention
+HALVES = (torch.float16, torch.bfloat16)  # what the kernel for sequences of any lengths takes
+
+
+def varlen_attention() -> Any:
+    """torch's attention for sequences of any lengths one behind the other, where it is as in torch 2.13; else None."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn if {"window_size", "enable_gqa"} <= set(signature(varlen_attn).parameters) else None
+
+
+VARLEN = varlen_attention()
 
 
 @contextmanager
@@ -83,36 +101,43 @@ def families(rows: Sequence[Ids]) -> tuple[np.ndarray, np.ndarray]:
     return order[member], common[member]
 
 
-def run_families(
+def run_trees(
     lm: Placed,
     windows: Sequence[Window],
     sizes: np.ndarray,
-    sums_of: Callable[["Tree"], np.ndarray],
+    run: Callable[[np.ndarray, "Tree"], None],
     batch_tokens: int | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Hand the windows that begin alike to `sums_of`, as trees under the token budget, if that pays.
+    *,
+    all_of_them: bool,
+) -> np.ndarray:
+    """Hand windows to `run` as trees under the token budget: those that begin alike, if that pays, or all of them.
 
     Args:
         lm: where it runs.
         sizes: (n,) tokens of each window; one of 0 is left out.
-        sums_of: does the windows of a tree in one forward pass.
+        run: does the windows of the given numbers, which are those of the tree, in one forward pass.
 
     Returns:
-        (k,) the numbers of these windows and what was found for them.
+        (k,) the numbers of the windows that were done.
     """
     some = np.flatnonzero(sizes)
     order, common = families([windows[i].ids for i in some.tolist()])
-    order, found = some[order], np.zeros(len(order))
+    order = some[order]
+    if all_of_them:
+        rest = np.setdiff1d(some, order)
+        order = np.append(order, rest[np.argsort(-sizes[rest], kind="stable")])
+        common = np.append(common, np.zeros(len(rest), dtype=np.int64))
     own_sizes = sizes[order]
 
     def group(todo: np.ndarray, budget: int) -> Iterator[np.ndarray]:
         return batches_of_nodes(own_sizes[todo], common[todo], budget)
 
-    def run(places: np.ndarray) -> None:
-        found[places] = sums_of(Tree([windows[i] for i in order[places].tolist()], common[places], lm.device))
+    def run_tree(places: np.ndarray) -> None:
+        chosen = order[places]
+        run(chosen, Tree([windows[i] for i in chosen.tolist()], common[places], lm.device))
 
-    run_under_budget(lm, own_sizes, group, run, batch_tokens)
-    return order, found
+    run_under_budget(lm, own_sizes, group, run_tree, batch_tokens)
+    return order
 
 
 def _common(a: Ids, b: Ids) -> int:
@@ -148,6 +173,7 @@ class Tree:
     Attributes:
         ids, depths: (nodes,) token ids and positions.
         scored, before: (m,) the nodes that some window scores, and the node in front of each.
+        owners, places: for each token that a window scores, the window and which of the m nodes it is.
     """
 
     def __init__(self, windows: Sequence[Window], common: np.ndarray, device: torch.device) -> None:
@@ -157,23 +183,16 @@ class Tree:
             own = window.ids[shared:]
             paths.append(np.append(paths[-1][:shared], np.arange(len(ids), len(ids) + len(own))))
             ids.extend(own)
-        self.ids, paths = np.array(ids, dtype=np.int64), paths[1:]
+        self.ids, self._paths, self._device = np.array(ids, dtype=np.int64), paths[1:], device
         self.depths, parents = np.zeros_like(self.ids), np.zeros_like(self.ids)
-        for path in paths:
+        for path in self._paths:
             self.depths[path] = np.arange(len(path))
             parents[path[1:]] = path[:-1]
         starts = [window.start for window in windows]
-        wanted = [path[start:] for path, start in zip(paths, starts, strict=True)]
-        self.scored, self._places = np.unique(np.concatenate(wanted), return_inverse=True)
-        self._owners = np.repeat(np.arange(len(wanted)), list(map(len, wanted)))
+        wanted = [path[start:] for path, start in zip(self._paths, starts, strict=True)]
+        self.scored, self.places = np.unique(np.concatenate(wanted), return_inverse=True)
+        self.owners = np.repeat(np.arange(len(wanted)), list(map(len, wanted)))
         self.before = parents[self.scored]
-        self._grids, first = _grids(paths, len(ids))
-        self._grids = [grid.to(device) for grid in self._grids]
-        self._first = first.to(device)
-
-    def sums(self, nats: np.ndarray) -> np.ndarray:
-        """(k,) sums over each window's scored tokens of what was found for the `scored` nodes."""
-        return np.bincount(self._owners, weights=nats[self._places])
 
     def attend(
         self,
@@ -185,23 +204,50 @@ class Tree:
         **options: Any,
     ) -> tuple[torch.Tensor, None]:
         """Attention of transformers' interface: (1, heads, nodes, d) states, (1, nodes, heads, d) results."""
-        attention: Callable[..., Any] = AttentionInterface()["sdpa"]
         states = [x[0].transpose(0, 1) for x in (query, key, value)]
+        if VARLEN and query.device.type == self._device.type == "cuda" and query.dtype in HALVES:
+            return self._behind(states, options.get("scaling"))[None], None
+        return self._beside(states, module, options)[None], None
+
+    def _behind(self, states: list[torch.Tensor], scale: float | None) -> torch.Tensor:
+        """All paths one behind the other, through torch's kernel for sequences of any lengths."""
+        cells, first, ends, longest = self._row
+        if cells is not None:
+            states = [x.index_select(0, cells) for x in states]
+        grouped = states[0].shape[1] != states[1].shape[1]
+        made = VARLEN(*states, ends, ends, longest, longest, scale=scale, window_size=(-1, 0), enable_gqa=grouped)
+        return made if cells is None else made.index_select(0, first)
+
+    def _beside(self, states: list[torch.Tensor], module: torch.nn.Module, options: dict[str, Any]) -> torch.Tensor:
+        """Paths of nearly equal length side by side, through transformers' own attention."""
+        attention: Callable[..., Any] = AttentionInterface()["sdpa"]
+        grids, first = self._grids
         found = []
-        for grid in self._grids:
+        for grid in grids:
             cells = grid.flatten()
             along = [x.index_select(0, cells).unflatten(0, grid.shape).transpose(1, 2) for x in states]
             found.append(attention(module, *along, None, **options)[0].flatten(0, 1))
-        return torch.cat(found).index_select(0, self._first)[None], None
+        return torch.cat(found).index_select(0, first)
 
+    @cached_property
+    def _row(self) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor, int]:
+        """The nodes of all paths (None where each has one), one cell of each node, where paths end, the longest."""
+        cells = np.concatenate(self._paths)
+        first = np.zeros(len(self.ids), dtype=np.int64)
+        first[cells] = np.arange(len(cells))
+        lengths = [len(path) for path in self._paths]
+        ends = np.cumsum([0, *lengths], dtype=np.int32)
+        on = [to_device(array, self._device) for array in (cells, first, ends)]
+        return (None if len(cells) == len(first) else on[0]), on[1], on[2], max(lengths)
 
-def _grids(paths: list[np.ndarray], nodes: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Paths of nearly equal length side by side, and (nodes,) one cell of all grids that holds each node."""
-    grids, first, done = [], np.zeros(nodes, dtype=np.int64), 0
-    for some in batches_by_length([len(path) for path in paths], 1 << 30, padding=0.1):
-        grid = padded([paths[i] for i in some])
-        for i in some:
-            first[paths[i]] = np.arange(done, done + len(paths[i]))
-            done += grid.shape[1]
-        grids.append(torch.from_numpy(grid))
-    return grids, torch.from_numpy(first)
+    @cached_property
+    def _grids(self) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Paths of nearly equal length as grids of nodes, and (nodes,) one cell of all grids that holds each node."""
+        grids, first, done = [], np.zeros(len(self.ids), dtype=np.int64), 0
+        for some in batches_by_length([len(path) for path in self._paths], 1 << 30, padding=0.1):
+            grid = padded([self._paths[i] for i in some])
+            for i in some:
+                first[self._paths[i]] = np.arange(done, done + len(self._paths[i]))
+                done += grid.shape[1]
+            grids.append(to_device(grid, self._device))
+        return grids, to_device(first, self._device)

@@ -15,7 +15,8 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from hf_superfilter import CausalLM
+from hf_superfilter import CausalLM, prefixes
+from hf_superfilter.halving import tokens_that_fit
 from hf_superfilter.prefixes import can_share, families
 from hf_superfilter.windows import Window
 
@@ -153,3 +154,57 @@ def test_when_memory_ends_trees_get_smaller_and_the_model_attends_as_before(gpt2
     hook.remove()
     np.testing.assert_allclose(nats, alone, rtol=1e-5)
     assert failures and lm.model.config._attn_implementation == "sdpa"
+
+
+# On a GPU all windows stand in trees, and attention takes torch's kernel for sequences of any lengths
+
+
+def behind_each_other(query, key, value, ends, key_ends, longest, key_longest, *, scale, window_size, enable_gqa):
+    """What that kernel computes, one sequence at a time."""
+    assert window_size == (-1, 0), "causal"
+    assert ends.dtype == torch.int32 and torch.equal(ends, key_ends)
+    assert longest == key_longest == int(ends.diff().max())
+    parts = [x.tensor_split(ends[1:-1].tolist()) for x in (query, key, value)]
+    made = [
+        torch.nn.functional.scaled_dot_product_attention(
+            *(x.transpose(0, 1) for x in states), is_causal=True, scale=scale, enable_gqa=enable_gqa
+        )
+        for states in zip(*parts, strict=True)
+    ]
+    return torch.cat(made, dim=1).transpose(0, 1)
+
+
+@pytest.fixture(params=["side by side", "one behind the other"])
+def packing(request, models, monkeypatch):
+    for lm in models.values():
+        monkeypatch.setattr(lm, "_packs", True)
+    if request.param == "one behind the other":
+        monkeypatch.setattr(prefixes, "VARLEN", behind_each_other)
+        monkeypatch.setattr(
+            prefixes.Tree, "_beside", lambda tree, states, module, options: tree._behind(states, options["scaling"])
+        )
+    return models
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("alike", [True, False])
+def test_packed_windows_have_the_nats_they_have_alone_and_no_token_is_padding(packing, sample, name, alike):
+    lm = packing[name]
+    pairs = lm.windows(sample["prompt"][:40], sample["response"][:40])
+    windows = pairs_of(lm) if alike else [window for pair in pairs for window in pair if window.scored]
+    nats, read = tokens_read(lm, windows, batch_tokens=4_000)
+    lm._packs = lm._shares = False
+    plain, _ = lm.losses(windows)
+    lm._shares = True
+    np.testing.assert_allclose(nats, plain, rtol=1e-5)
+    tokens = sum(len(window.ids) for window in windows if window.scored)
+    assert read < tokens if alike else read == tokens
+
+
+def test_a_batch_fills_half_of_the_free_memory_within_limits(models):
+    config = models["llama"].model.config
+    each = 4 * (6 * config.hidden_size + 4 * config.intermediate_size)
+    assert tokens_that_fit(2 * 5_000 * each, config) == 5_000
+    assert tokens_that_fit(1, config) == 1_024 and tokens_that_fit(1 << 50, config) == 65_536
+    gpt2 = models["gpt2"].model.config
+    assert tokens_that_fit(2 * 5_000 * 4 * 22 * gpt2.n_embd, gpt2) == 5_000
