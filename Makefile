@@ -21,6 +21,7 @@ check: .venv/checked
 
 bench: .venv/tested
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python -m benchmarks.coverage
 
 # torch first and by itself, so that the pinned build is there before anything asks for "some torch".

@@ -3,8 +3,7 @@
 speed: interleaved in one process, the authors' loop, ours in float32, bfloat16 and int8, CTranslate2 where it is
 installed, and two tools' way of batching, on the first rows of `nc/alpaca_46k` and a random model of GPT-2's shape;
 then the peak memory of each in a process of its own, and a picture. agreement: what each dtype does to the ranks.
-With --only: work (seconds against rows and length), start (of the command and of a first score), overhead (what `score`
-adds to `map`), cuda (the whole file). Machines are shared and noisy: read the ratios.
+Machines are shared and noisy: read the ratios.
 """
 
 import argparse
@@ -27,6 +26,7 @@ from benchmarks.others import CTranslate2, DataJuicer, OdaDataScorer
 from benchmarks.rows import SHARED, as_pairs, gpt2_shaped, real_rows
 from hf_superfilter import IFD, embedded_model
 from hf_superfilter.int8 import Int8Linear
+from hf_superfilter.linear import by_onednn
 
 OURS = ("float32", "bfloat16", "int8")
 LOOPS = ("ctranslate2 float32", "ctranslate2 int8") if importlib.util.find_spec("ctranslate2") else ()
@@ -51,23 +51,30 @@ def make(method: str, model: str, device: str = "cpu") -> Method:
     return lambda prompts, responses: np.asarray(scorer({"prompt": prompts, "response": responses})["ifd"])
 
 
-def matrix_rate(dtype: str, seconds: float = 0.5) -> float:
-    """Measured operations a second of the product that dominates GPT-2: 2,048 tokens through its MLP."""
-    a, b = torch.randn(2_048, 768), torch.randn(3_072, 768)
+def matrix_rate(dtype: str, device: str = "cpu", seconds: float = 0.5) -> float:
+    """Measured operations a second of the product that dominates GPT-2: 2,048 tokens (16 times as many on CUDA)
+    through its MLP."""
+    tokens = 2_048 if device == "cpu" else 32_768
+    layer, states = torch.nn.Linear(768, 3_072), torch.randn(tokens, 768)
+    multiply: Callable[[], torch.Tensor]
     if dtype == "int8":
-        layer, whole = Int8Linear(torch.nn.Linear(768, 3_072)), torch.zeros(2_048, 768, dtype=torch.uint8)
-        rest = (None, 1.0, 0, torch.float32, "none", [], "")
-        multiply = partial(
-            torch.ops.onednn.qlinear_pointwise, whole, 1.0, 128, layer.weight, layer.scales, layer.zeros, *rest
-        )
+        whole, exchanged = torch.zeros(states.shape, dtype=torch.uint8), Int8Linear(layer)
+        rest = (exchanged.scales, exchanged.zeros, None, 1.0, 0, torch.float32, "none", [], "")
+        multiply = partial(torch.ops.onednn.qlinear_pointwise, whole, 1.0, 128, exchanged.weight, *rest)
     else:
-        multiply = partial(torch.nn.functional.linear, *(x.to(getattr(torch, dtype)) for x in (a, b)))
-    multiply()
-    start, count = time.perf_counter(), 0
-    while (spent := time.perf_counter() - start) < seconds:
+        by_onednn(layer)
+        kind = getattr(torch, dtype)
+        multiply = partial(layer.to(device, kind), states.to(device, kind))
+    wait = torch.cuda.synchronize if device != "cpu" else (lambda: None)
+    with torch.inference_mode():
         multiply()
-        count += 1
-    return count * 2 * 2_048 * 768 * 3_072 / spent
+        wait()
+        start, count = time.perf_counter(), 0
+        while (spent := time.perf_counter() - start) < seconds:
+            multiply()
+            wait()
+            count += 1
+    return count * 2 * tokens * 768 * 3_072 / spent
 
 
 def operations(model: str, prompts: list[str], responses: list[str]) -> float:
@@ -160,77 +167,12 @@ def agreement(rows: int = 1_000) -> None:
         print(f"\nembedded strong, {rows} rows, {dtype} against float32: Spearman {rho:.5f}, top 10% {overlap:.3f}")
 
 
-def work() -> None:
-    """Seconds against rows, and against the length of a window."""
-    prompts, responses = as_pairs(real_rows("nc/alpaca_46k.jsonl.zst", 8_192))
-    method, lm = make("auto", embedded_model("weak")), IFD(embedded_model("weak")).language_model()
-    method(prompts[:64], responses[:64])
-    print("\n| rows | seconds | CPU-s | CPU-ms a row |\n|---:|---:|---:|---:|")
-    for rows in (1_024, 2_048, 4_096, 8_192):
-        seconds, busy = timed(lambda rows=rows: method(prompts[:rows], responses[:rows]))
-        print(f"| {rows:,} | {seconds:.1f} | {busy:.1f} | {busy / rows * 1e3:.2f} |")
-    ids = [i for pair in lm.windows(prompts[:1_024], responses[:1_024]) for i in pair.given.ids][: 64 * 1_024]
-    print("\n| tokens a window | windows | CPU-s | CPU-µs a token |\n|---:|---:|---:|---:|")
-    for length in (64, 128, 256, 512, 1_024):
-        windows = [type(lm.windows(["a"], ["b"])[0].given)(ids[i : i + length], 1) for i in range(0, len(ids), length)]
-        _, busy = timed(lambda windows=windows: lm.losses(windows))
-        print(f"| {length:,} | {len(windows):,} | {busy:.1f} | {busy / len(ids) * 1e6:.0f} |")
-
-
-def timed(do: Callable[[], object]) -> tuple[float, float]:
-    start, busy = time.perf_counter(), time.process_time()
-    do()
-    return time.perf_counter() - start, time.process_time() - busy
-
-
-def start() -> None:
-    """Seconds of the command's help, and of a first score in a new process: the fastest of five."""
-    first = (
-        "from datasets import Dataset; from hf_superfilter import IFD, score; import tempfile\n"
-        "row = {'prompt': ['Say hello.\\n'], 'response': ['Hello there, my friend.']}\n"
-        "with tempfile.TemporaryDirectory() as folder: score(Dataset.from_dict(row), [IFD('embedded:strong')], folder)"
-    )
-    commands = {"hf-superfilter --help": ["-m", "hf_superfilter", "--help"], "first score of one row": ["-c", first]}
-    for name, arguments in commands.items():
-        run = partial(subprocess.run, [sys.executable, *arguments], capture_output=True, check=True)
-        print(f"\n{name}: {min(timed(run)[0] for _ in range(5)):.2f} s")
-
-
-def overhead(rounds: int = 3) -> None:
-    """What the run folder costs: `score` against `Dataset.map` with the same scorer and batch size."""
-    from datasets import Dataset, disable_progress_bars
-
-    from hf_superfilter import score
-
-    disable_progress_bars()
-    prompts, responses = as_pairs(real_rows("nc/alpaca_46k.jsonl.zst", 2_048 * 2))
-    rows, scorer = Dataset.from_dict({"prompt": prompts, "response": responses}), IFD(embedded_model("weak"))
-    scorer(rows[:64])
-    ratios = []
-    with tempfile.TemporaryDirectory() as folder:
-        for i in range(rounds):
-            mapped, _ = timed(partial(rows.map, scorer, batched=True, batch_size=2_048, load_from_cache_file=False))
-            ratios.append(timed(partial(score, rows, [scorer], Path(folder) / str(i)))[0] / mapped)
-    print(f"\nscore over map, {len(rows)} rows: {np.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})")
-
-
-def cuda(model: str) -> None:
-    """All of alpaca_46k on a CUDA device, seconds after loading."""
-    if not torch.cuda.is_available():
-        print("\nCUDA: not measured, there is no such device")
-        return
-    prompts, responses = as_pairs(real_rows("nc/alpaca_46k.jsonl.zst"))
-    method = make("bfloat16", model, "cuda")
-    method(prompts[:64], responses[:64])
-    print(f"\nCUDA: {len(prompts):,} rows in {timed(lambda: method(prompts, responses))[0]:.1f} s")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--model", help="a model folder; by default a random one of GPT-2's shape")
-    parser.add_argument("--only", choices=("speed", "agreement", "work", "start", "overhead", "cuda"), nargs="+")
+    parser.add_argument("--only", choices=("speed", "agreement"), nargs="+", default=("speed", "agreement"))
     parser.add_argument("--peak-of", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not SHARED.is_dir():
@@ -240,15 +182,11 @@ def main() -> None:
     if options.peak_of:
         print_peak(options.peak_of, options.model)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        wanted = options.only or ("speed", "agreement")
-        model = options.model or (gpt2_shaped(Path(folder)) if {"speed", "cuda"} & set(wanted) else "")
-        parts = {
-            "speed": partial(speed, model, options.rows, options.rounds),
-            "agreement": agreement, "work": work, "start": start, "overhead": overhead, "cuda": partial(cuda, model),
-        }  # fmt: skip
-        for part in wanted:
-            parts[part]()
+    if "speed" in options.only:
+        with tempfile.TemporaryDirectory() as folder:
+            speed(options.model or gpt2_shaped(Path(folder)), options.rows, options.rounds)
+    if "agreement" in options.only:
+        agreement()
 
 
 if __name__ == "__main__":

@@ -36,6 +36,24 @@ from hf_superfilter import cli, embedded_model, embedded_sample, format_pairs, l
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--auto-dtype",
+        choices=("float32", "bfloat16"),
+        help="what dtype='auto' shall be in this run, whatever this processor multiplies natively",
+    )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _auto_dtype(pytestconfig):
+    wanted = pytestconfig.getoption("auto_dtype")
+    with pytest.MonkeyPatch.context() as patch:
+        if wanted:
+            abilities = torch.cpu.get_capabilities() | {"avx512_bf16": wanted == "bfloat16", "amx_bf16": False}
+            patch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory):
     """Tests neither read nor fill the user's data set cache."""
