@@ -15,7 +15,8 @@ import torch
 from .forks import after_fork
 from .halving import default_batch_tokens, run_by_length
 from .loading import load_config, load_tokenizer, load_weights, pick_device, pick_dtype, token_ids, window_of
-from .models import DEFAULT_MAX_LENGTH, ONE_AT_A_TIME, Reduce, load_causal_lm
+from .models import ONE_AT_A_TIME, Reduce, load_causal_lm
+from .reading import DEFAULT_MAX_LENGTH
 from .vocabulary import VocabularyHead
 from .windows import padded
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from .plain_yaml import load_yaml
 from .revisions import is_commit
 from .wording import did_you_mean
 
@@ -50,7 +51,7 @@ def entry_of(name: str) -> dict[str, Any]:
     """
     entries, files = catalogue(), packaged_recipes()
     if name not in entries and name in files:
-        return {"recipe": yaml.safe_load(files[name].read_text(encoding="utf-8"))}
+        return {"recipe": load_yaml(files[name].read_text(encoding="utf-8"))}
     if name not in entries:
         known = {*entries, *files}
         raise FileNotFoundError(
@@ -61,7 +62,7 @@ def entry_of(name: str) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        entries = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        entries = load_yaml(file.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"the catalogue {str(file)!r} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(entries, dict):

@@ -19,7 +19,8 @@ from .embedded import model_folder
 from .forks import after_fork
 from .halving import default_batch_tokens, run_by_length
 from .loading import load_body, load_tokenizer, pick_device, pick_dtype, window_of
-from .models import DEFAULT_MAX_LENGTH, ONE_AT_A_TIME
+from .models import ONE_AT_A_TIME
+from .reading import DEFAULT_MAX_LENGTH
 from .revisions import resolve_revision
 from .windows import padded
 
@@ -120,7 +121,9 @@ class TextEncoder:
 
         def run(chosen: np.ndarray) -> None:
             some = chosen.tolist()
-            made = self._encoded([texts[i] for i in some]) if self.library else self._pooled([ids[i] for i in some])
+            made = (
+                self._encoded([texts[i] for i in some], limit) if self.library else self._pooled([ids[i] for i in some])
+            )
             if self.normalize if normalize is None else normalize:
                 made = torch.nn.functional.normalize(made, dim=-1)
             vectors[chosen] = made.cpu().numpy()
@@ -150,9 +153,13 @@ class TextEncoder:
             return states[:, 0].float()
         return (states.float() * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
 
-    def _encoded(self, texts: list[str]) -> torch.Tensor:
-        """(k, d) float32 vectors as sentence-transformers makes them, in one forward pass."""
-        made = self.model.encode(texts, batch_size=len(texts), convert_to_tensor=True, show_progress_bar=False)
+    def _encoded(self, texts: list[str], limit: int) -> torch.Tensor:
+        """(k, d) float32 vectors as sentence-transformers makes them of so many tokens, in one forward pass."""
+        before, self.model.max_seq_length = self.model.max_seq_length, limit
+        try:
+            made = self.model.encode(texts, batch_size=len(texts), convert_to_tensor=True, show_progress_bar=False)
+        finally:
+            self.model.max_seq_length = before
         return made.float()
 
     def _width(self) -> int:
@@ -184,7 +191,9 @@ def _plan(model: str, revision: str | None) -> _Plan:
     kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in modules]
     reading = _json(model, revision, "sentence_bert_config.json") or {}
     plain = kinds in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
-    if not plain or modules[0]["path"] or reading.get("do_lower_case"):
+    settings = _json(model, revision, "config_sentence_transformers.json") or {}
+    prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))  # goes before every text
+    if not plain or modules[0]["path"] or reading.get("do_lower_case") or prompt:
         return _Plan(normalize=False, library=True)
     pooling = _json(model, revision, f"{modules[1]['path']}/config.json") or {}
     switches = [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True]

@@ -86,6 +86,8 @@ def finetune(
     if agreed(not all(path.is_dir() for path in folders)):
         _warn_of_few(len(batches.rows), plan, process)
         start, own = agreed((_newest(work), work / uuid.uuid4().hex[:8]))
+        if process.is_main:
+            _keep_only(work, [own] if start is None else [own, start.parent])
         with own_randomness(where):
             on_hub = None if revision.startswith("sha256:") else revision
             weights = (model, on_hub) if start is None else (str(start), None)
@@ -130,6 +132,13 @@ def _states(work: Path) -> dict[int, Path]:
 def _newest(work: Path) -> Path | None:
     states = _states(work)
     return states[max(states)] if states else None
+
+
+def _keep_only(work: Path, wanted: list[Path]) -> None:
+    """Remove what killed trainings left, but for the state to go on from: states are large, and kills may be many."""
+    for other in work.glob("*"):
+        if other not in wanted:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _publish(work: Path, folders: list[Path], steps: int, model: str, revision: str) -> None:

@@ -25,12 +25,11 @@ def by_onednn(model: torch.nn.Module) -> None:
 
 
 class OneDnnLinear(torch.nn.Linear):
-    """The same layer; inputs of another dtype go the usual way."""
+    """The same layer; what is not float32 goes the usual way."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(..., out) of (..., in)."""
-        usual = states.dtype != torch.float32 or not states.numel()
-        return super().forward(states) if usual else _Product.apply(states, self.weight, self.bias)
+        return super().forward(states) if _usual(states) else _Product.apply(states, self.weight, self.bias)
 
 
 class OneDnnConv1D(Conv1D):
@@ -38,8 +37,12 @@ class OneDnnConv1D(Conv1D):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(..., out) of (..., in)."""
-        usual = states.dtype != torch.float32 or not states.numel()
-        return super().forward(states) if usual else _Product.apply(states, self.weight.T, self.bias)
+        return super().forward(states) if _usual(states) else _Product.apply(states, self.weight.T, self.bias)
+
+
+def _usual(states: torch.Tensor) -> bool:
+    """Whether torch's own product is asked for: another dtype, autocast to one, or nothing to multiply."""
+    return states.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not states.numel()
 
 
 class _Product(torch.autograd.Function):

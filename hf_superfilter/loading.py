@@ -23,6 +23,7 @@ from transformers import (
 from .forks import after_fork
 from .int8 import to_int8
 from .linear import by_onednn
+from .wording import did_you_mean
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -74,7 +75,7 @@ def pick_dtype(dtype: str, device: torch.device, *, int8: bool = False) -> torch
         int8: whether int8 may be asked for.
 
     Raises:
-        ValueError: int8 where it is not done.
+        ValueError: an unknown dtype, or int8 where it is not done.
     """
     if dtype == "int8":
         if not int8:
@@ -83,6 +84,8 @@ def pick_dtype(dtype: str, device: torch.device, *, int8: bool = False) -> torch
             raise ValueError(f"dtype='int8' is for CPUs: on {device} give dtype='auto', or give device='cpu'")
         return torch.int8
     if dtype != "auto":
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype={dtype!r}: {did_you_mean(dtype, ('auto', *DTYPES, *['int8'] * int8))}")
         return DTYPES[dtype]
     native = False
     if device.type == "cuda":

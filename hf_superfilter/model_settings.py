@@ -110,7 +110,8 @@ class ModelSettings(Settings):
         from .answers import load_answers
         from .models import load_causal_lm
 
-        places = range(0, len(rows), max(1, len(rows) // TRIAL_ROWS))[:TRIAL_ROWS]
+        count = min(len(rows), TRIAL_ROWS)
+        places = [place * len(rows) // count for place in range(count)]
         batch = rows.with_format(None).select(places)[:]
         scorers: list[Any] = [self, dataclasses.replace(self, dtype="float32")]
         scores = [scorer(batch, rank)[self.main] for scorer in scorers]

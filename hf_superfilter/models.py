@@ -18,13 +18,13 @@ import torch
 from .embedded import model_folder
 from .forks import after_fork
 from .halving import default_batch_tokens, run_by_length
-from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, to_device, token_ids, window_of
+from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, to_device, window_of
 from .prefixes import Tree, attention_by, can_share, run_trees
+from .reading import WindowReader
 from .revisions import resolve_revision
 from .vocabulary import VocabularyHead
-from .windows import Ids, Pair, Window, batch_of, padded, pair_of_windows
+from .windows import Ids, Window, batch_of, padded
 
-DEFAULT_MAX_LENGTH = 1_024  # the Superfiltering authors' window
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 ONE_AT_A_TIME = threading.Lock()  # a forward pass patches its model and may set process-wide switches
 
@@ -51,6 +51,9 @@ class CausalLM:
             `bfloat16`, `float16`, or on a CPU `int8`. Logits and losses are float32 always.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         attn_implementation: as in transformers; None lets transformers choose.
+
+    Attributes:
+        windows: a function from texts to windows, `WindowReader.windows`.
 
     Raises:
         FileNotFoundError: no such model, or a folder without config or weights.
@@ -82,8 +85,7 @@ class CausalLM:
         self._packs = self._shares and self.device.type == "cuda"  # large batches of any lengths, without padding
         self._head = VocabularyHead(self.model.get_output_embeddings(), self.dtype)
         self.model.set_output_embeddings(self._head)
-        first, bos = self.tokenizer("x")["input_ids"][:1], self.tokenizer.bos_token_id
-        self._bos = [bos] if bos is not None and first == [bos] else []
+        self.windows = WindowReader(self.name, self.tokenizer, self.window).windows
 
     def nll(
         self,
@@ -106,35 +108,6 @@ class CausalLM:
         """
         pairs = self.windows(prompts, responses, append_eos=append_eos, max_length=max_length)
         return self.losses([pair.given for pair in pairs])
-
-    def windows(
-        self,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        *,
-        max_length: int | None = None,
-        bos: bool = False,
-        skip_first: bool = False,
-        append_eos: bool = False,
-    ) -> list[Pair]:
-        """Both windows of every prompt and response, by the rules of `pair_of_windows`.
-
-        Prompt and response are tokenised as one string; a tokenizer that adds BOS puts it before both windows.
-
-        Args:
-            max_length: tokens; None is 1,024, or the model's window where that is shorter.
-            bos: put BOS (else EOS) before both windows when the tokenizer adds none itself.
-            skip_first: score neither window's first response token.
-            append_eos: the end-of-text token is the response's last token, and scored.
-        """
-        texts = ([p + r for p, r in zip(prompts, responses, strict=True)], prompts, responses)
-        limit = self._limit(max_length)
-        front = self._bos or ([self._special("bos")] if bos else [])
-        ending = [self._special("eos")] if append_eos else []
-        return [
-            pair_of_windows(*ids, limit=limit, front=front, ending=ending, skip_first=skip_first)
-            for ids in zip(*(token_ids(self.tokenizer, some) for some in texts), strict=True)
-        ]
 
     def losses(self, windows: Sequence[Window], batch_tokens: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean loss of the scored tokens of each window, all windows through one length-sorted queue.
@@ -223,21 +196,6 @@ class CausalLM:
             yield logits_of
         finally:
             del self._body.forward  # the class's own forward shows again
-
-    def _limit(self, max_length: int | None) -> int:
-        if max_length is None:
-            return min(DEFAULT_MAX_LENGTH, self.window)
-        if max_length > self.window:
-            raise ValueError(f"max_length={max_length}, but {self.name} reads at most {self.window} tokens: lower it")
-        return max_length
-
-    def _special(self, wanted: str) -> int:
-        """The id of BOS (EOS where there is no BOS) or of EOS."""
-        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        token = eos if wanted == "eos" or bos is None else bos
-        if token is None:
-            raise ValueError(f"the tokenizer of {self.name} has no {wanted.upper()} token, which this setting needs")
-        return token
 
 
 def _cross_entropy(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ from .windows import Ids, Window, padded
 
 PAYS = 0.1  # of a window's tokens have to be its neighbour's, and half of that share of all tokens
 NAME = "hf_superfilter_paths"  # under which transformers knows this attention
-HALVES = (torch.float16, torch.bfloat16)  # what the kernel for sequences of any lengths takes
+HALVES, WIDEST = (torch.float16, torch.bfloat16), 256  # dtypes and widths of a head that torch's own kernel takes
 
 
 def varlen_attention() -> Any:
@@ -44,6 +44,11 @@ def varlen_attention() -> Any:
 
 
 VARLEN = varlen_attention()
+
+
+def _is_ampere(device: torch.device) -> bool:
+    """Whether a device has FlashAttention: a GPU of compute capability 8.0 or later."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @contextmanager
@@ -205,7 +210,7 @@ class Tree:
     ) -> tuple[torch.Tensor, None]:
         """Attention of transformers' interface: (1, heads, nodes, d) states, (1, nodes, heads, d) results."""
         states = [x[0].transpose(0, 1) for x in (query, key, value)]
-        if VARLEN and query.device.type == self._device.type == "cuda" and query.dtype in HALVES:
+        if VARLEN and query.dtype in HALVES and query.shape[-1] <= WIDEST and _is_ampere(query.device):
             return self._behind(states, options.get("scaling"))[None], None
         return self._beside(states, module, options)[None], None
 

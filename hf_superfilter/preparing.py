@@ -49,6 +49,7 @@ def prepared(scorer: Any, table: "Dataset", chunks: Chunks, process: Process) ->
             _fetch(chunks, home, folder)
         ready = scorer.prepare(table, str(folder))
         if state == "make":
+            agreed(None)  # a process that still writes would have half a file listed
             if process.is_main:
                 _put(chunks, home, folder)
             agreed(None)  # no other process goes on before all is there

@@ -132,7 +132,13 @@ def fit(rows: Sequence[tuple[str, str]], prompt: str, reader: Reader, limit: int
 
 
 def _fields(template: str) -> set[str]:
-    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    """The names of the fields, with whatever stands behind a name: nothing may."""
+    parts = [
+        (name, f"!{way}" if way else "", f":{how}" if how else "")
+        for _, name, how, way in Formatter().parse(template)
+        if name is not None
+    ]
+    return {"".join(part) for part in parts}
 
 
 def _put(filled: list[str], reader: Reader) -> list[tuple[str, Sequence[int]]]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from .plain_yaml import dump_yaml
+
 BEGIN, END = "<!-- hf_superfilter: {} -->", "<!-- /hf_superfilter: {} -->"
 _FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 
@@ -131,4 +133,4 @@ def _means(front: str, wanted: Mapping[str, Any]) -> bool:
 
 
 def _dumped(values: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=10_000)
+    return dump_yaml(dict(values), width=10_000)

@@ -12,6 +12,7 @@ import yaml
 from .contracts import Settings
 from .formats import format_pairs
 from .funnel import Selection, select
+from .plain_yaml import dump_yaml, load_yaml
 from .processes import this_process
 from .record import note_source
 from .revisions import is_commit
@@ -104,7 +105,7 @@ class Recipe:
     def from_yaml(cls, text: str) -> "Recipe":
         """Build a recipe from YAML text; the errors are those of `read`."""
         try:
-            given = yaml.safe_load(text)
+            given = load_yaml(text)
         except yaml.YAMLError as error:
             raise ValueError(f"the recipe is not YAML: {' '.join(str(error).split())}") from error
         return cls.from_mapping(given)
@@ -134,7 +135,7 @@ class Recipe:
                 plain[f.name] = [_entry(part) for part in value]
             elif value != f.default:
                 plain[f.name] = value
-        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        return dump_yaml(plain)
 
     def score_rows(self, folder: str | Path, *, expect_processes: int | None = None) -> "Dataset | None":
         """Load, format and score; the folder then holds the run, `recipe.yaml` and `scored.parquet`, all rows.

@@ -81,12 +81,14 @@ def note_scorer(store: Store, name: str, entry: Mapping[str, Any]) -> None:
     Several processes may note at once: what each of them writes is whole, and whoever comes last has read
     what the others wrote.
     """
-    known = _read_scorer(store, name)
+    known = read_scorer(store, name)
     if known != (new := known | dict(entry)):
         store.write(f"{name}/{SCORER}", _text(new))
-    record = read_record(store.folder)
-    found = {other: _read_scorer(store, other) for other in [*record["scorers"], *_subfolders(store, record)]}
-    if found != record["scorers"]:
+    while True:  # until nobody has written an older look over it
+        record = read_record(store.folder)
+        found = {other: read_scorer(store, other) for other in [*record["scorers"], *_subfolders(store, record)]}
+        if found == record["scorers"]:
+            return
         _write(store, record | {"scorers": found})
 
 
@@ -99,7 +101,8 @@ def _subfolders(store: Store, record: Mapping[str, Any]) -> list[str]:
     return [name for name in store.names() if name not in record["scorers"] and store.has(f"{name}/{SCORER}")]
 
 
-def _read_scorer(store: Store, name: str) -> dict[str, Any]:
+def read_scorer(store: Store, name: str) -> dict[str, Any]:
+    """What is noted of one scorer; nothing if it is not known."""
     try:
         return json.loads(store.read(f"{name}/{SCORER}"))
     except FileNotFoundError:
@@ -126,7 +129,7 @@ def claim_of(scorer: object, name: str, table: "Dataset") -> dict[str, Any]:
 
 def check_claim(store: Store, name: str, claim: Mapping[str, Any]) -> None:
     """Refuse a folder where a scorer's name stands for something else, and say what differs."""
-    old = _read_scorer(store, name)
+    old = read_scorer(store, name)
     for part in CLAIM:
         if old and old.get(part) != claim.get(part):
             raise ValueError(

@@ -27,7 +27,7 @@ from .chunks import Chunks, layout_of
 from .contracts import Columns, Scorer, check_name
 from .preparing import prepared
 from .processes import Process, this_process
-from .record import check_claim, claim_digest, claim_of, note_scorer, open_record, read_record
+from .record import check_claim, claim_digest, claim_of, note_scorer, open_record, read_scorer
 from .spool import spool
 from .store import Store
 from .work import work
@@ -168,7 +168,7 @@ def _chunk_scorer(scorer: Callable, name: str, table: "Dataset", chunks: Chunks,
 
 def _try_out(scorer: Any, name: str, store: Store, table: "Dataset", process: Process) -> None:
     """Note in the record what a scorer finds out about itself on these rows, once in the life of a run folder."""
-    if "trial" not in read_record(store.folder)["scorers"][name]:
+    if "trial" not in read_scorer(store, name):
         found = _placed(scorer.trial, process)(table)
         if found:
             note_scorer(store, name, {"trial": found})

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
+from .plain_yaml import load_yaml
 from .recipe import KINDS, Recipe, build, parameters_of
 from .wording import did_you_mean
 
@@ -37,7 +36,7 @@ def varied(
         >>> varied(recipe, settings={"k": 5, "seed": 1}).select
         (RandomSample(k=5, seed=1),)
     """
-    plain = yaml.safe_load(recipe.to_yaml())
+    plain = load_yaml(recipe.to_yaml())
     if dataset is not None:
         plain = {key: plain[key] for key in (*KINDS, "template", "tokenizer") if key in plain} | {"dataset": dataset}
     plain |= {key: value for key, value in (("format", format), ("split", split)) if value is not None}

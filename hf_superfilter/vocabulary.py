@@ -1,4 +1,4 @@
-"""The vocabulary projection: float32 logits, in chunks that stay in one buffer."""
+"""The vocabulary projection: float32 logits, in chunks that are small enough to be used again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,8 @@ class VocabularyHead(torch.nn.Module):
         super().__init__()
         self.projection, self.plain = projection, type(projection) is torch.nn.Linear
         weight = projection.weight.detach()
-        self.rows = max(16, LOGITS_BYTES.get(weight.device.type, LOGITS_BYTES["cpu"]) // (4 * weight.shape[0]))
+        vocabulary = getattr(projection, "out_features", weight.shape[0])  # a packed weight has a shape of its own
+        self.rows = max(16, LOGITS_BYTES.get(weight.device.type, LOGITS_BYTES["cpu"]) // (4 * vocabulary))
         self.bfloat16_products = weight.device.type == "cpu" and dtype == torch.bfloat16
         if self.plain:
             self.columns = (weight if weight.is_cuda else weight.float()).T

@@ -52,7 +52,7 @@ def bert(tmp_path_factory) -> Path:
 def sentences(bert, tmp_path):
     """Make a folder of sentence-transformers out of the BERT: `(pooling, normalize) -> folder`."""
 
-    def make(pooling=None, normalize=True, kinds=("Transformer", "Pooling"), **reading):
+    def make(pooling=None, normalize=True, kinds=("Transformer", "Pooling"), settings=None, **reading):
         folder = Path(shutil.copytree(bert, tmp_path / "sentences"))
         names = [*kinds, *["Normalize"] * normalize]
         paths = ["", *(f"{i}_{name}" for i, name in enumerate(names) if i)]
@@ -64,6 +64,8 @@ def sentences(bert, tmp_path):
         (folder / "1_Pooling").mkdir()
         (folder / "1_Pooling/config.json").write_text(json.dumps(pooling or {"pooling_mode_mean_tokens": True}))
         (folder / "sentence_bert_config.json").write_text(json.dumps(reading))
+        if settings:
+            (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
         return folder
 
     return make
@@ -218,12 +220,18 @@ def test_the_window_is_the_one_that_the_folder_states(sentences):
         {"pooling": {"pooling_mode": "lasttoken"}},
         {"pooling": {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}},
         {"do_lower_case": True},
+        {"settings": {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": "query"}},
     ],
 )
 def test_other_parts_need_the_library_and_the_error_names_the_extra(sentences, parts, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)  # not installed
     with pytest.raises(ValueError, match=r"need the library sentence-transformers: .*'hf-superfilter\[embed\]'"):
         TextEncoder(str(sentences(**parts)))
+
+
+def test_prompts_that_no_text_gets_by_default_need_no_library(sentences):
+    settings = {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": "document"}
+    assert not TextEncoder(str(sentences(settings=settings))).library
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -239,6 +247,10 @@ def test_other_parts_are_run_by_the_library(bert, texts, tmp_path):
     wanted = library.SentenceTransformer(str(tmp_path / "dense"), device="cpu").encode(texts, show_progress_bar=False)
     np.testing.assert_allclose(made.vectors[:-1], wanted, rtol=1e-4, atol=1e-5)
     assert np.isnan(made.vectors[-1]).all() and made.tokens[-1] == 0 and made.cut.any()
+    longest = max(texts, key=len)
+    whole, short = (encoder.embed([longest], max_length=limit) for limit in (None, 6))
+    assert short.tokens.tolist() == [6] and short.cut.all() and np.abs(short.vectors - whole.vectors).max() > 1e-3
+    np.testing.assert_array_equal(encoder.embed([longest]).vectors, whole.vectors)
 
 
 def test_the_real_minilm_is_pooled_and_normalised_as_plain_transformers_code_does_it(sample):

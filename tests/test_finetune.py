@@ -200,10 +200,12 @@ def test_a_training_that_stops_early_is_the_beginning_of_the_whole_one(tmp_path,
 
 
 def test_an_interrupted_training_goes_on_from_the_last_step_saved(tmp_path, monkeypatch, trained, gpt2, some):
-    step, made = training.StepTrainer.training_step, []
+    step, made, left = training.StepTrainer.training_step, [], []
 
     def interrupted(self, *arguments):
         made.append(self.state.global_step + 1)
+        if len(made) > 5:
+            left.append({path.name for path in tmp_path.glob("training/*")})
         if made == [1, 2, 3, 4, 5]:
             raise KeyboardInterrupt
         return step(self, *arguments)
@@ -216,8 +218,10 @@ def test_an_interrupted_training_goes_on_from_the_last_step_saved(tmp_path, monk
     first, half = tmp_path / "epoch-1", max(tmp_path.glob("training/*/checkpoint-*"))
     (half.parent / "checkpoint-5").mkdir()  # what a kill leaves of a state that was being saved
     shutil.copy(half / "trainer_state.json", half.parent / "checkpoint-5")
+    (tmp_path / "training/of-an-earlier-kill/checkpoint-1").mkdir(parents=True)
     put = first.stat().st_mtime_ns
     train(gpt2, windows_of(gpt2, some), tmp_path, SHORT)
+    assert all(half.parent.name in names and "of-an-earlier-kill" not in names for names in left) and left
     assert made == [1, 2, 3, 4, 5, 5, 6] and first.stat().st_mtime_ns == put
     assert furthest(tmp_path / "epoch-2", trained / "epoch-2") < 1e-6, "dropout included"
     np.testing.assert_allclose(losses(tmp_path), losses(trained), rtol=1e-6)

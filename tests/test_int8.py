@@ -87,6 +87,10 @@ def test_every_product_with_weights_is_in_int8(lm):
     assert names.count("Int8Linear") == 4 * lm.model.config.n_layer + 1
 
 
+def test_no_more_logits_are_made_at_once_than_in_float32(lm, weak):
+    assert lm._head.rows == CausalLM(weak, dtype="float32")._head.rows < 10_000
+
+
 @pytest.fixture(scope="module")
 def calm_t5(t5, tmp_path_factory):
     """The random T5 without its large weights, which make any rounding grow from layer to layer."""

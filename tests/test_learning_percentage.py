@@ -17,7 +17,17 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from hf_superfilter import LearningPercentage, Perplexity, Recipe, TopK, embedded_model, score, select, write_report
+from hf_superfilter import (
+    LearningPercentage,
+    Perplexity,
+    Recipe,
+    TopK,
+    embedded_model,
+    models,
+    score,
+    select,
+    write_report,
+)
 from hf_superfilter.facts import facts_of
 from hf_superfilter.record import read_record
 
@@ -134,8 +144,17 @@ def test_what_cannot_be_trained_is_refused_before_training(tmp_path, gpt2, rows)
         scorer_of(gpt2).prepare(rows.remove_columns("response"), tmp_path / "columns")
     with pytest.raises(FileNotFoundError, match="no folder"):
         scorer_of("./nowhere").prepare(rows, tmp_path / "model")
+    with pytest.raises(ValueError, match="folder='memory://models': models are trained into a local folder"):
+        scorer_of(gpt2).prepare(rows, "memory://models")
     for folder in tmp_path.iterdir():
         assert untouched(folder)
+
+
+def test_while_it_is_trained_a_model_is_not_loaded_twice(tmp_path, gpt2, rows, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(models, "CausalLM", lambda *args, **kwargs: loaded.append(args))
+    scorer_of(gpt2).prepare(rows, tmp_path)
+    assert not loaded
 
 
 def test_a_quantised_model_is_refused_by_its_config_alone(tmp_path, gpt2, rows):
@@ -292,6 +311,7 @@ def finish(process):
     finally:
         process.kill()
     assert process.returncode == 0, said[-3000:]
+    return said
 
 
 def test_one_process_trains_another_waits_and_takes_over_when_it_is_killed(tmp_path, start, run, gpt2):
@@ -315,7 +335,8 @@ def test_one_process_trains_another_waits_and_takes_over_when_it_is_killed(tmp_p
 
 
 def test_two_processes_of_torchrun_train_together_and_give_the_table_of_one(tmp_path, start, llama, rows):
-    finish(start(llama, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2))
+    said = finish(start(llama, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2))
+    assert "scores every row" not in said, "that is for a plain map"
     steps = [tuple(map(int, line.split())) for line in (tmp_path / "steps.log").read_text().splitlines()]
     assert len({pid for pid, _ in steps}) == 2
     assert sorted(step for _, step in steps) == sorted([*range(1, 13), *range(1, 13)])

@@ -44,9 +44,11 @@ def test_other_dtypes_and_quantised_layers_are_left_alone():
     by_onednn(layer)
     assert type(layer) is torch.nn.Linear
     plain, exchanged = pair(OneDnnLinear)
-    with torch.autocast("cpu", torch.bfloat16):
-        states = torch.randn(4, 300).bfloat16()
-        torch.testing.assert_close(exchanged(states), plain(states))
+    for states in (torch.randn(4, 300).bfloat16(), torch.randn(4, 300)):
+        with torch.autocast("cpu", torch.bfloat16):
+            found, wanted = exchanged(states), plain(states)
+        assert found.dtype == wanted.dtype == torch.bfloat16
+        torch.testing.assert_close(found, wanted)
 
 
 def test_a_processor_without_avx512_keeps_torchs_layers(monkeypatch):

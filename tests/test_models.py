@@ -276,3 +276,8 @@ def test_an_encoder_decoder_model_is_refused(tmp_path):
 def test_a_window_longer_than_the_model_reads_is_refused(gpt2):
     with pytest.raises(ValueError, match="at most 128 tokens"):
         CausalLM(gpt2, dtype="float32").nll(["a"], ["b"], max_length=129)
+
+
+def test_an_unknown_dtype_is_said(weak):
+    with pytest.raises(ValueError, match="dtype='bf16': did you mean 'bfloat16'"):
+        CausalLM(weak, dtype="bf16")

@@ -19,7 +19,7 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 
 # A module may import from the layers above its own line and from no other. A folder stands for all that is in it.
 LAYERS = """
-contracts wording batching revisions windows embedded.corpus embedded.card templating whole_files meeting
+contracts wording batching revisions windows embedded.corpus embedded.card templating whole_files meeting plain_yaml
 forks int8 linear processes
 learning readme hub_client loading vectors vocabulary halving questions sketch remote
 metric.rank_consistency metric.rank_consistency.weighted metric.rank_consistency.intervals
@@ -28,7 +28,7 @@ metric.rank_consistency.agreement
 metric.rank_consistency.rank_consistency agreement
 store embedded embedded.train turns templates table catalogue card
 record chunks leases clustering
-spool work preparing prefixes
+spool work preparing prefixes reading
 formats sources models training
 encoders finetune answers
 model_settings

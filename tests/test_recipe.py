@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_superfilter import IFD, Length, Perplexity, RandomSample, Recipe, Threshold, TopK, load_rows
+from hf_superfilter.plain_yaml import dump_yaml, load_yaml
 from hf_superfilter.recipe import build
 
 names = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
@@ -75,6 +76,18 @@ def recipe_of(other=None, **changes):
 @given(recipes)
 def test_a_recipe_comes_back_from_its_yaml_equal(recipe):
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+
+
+@pytest.mark.parametrize(("written", "meant"), [("2e-5", 2e-5), ("1E-3", 1e-3), (".5e-3", 5e-4), ("3.e+2", 300.0)])
+def test_a_number_may_be_written_as_people_do(written, meant):
+    entry = f"- LearningPercentage: {{model: embedded:weak, learning_rate: {written}}}"
+    (scorer,) = Recipe.from_yaml(f"dataset: embedded:sample\nscore:\n  {entry}\n").score
+    assert scorer.learning_rate == meant
+
+
+@pytest.mark.parametrize("text", ["\x85", "a\u2028b", "\u2029", "2e-5", "é: x", "{a}\n"])
+def test_any_text_in_yaml_comes_back(text):
+    assert load_yaml(dump_yaml({"text": text})) == {"text": text}
 
 
 @given(recipes)

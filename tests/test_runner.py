@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, concatenate_datasets
 
-from hf_superfilter import IFD, Length, score
-from hf_superfilter.record import digest_of, read_record
+from hf_superfilter import IFD, Length, record, score
+from hf_superfilter.record import digest_of, note_scorer, open_record, read_record
+from hf_superfilter.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -323,3 +324,20 @@ def test_run_json_is_json(tmp_path, rows):
         (tmp_path / "run.json").write_text(damage)
         with pytest.raises(ValueError, match=r"run\.json' is damaged"):
             score(rows, [Length()], tmp_path)
+
+
+def test_a_record_that_another_process_wrote_from_an_older_look_is_put_right(tmp_path, monkeypatch):
+    store, write, late = Store(tmp_path), record._write, []
+    open_record(store, 3, 10)
+    note_scorer(store, "one", {"rows": 3})
+    stale = read_record(tmp_path)
+
+    def overtaken(store, new):
+        write(store, new)
+        if not late:  # the other one looked before we noted, and writes after
+            late.append(True)
+            write(store, stale)
+
+    monkeypatch.setattr(record, "_write", overtaken)
+    note_scorer(store, "two", {"rows": 3})
+    assert late and read_record(tmp_path)["scorers"] == {"one": {"rows": 3}, "two": {"rows": 3}}

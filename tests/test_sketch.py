@@ -198,11 +198,20 @@ def test_density_in_a_run_is_within_5_percent_of_exact_kernel_sums_with_the_band
 
 
 def test_rows_without_a_vector_are_undefined_and_not_counted(tmp_path):
-    cells = [[0.0, 1.0], None, [0.0, 1.0], [float("nan"), 1.0], [], [float("inf"), 0.0], [None, 1.0]]
+    cells = [
+        [0.0, 1.0],
+        None,
+        [0.0, 1.0],
+        [float("nan"), 1.0],
+        [],
+        [float("inf"), 0.0],
+        [None, 1.0],
+        [float("nan")] * 2,
+    ]
     table = score(Dataset.from_dict({"embedding": cells}), [Density(0.1, repetitions=20)], tmp_path)
-    wanted = ["ok", "no_embedding", "ok", "not_finite", "no_embedding", "not_finite", "not_finite"]
+    wanted = ["ok", "no_embedding", "ok", "not_finite", "no_embedding", "not_finite", "not_finite", "no_embedding"]
     assert table["density_status"][:] == wanted
-    np.testing.assert_array_equal(table["density"][:], [2, np.nan, 2, np.nan, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(table["density"][:], [2, np.nan, 2, *[np.nan] * 5])
 
 
 def test_float16_fixed_and_plain_lists_give_the_same_densities(tmp_path):

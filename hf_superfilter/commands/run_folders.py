@@ -124,11 +124,10 @@ def write_and_name_losses(folder: str) -> None:
 
 def print_record(folder: str) -> None:
     """Print a run's record as YAML."""
-    import yaml
-
+    from ..plain_yaml import dump_yaml
     from ..record import read_record
 
-    print(yaml.safe_dump(read_record(folder), sort_keys=False, allow_unicode=True).rstrip())
+    print(dump_yaml(read_record(folder)).rstrip())
 
 
 def fail_if_all_undefined(folder: str) -> None:

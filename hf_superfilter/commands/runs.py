@@ -79,9 +79,8 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe, to be saved and changed.")] = None,
 ) -> None:
     """List the recipes of the package, one a method, with their models; or print one."""
-    import yaml
-
     from ..catalogue import packaged_recipes
+    from ..plain_yaml import load_yaml
 
     files = packaged_recipes()
     if name is not None:
@@ -91,7 +90,7 @@ def recipes(
         return
     for stem, file in files.items():
         text = file.read_text(encoding="utf-8")
-        scorers = [entry for entry in yaml.safe_load(text)["score"] if isinstance(entry, dict)]
+        scorers = [entry for entry in load_yaml(text)["score"] if isinstance(entry, dict)]
         models = {str(told["model"]): None for entry in scorers for told in entry.values() if "model" in told}
         print(f"{stem:20} {text.splitlines()[0].removeprefix('# ')} [{', '.join(models) or 'no model'}]")
     print("\nhf-superfilter run NAME runs one, --dataset and --model say on what; recipes NAME prints it")
@@ -178,11 +177,13 @@ def inspect(folder: Annotated[str, typer.Argument(help="A run folder.")]) -> Non
 def _setting(text: str) -> tuple[str, Any]:
     import yaml
 
+    from ..plain_yaml import load_yaml
+
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise ValueError(f"--set {text!r}: give an argument and its value, such as k=0.05")
     try:
-        return name, yaml.safe_load(value)
+        return name, load_yaml(value)
     except yaml.YAMLError as error:
         raise ValueError(f"--set {text!r}: {value!r} is no value") from error
 

@@ -39,7 +39,7 @@ class Density(Settings):
     call `prepare(rows, folder)` before. Give `sketch=` to measure other rows against the rows of a sketch.
 
     Columns: `density`, float64, in rows, from 1 (alone) to the number of rows (all equal); `density_status`:
-    `ok`, or why it is nan: `no_embedding`, `not_finite`.
+    `ok`, or why it is nan: `no_embedding` (no vector, or one of nan alone), `not_finite`.
 
     Args:
         bandwidth: the width w of a hash cell, in the unit of distances of the embedding; `auto` is a
@@ -138,6 +138,7 @@ class Density(Settings):
             mine = np.flatnonzero(there)
             density[mine[finite]] = sketch.density(vectors[finite])
             status[mine[~finite]] = "not_finite"
+            status[mine[np.isnan(vectors).all(axis=1)]] = "no_embedding"  # what Embed writes for a row without text
         return {self.name: density, f"{self.name}_status": status.tolist()}
 
     def _sketched(self, rows: "Dataset") -> Sketch:

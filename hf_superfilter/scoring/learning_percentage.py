@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from ..models import CausalLM
+    from ..reading import WindowReader
     from ..turns import Turns
     from ..windows import Window
 
@@ -145,6 +146,8 @@ class LearningPercentage(ModelSettings):
 
         if self.checkpoints:
             return self
+        if "://" in str(folder):
+            raise ValueError(f"folder={str(folder)!r}: models are trained into a local folder; score(...) copies them")
         if len(rows) < FEWEST_ROWS:
             raise ValueError(f"{len(rows)} rows: learning percentage needs at least {FEWEST_ROWS} to train on")
         revision = resolve_revision(model_folder(self.model), self.revision)
@@ -176,19 +179,29 @@ class LearningPercentage(ModelSettings):
     def _windows_of(self, rows: "Dataset") -> "list[list[Window]]":
         """The windows of every row's turns, with ids in compact arrays."""
         found: list[list[Window]] = []
+        reader = self._reader()
         for start in range(0, len(rows), AT_ONCE):
             turns = flatten_turns(rows.with_format(None)[start : start + AT_ONCE], self.columns)
             several: list[list[Window]] = [[] for _ in range(turns.count)]
-            for row, window in zip(turns.rows.tolist(), self._windows(turns), strict=True):
+            for row, window in zip(turns.rows.tolist(), self._windows(turns, reader), strict=True):
                 several[row].append(window._replace(ids=array("i", window.ids)))
             found += several
         return found
 
-    def _windows(self, turns: "Turns", rank: int | None = None) -> "list[Window]":
-        lm = self.language_model(rank)
-        limit = self.max_length or min(LONGEST, lm.window)
-        pairs = lm.windows(turns.prompts, turns.responses, max_length=limit, append_eos=True)
+    def _windows(self, turns: "Turns", reader: "WindowReader") -> "list[Window]":
+        limit = self.max_length or min(LONGEST, reader.window)
+        pairs = reader.windows(turns.prompts, turns.responses, max_length=limit, append_eos=True)
         return [pair.given for pair in pairs]
+
+    def _reader(self) -> "WindowReader":
+        """Windows need no weights: in training they would stand beside those that are trained."""
+        from ..loading import load_config, load_tokenizer, window_of
+        from ..reading import WindowReader
+
+        folder = model_folder(self.model)
+        revision = resolve_revision(folder, self.revision)
+        config = load_config(folder, revision)
+        return WindowReader(folder, load_tokenizer(folder, revision), window_of(config))
 
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Score a batch of n rows with the model before training and after each epoch."""
@@ -198,7 +211,7 @@ class LearningPercentage(ModelSettings):
                 "or scorer = scorer.prepare(rows, folder)"
             )
         turns = flatten_turns(batch, self.columns)
-        windows = self._windows(turns, rank)
+        windows = self._windows(turns, self._reader())
         ppl = []
         for model in (None, *self.checkpoints):
             nats, tokens = self.language_model(rank, model).losses(windows, self.batch_tokens)
