@@ -152,7 +152,7 @@ class CausalLM:
     ) -> torch.Tensor:
         """(m,) float32 losses of the tokens at positions `scored` of (k, t) ids, each told by the state at `before`."""
         wanted = iter(to_device(ids.reshape(-1)[scored], self.device).split(self._head.rows))
-        return self._each_logits(ids, before, lambda logits: _cross_entropy(logits, next(wanted)), depths)
+        return self._each_logits(ids, before, lambda logits: _losses(logits, next(wanted)), depths)
 
     def next_token(self, rows: Sequence[Ids], reduce: Reduce) -> torch.Tensor:
         """What `reduce` makes of the (m, V) float32 logits of the token behind each sequence, in one forward pass.
@@ -198,8 +198,9 @@ class CausalLM:
             del self._body.forward  # the class's own forward shows again
 
 
-def _cross_entropy(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """(m,) losses in nats of (m, V) float32 logits, which are overwritten: no second full-size block."""
-    top = logits.amax(-1, keepdim=True)
-    wanted_logits = logits.gather(-1, wanted[:, None])[:, 0] - top[:, 0]
-    return logits.sub_(top).exp_().sum(-1).log() - wanted_logits
+def _losses(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """(m,) losses in nats of (m, V) float32 logits, which are overwritten: torch reads a row before it writes it.
+
+    A second block of that size would be mapped afresh each time, which costs more than its arithmetic.
+    """
+    return -torch.log_softmax(logits, -1, out=logits).gather(-1, wanted[:, None])[:, 0]

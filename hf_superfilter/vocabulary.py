@@ -21,8 +21,9 @@ class VocabularyHead(torch.nn.Module):
 
     def __init__(self, projection: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        self.projection, self.plain = projection, type(projection) is torch.nn.Linear
         weight = projection.weight.detach()
+        by_itself = type(projection) is not torch.nn.Linear and weight.dtype == torch.float32  # and faster
+        self.projection, self.plain = projection, isinstance(projection, torch.nn.Linear) and not by_itself
         vocabulary = getattr(projection, "out_features", weight.shape[0])  # a packed weight has a shape of its own
         self.rows = max(16, LOGITS_BYTES.get(weight.device.type, LOGITS_BYTES["cpu"]) // (4 * vocabulary))
         self.bfloat16_products = weight.device.type == "cpu" and dtype == torch.bfloat16

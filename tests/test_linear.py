@@ -39,10 +39,23 @@ def test_results_and_all_gradients_are_those_of_the_plain_layer(kind, bias, shap
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
 
 
-def test_other_dtypes_and_quantised_layers_are_left_alone():
-    layer = torch.nn.Linear(8, 8).bfloat16()
-    by_onednn(layer)
-    assert type(layer) is torch.nn.Linear
+def test_bfloat16_is_as_near_to_the_exact_product_as_torchs_own():
+    plain, exchanged = (layer.bfloat16() for layer in pair(OneDnnConv1D))
+    states = torch.randn(40, 300).bfloat16()
+    exact = states.double() @ plain.weight.double() + plain.bias.double()
+    theirs, ours = ((layer(states).double() - exact).abs().mean() for layer in (plain, exchanged))
+    assert ours <= 1.05 * theirs
+
+
+def test_bfloat16_without_its_instructions_and_other_dtypes_are_left_alone(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        layer = torch.nn.Linear(8, 8).to(dtype)
+        by_onednn(layer)
+        assert type(layer) is torch.nn.Linear
+
+
+def test_inputs_of_another_dtype_and_autocast_go_the_usual_way():
     plain, exchanged = pair(OneDnnLinear)
     for states in (torch.randn(4, 300).bfloat16(), torch.randn(4, 300)):
         with torch.autocast("cpu", torch.bfloat16):
