@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-MOST, LEAST = 500_000, 128_000  # bytes of text that end a chunk: long rows make short chunks
+MOST, LEAST = 500_000, 64_000  # bytes of text that end a chunk: long rows make short chunks
 PARTS = 2_000  # of very many rows chunks grow instead of becoming more: a folder is listed again and again
 TAPER = 16  # a chunk is at most this part of the text behind its beginning, so that all processes end together
 
