@@ -141,11 +141,12 @@ def quotas_of(total: int, sizes: np.ndarray, room: np.ndarray) -> np.ndarray:
         [6, 1, 3]
     """
     quotas = np.zeros(len(sizes), dtype=np.int64)
-    left = min(total, int(room.sum()))
+    left, shared = min(total, int(room.sum())), sizes  # at first by all, so that each gets the share it has room for
     while left:
-        quotas += apportioned(left, np.where(quotas < room, sizes, 0))
+        quotas += apportioned(left, shared)
         left = int(np.maximum(quotas - room, 0).sum())
         quotas = np.minimum(quotas, room)
+        shared = np.where(quotas < room, sizes, 0)
     return quotas
 
 
