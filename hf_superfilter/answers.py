@@ -16,7 +16,7 @@ from .forks import after_fork
 from .halving import default_batch_tokens, run_by_length
 from .loading import load_config, load_tokenizer, load_weights, pick_device, pick_dtype, token_ids, window_of
 from .models import ONE_AT_A_TIME, Reduce, load_causal_lm
-from .reading import DEFAULT_MAX_LENGTH
+from .reading import limit_of
 from .vocabulary import VocabularyHead
 from .windows import padded
 
@@ -62,9 +62,7 @@ class TokenReader:
 
     def limit(self, max_length: int | None) -> int:
         """The tokens that a question may have: `max_length`, else 1,024 or the model's window where it is shorter."""
-        if max_length is not None and max_length > self.window:
-            raise ValueError(f"max_length={max_length}, but {self.name} reads at most {self.window} tokens: lower it")
-        return max_length or min(DEFAULT_MAX_LENGTH, self.window)
+        return limit_of(max_length, self.window, self.name)
 
     def asked(self, question: str) -> str:
         """The question as it is put: a chat's single user turn, with the mark of the answer behind it."""

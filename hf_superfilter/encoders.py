@@ -20,7 +20,7 @@ from .forks import after_fork
 from .halving import default_batch_tokens, run_by_length
 from .loading import load_body, load_tokenizer, pick_device, pick_dtype, window_of
 from .models import ONE_AT_A_TIME
-from .reading import DEFAULT_MAX_LENGTH
+from .reading import DEFAULT_MAX_LENGTH, limit_of
 from .revisions import resolve_revision
 from .windows import padded
 
@@ -113,7 +113,7 @@ class TextEncoder:
             >>> vectors.shape, bool(abs((vectors[0] ** 2).sum() - 1) < 1e-6), bool(np.isnan(vectors[1]).all())
             ((2, 128), True, True)
         """
-        limit = self._limit(max_length)
+        limit = limit_of(max_length, self.window, self.name)
         ids, cut = self._ids(texts, limit)
         tokens = np.array([len(one) for one in ids], dtype=np.int64)
         tokens[tokens <= self.tokenizer.num_special_tokens_to_add()] = 0
@@ -166,13 +166,6 @@ class TextEncoder:
         if self.library:
             return int(self.model.get_embedding_dimension())
         return int(self.model.config.get_text_config().hidden_size)
-
-    def _limit(self, max_length: int | None) -> int:
-        if max_length is None:
-            return min(DEFAULT_MAX_LENGTH, self.window)
-        if max_length > self.window:
-            raise ValueError(f"max_length={max_length}, but {self.name} reads at most {self.window} tokens: lower it")
-        return max_length
 
 
 class _Plan(NamedTuple):

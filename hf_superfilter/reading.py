@@ -9,6 +9,19 @@ from .windows import Pair, pair_of_windows
 DEFAULT_MAX_LENGTH = 1_024  # the Superfiltering authors' window
 
 
+def limit_of(max_length: int | None, window: int, name: str) -> int:
+    """The tokens that are read at most: `max_length`, else 1,024 or the model's window where that is shorter.
+
+    Raises:
+        ValueError: more than the window of the model of that name.
+    """
+    if max_length is None:
+        return min(DEFAULT_MAX_LENGTH, window)
+    if max_length > window:
+        raise ValueError(f"max_length={max_length}, but {name} reads at most {window} tokens: lower it")
+    return max_length
+
+
 class WindowReader:
     """Makes windows for one model.
 
@@ -47,20 +60,13 @@ class WindowReader:
             ValueError: a longer window than the model's, or a special token that the tokenizer does not have.
         """
         texts = ([p + r for p, r in zip(prompts, responses, strict=True)], prompts, responses)
-        limit = self._limit(max_length)
+        limit = limit_of(max_length, self.window, self.name)
         front = self._bos or ([self._special("bos")] if bos else [])
         ending = [self._special("eos")] if append_eos else []
         return [
             pair_of_windows(*ids, limit=limit, front=front, ending=ending, skip_first=skip_first)
             for ids in zip(*(token_ids(self.tokenizer, some) for some in texts), strict=True)
         ]
-
-    def _limit(self, max_length: int | None) -> int:
-        if max_length is None:
-            return min(DEFAULT_MAX_LENGTH, self.window)
-        if max_length > self.window:
-            raise ValueError(f"max_length={max_length}, but {self.name} reads at most {self.window} tokens: lower it")
-        return max_length
 
     def _special(self, wanted: str) -> int:
         """The id of BOS (EOS where there is no BOS) or of EOS."""
