@@ -18,6 +18,7 @@ check: .venv/checked
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 bench: .venv/tested
 	$(BIN)/python -m benchmarks.peers

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.rows import SHARED
-from hf_superfilter.agreement import rank_consistency
+from hf_superfilter.metrics.rank_consistency.agreement import rank_consistency
 
 DESIGNS = (  # rows, correlation of the logarithms, levels of a score (0: no ties)
     (1_000, 0.8, 0),

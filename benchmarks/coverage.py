@@ -62,7 +62,7 @@ def errors() -> None:
     """The sketch against exact kernel sums, by bandwidth and repetitions."""
     from scipy.spatial.distance import cdist
 
-    from hf_superfilter.sketch import auto_bandwidth, collision_probability, new_sketch
+    from hf_superfilter.scoring._sketch import auto_bandwidth, collision_probability, new_sketch
 
     vectors = unit_mixture(2_000, 384)
     distances = cdist(vectors.astype(np.float64), vectors.astype(np.float64))
@@ -86,7 +86,7 @@ def speed(rows: int) -> None:
     from sklearn.neighbors import KernelDensity
 
     from hf_superfilter import score
-    from hf_superfilter.sketch import auto_bandwidth, new_sketch
+    from hf_superfilter.scoring._sketch import auto_bandwidth, new_sketch
 
     vectors = unit_mixture(rows, 384)
     table, sketch = table_of(vectors), new_sketch(384, auto_bandwidth(vectors[:1_000]))
@@ -197,7 +197,7 @@ def _selections(table: "Dataset", share: float) -> Iterator[tuple[str, list[np.n
 def _with_density(rows: list[dict]) -> "Dataset":
     from datasets import Dataset
 
-    from hf_superfilter import Embed, score  # type: ignore[attr-defined]
+    from hf_superfilter import Embed, score
 
     prompts, responses = as_pairs(rows)
     with tempfile.TemporaryDirectory() as folder:

@@ -192,7 +192,7 @@ def main() -> None:
         measured = measure(name, options.rows)
         print(f"\n## {name}\n\n{as_text(measured)}\n", flush=True)
         if options.write:
-            from hf_superfilter.embedded.card import write_card, write_digests
+            from scripts.embedded.card import write_card, write_digests
 
             folder = Path(embedded_model(name))
             (folder / "quality.md").write_text(as_text(measured) + "\n", encoding="utf-8")

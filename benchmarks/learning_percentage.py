@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks import rows as shared
 from hf_superfilter import LearningPercentage, format_pairs, rank_consistency, score
-from hf_superfilter.record import read_record
-from hf_superfilter.table import numbers_of
+from hf_superfilter.data.columns import numbers_of
+from hf_superfilter.runs.manifest import read_record
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -14,7 +14,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_superfilter import PerCluster, select
-from hf_superfilter.learning import learning_percentages
+from hf_superfilter.scoring.learning_percentage import learning_percentages
 
 from .rows import SHARED, real_rows
 

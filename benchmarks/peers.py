@@ -25,8 +25,7 @@ from benchmarks.authors import Authors
 from benchmarks.others import CTranslate2, DataJuicer, OdaDataScorer
 from benchmarks.rows import SHARED, as_pairs, gpt2_shaped, real_rows
 from hf_superfilter import IFD, embedded_model
-from hf_superfilter.int8 import Int8Linear
-from hf_superfilter.linear import by_onednn
+from hf_superfilter.models.cpu_linear import Int8Linear, by_onednn
 
 OURS = ("float32", "bfloat16", "int8")
 LOOPS = ("ctranslate2 float32", "ctranslate2 int8") if importlib.util.find_spec("ctranslate2") else ()

@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks.rows import as_pairs, gpt2_shaped, real_rows
 from hf_superfilter import CausalLM
-from hf_superfilter.prefixes import families
-from hf_superfilter.windows import Window
+from hf_superfilter.models.prefix_tree import families
+from hf_superfilter.models.tokenization import Window
 
 DATA = ("instruct/gsm8k_solutions.jsonl.zst", "nc/alpaca_eval.jsonl.zst")
 

@@ -3,7 +3,7 @@
 from itertools import islice
 from pathlib import Path
 
-from hf_superfilter.embedded.corpus import read_rows
+from scripts.embedded.corpus import read_rows
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -19,10 +19,10 @@ import numpy as np
 from datasets import Dataset, disable_progress_bars
 
 from benchmarks.rows import as_pairs, real_rows
-from hf_superfilter.chunks import Chunks, layout_of
-from hf_superfilter.leases import Leases
-from hf_superfilter.record import digest_of
-from hf_superfilter.store import Store
+from hf_superfilter.runs.chunks import Chunks, layout_of
+from hf_superfilter.runs.locks import Leases
+from hf_superfilter.runs.manifest import digest_of
+from hf_superfilter.runs.store import Store
 
 # Loads the model and scores a few rows, says that it is ready, and starts when all are.
 WORKER = """

@@ -4,20 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .agreement import rank_consistency
-    from .comparison import Comparison, compare_models
-    from .contracts import Batch, Columns, Scorer, Selector
+    from .base import Batch, Columns, Scorer, Selector
+    from .consistency.cascade import Cascade, cascade
+    from .consistency.compare import Comparison, compare_models
+    from .data.formats import detect_format, format_pairs
+    from .data.sources import load_rows
     from .embedded import embedded_model, embedded_sample
-    from .encoders import TextEncoder
-    from .formats import detect_format, format_pairs
-    from .funnel import Selection, Step, select
-    from .hub import publish, publish_metric
-    from .metric import metric_path
-    from .models import CausalLM
-    from .recipe import Recipe
-    from .repo_files import write_repo
-    from .report import write_report
-    from .runner import score
+    from .hub.publish import publish, publish_metric
+    from .hub.repo_files import write_repo
+    from .hub.subsets import Subset, list_subsets, load_recipe, load_subset
+    from .metrics import metric_path
+    from .metrics.rank_consistency.agreement import rank_consistency
+    from .models.causal_lm import CausalLM
+    from .models.encoder import TextEncoder
+    from .recipes.recipe import Recipe
+    from .reports.html import write_report
+    from .runs.runner import score
     from .scoring.ask_llm import AskLLM
     from .scoring.density import Density
     from .scoring.embed import Embed
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from .scoring.length import Length
     from .scoring.perplexity import Perplexity
     from .selection.facility_location import FacilityLocation
+    from .selection.funnel import Selection, Step, select
     from .selection.inverse_propensity import InversePropensity
     from .selection.per_cluster import PerCluster
     from .selection.prototypes import Prototypes
@@ -33,17 +36,14 @@ if TYPE_CHECKING:
     from .selection.sem_dedup import SemDedup
     from .selection.threshold import Threshold
     from .selection.top_k import TopK
-    from .sources import load_rows
-    from .subsets import Subset, list_subsets, load_recipe, load_subset
-    from .two_stage import Cascade, cascade
 
 _HOME = {
     "AskLLM": "scoring.ask_llm",
-    "Batch": "contracts",
-    "Cascade": "two_stage",
-    "CausalLM": "models",
-    "Columns": "contracts",
-    "Comparison": "comparison",
+    "Batch": "base",
+    "Cascade": "consistency.cascade",
+    "CausalLM": "models.causal_lm",
+    "Columns": "base",
+    "Comparison": "consistency.compare",
     "Density": "scoring.density",
     "Embed": "scoring.embed",
     "FacilityLocation": "selection.facility_location",
@@ -55,34 +55,34 @@ _HOME = {
     "Perplexity": "scoring.perplexity",
     "Prototypes": "selection.prototypes",
     "RandomSample": "selection.random_sample",
-    "Recipe": "recipe",
-    "Scorer": "contracts",
-    "Selection": "funnel",
-    "Selector": "contracts",
+    "Recipe": "recipes.recipe",
+    "Scorer": "base",
+    "Selection": "selection.funnel",
+    "Selector": "base",
     "SemDedup": "selection.sem_dedup",
-    "Step": "funnel",
-    "Subset": "subsets",
-    "TextEncoder": "encoders",
+    "Step": "selection.funnel",
+    "Subset": "hub.subsets",
+    "TextEncoder": "models.encoder",
     "Threshold": "selection.threshold",
     "TopK": "selection.top_k",
-    "cascade": "two_stage",
-    "compare_models": "comparison",
-    "detect_format": "formats",
+    "cascade": "consistency.cascade",
+    "compare_models": "consistency.compare",
+    "detect_format": "data.formats",
     "embedded_model": "embedded",
     "embedded_sample": "embedded",
-    "format_pairs": "formats",
-    "list_subsets": "subsets",
-    "load_recipe": "subsets",
-    "load_rows": "sources",
-    "load_subset": "subsets",
-    "metric_path": "metric",
-    "publish": "hub",
-    "publish_metric": "hub",
-    "rank_consistency": "agreement",
-    "score": "runner",
-    "select": "funnel",
-    "write_repo": "repo_files",
-    "write_report": "report",
+    "format_pairs": "data.formats",
+    "list_subsets": "hub.subsets",
+    "load_recipe": "hub.subsets",
+    "load_rows": "data.sources",
+    "load_subset": "hub.subsets",
+    "metric_path": "metrics",
+    "publish": "hub.publish",
+    "publish_metric": "hub.publish",
+    "rank_consistency": "metrics.rank_consistency.agreement",
+    "score": "runs.runner",
+    "select": "selection.funnel",
+    "write_repo": "hub.repo_files",
+    "write_report": "reports.html",
 }
 
 __all__ = [  # noqa: RUF022 - sorted as Python sorts
@@ -137,7 +137,7 @@ __all__ = [  # noqa: RUF022 - sorted as Python sorts
 def __getattr__(name: str) -> Any:
     """Import a public name's module when the name is first used (PEP 562)."""
     if name not in _HOME:
-        from .wording import did_you_mean
+        from .errors import did_you_mean
 
         raise AttributeError(f"hf_superfilter has no {name!r}: {did_you_mean(name, _HOME)}")
     value = getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -1,5 +1,5 @@
 """`python -m hf_superfilter` is the command `hf-superfilter`."""
 
-from .cli import main
+from .cli.app import main
 
 main()

@@ -31,7 +31,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from hf_superfilter import cli, embedded_model, embedded_sample, format_pairs, load_rows
+from hf_superfilter import embedded_model, embedded_sample, format_pairs, load_rows
+from hf_superfilter.cli import app as cli
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from hf_superfilter import Selection, select
-from hf_superfilter.readme import read_metadata
+from hf_superfilter.hub.front_matter import read_metadata
 
 ONE_EACH = 1  # max_shard_bytes that makes one file of every row
 

@@ -9,14 +9,14 @@ import pytest
 
 from hf_superfilter import IFD, embedded_model, embedded_sample, load_rows
 from hf_superfilter.embedded import MODELS, model_folder, portable_name
-from hf_superfilter.embedded.card import DIGESTS, digests
+from scripts.embedded.card import DIGESTS, digests
 
 KINDS = {"mismatched", "empty", "truncated", "copied_prompt", "gibberish", "near_duplicate"}
 
 
 def test_every_embedded_file_has_its_recorded_digest():
     recorded = dict(reversed(line.split("  ")) for line in DIGESTS.read_text().splitlines())
-    assert digests() == recorded, "run python -m hf_superfilter.embedded.card after a change that is meant"
+    assert digests() == recorded, "run python -m scripts.embedded.card after a change that is meant"
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -58,7 +58,7 @@ def test_the_sample_says_of_every_row_what_is_wrong_with_it():
 
 
 def test_training_learns_a_repeating_text(tmp_path):
-    from hf_superfilter.embedded.train import HELD_OUT_TOKENS, Plan, learning_rate, train_model
+    from scripts.embedded.train import HELD_OUT_TOKENS, Plan, learning_rate, train_model
 
     stream = np.tile(np.arange(50, dtype=np.uint16), (HELD_OUT_TOKENS + 60_000) // 50)
     plan = Plan(layers=1, width=16, heads=2, tokens=20 * 1_100, batch_tokens=1_100, warm_up=4, learning_rate=1e-2)
@@ -70,7 +70,7 @@ def test_training_learns_a_repeating_text(tmp_path):
 def test_instruction_rows_made_of_a_document_quote_it():
     import random
 
-    from hf_superfilter.embedded.corpus import as_prompts, shaped_like_instructions
+    from scripts.embedded.corpus import as_prompts, shaped_like_instructions
 
     text = "\n\n".join(f"Paragraph {i} speaks of lighthouses. It says number {i} in many words. " * 3 for i in range(4))
     document = {"id": "digitalgov/news/2020-01-02-on-lighthouses", "source": "digitalgov", "text": text}

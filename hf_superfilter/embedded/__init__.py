@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..wording import did_you_mean
+from ..errors import did_you_mean
 
 HERE = Path(__file__).parent
 MODELS = ("weak", "strong")

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..contracts import Batch, Columns
+from ..base import Batch, Columns
+from ..data.chats import flatten_turns
 from ..embedded import model_folder
-from ..model_settings import ModelSettings, default_name
-from ..questions import Question, fit, template_of
+from ..models.tokenization import SCORED
 from ..revisions import resolve_revision
-from ..turns import flatten_turns
-from ..windows import SCORED
+from ._model import ModelSettings, default_name
+from ._questions import Question, fit, template_of
 
 if TYPE_CHECKING:
-    from ..answers import Answers, TokenReader
-    from ..remote import Server
+    from ..models.next_token import Answers, TokenReader
+    from ..models.openai_client import Server
 
 SERVERS_OWN = ("revision", "dtype", "device", "attn_implementation", "batch_tokens")
 
@@ -87,7 +87,7 @@ class AskLLM(ModelSettings):
             self._check_endpoint()
 
     def _check_endpoint(self) -> None:
-        from ..remote import check_endpoint
+        from ..models.openai_client import check_endpoint
 
         object.__setattr__(self, "endpoint", check_endpoint(self.endpoint))
         given = self.settings()
@@ -155,7 +155,7 @@ class AskLLM(ModelSettings):
         return self._local_reader().tokens_of(forms_of(words))
 
     def _answers(self, rank: int | None) -> "Answers":
-        from ..answers import load_answers
+        from ..models.next_token import load_answers
 
         return load_answers(*self.resolved(rank))
 
@@ -163,13 +163,13 @@ class AskLLM(ModelSettings):
         return self._local_reader() if self.endpoint is None else self._server()
 
     def _local_reader(self) -> "TokenReader":
-        from ..answers import load_reader
+        from ..models.next_token import load_reader
 
         folder = model_folder(self.model)
         return load_reader(folder, resolve_revision(folder, self.revision))
 
     def _server(self) -> "Server":
-        from ..remote import Server
+        from ..models.openai_client import Server
 
         return Server(str(self.endpoint), self.model)
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..contracts import Batch, Columns, Settings, check_name
-from ..sketch import Sketch, auto_bandwidth, new_sketch, sketch_from
-from ..store import Store
-from ..table import check_seed, is_count, is_number, plain_numbers
-from ..vectors import check_vector_column, vectors_or_nan
-from ..wording import did_you_mean
+from ..base import Batch, Columns, Settings
+from ..checks import check_name, check_seed, check_vector_column, is_count, is_number, plain_numbers
+from ..data.columns import vectors_or_nan
+from ..errors import did_you_mean
+from ..runs.store import Store
+from ._sketch import Sketch, auto_bandwidth, new_sketch, sketch_from
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..contracts import Batch, Columns
-from ..model_settings import DTYPES, ModelSettings, default_name
-from ..table import check_switch
-from ..turns import flatten_turns
+from ..base import Batch, Columns
+from ..checks import check_switch
+from ..data.chats import flatten_turns
+from ._model import DTYPES, ModelSettings, default_name
 
 if TYPE_CHECKING:
-    from ..encoders import TextEncoder
+    from ..models.encoder import TextEncoder
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,7 +65,7 @@ class Embed(ModelSettings):
 
     def encoder(self, rank: int | None = None) -> "TextEncoder":
         """The loaded model, one per process and device whatever the number of scorers that use it."""
-        from ..encoders import load_encoder
+        from ..models.encoder import load_encoder
 
         return load_encoder(*self.resolved(rank))
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..contracts import Batch, Columns
-from ..model_settings import ModelSettings, default_name
-from ..turns import flatten_turns
-from ..wording import did_you_mean
+from ..base import Batch, Columns
+from ..data.chats import flatten_turns
+from ..errors import did_you_mean
+from ._model import ModelSettings, default_name
 
 VARIANTS = ("superfiltering", "bos", "aligned", "loss_ratio")
 

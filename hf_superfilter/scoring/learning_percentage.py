@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..contracts import Batch, Columns
+from ..base import Batch, Columns
+from ..checks import check_switch, is_count, is_number
+from ..data.chats import flatten_turns
 from ..embedded import model_folder
-from ..learning import learning_percentages
-from ..model_settings import DTYPES, ModelSettings, default_name, revision_of
-from ..record import digest_of
 from ..revisions import resolve_revision
-from ..table import check_switch, is_count, is_number
-from ..turns import flatten_turns
-from ..whole_files import whole_file
+from ..runs.manifest import digest_of
+from ..runs.store import whole_file
+from ._model import DTYPES, ModelSettings, default_name, revision_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..models import CausalLM
-    from ..reading import WindowReader
-    from ..turns import Turns
-    from ..windows import Window
+    from ..data.chats import Turns
+    from ..models.causal_lm import CausalLM
+    from ..models.tokenization import Window, WindowReader
+
+MADE_OF = "training.json"
+
 
 LONGEST, FEWEST_ROWS, AT_ONCE = 512, 8, 1_000
-MADE_OF = "training.json"
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,9 +140,9 @@ class LearningPercentage(ModelSettings):
                 end of text, a window shorter than `max_length`, or a folder that holds another training.
             MemoryError: not even a single row fits.
         """
-        from ..finetune import epoch_folders, finetune
-        from ..loading import check_trainable
-        from ..training import Plan
+        from ..models.finetune import epoch_folders, finetune
+        from ..models.loading import check_trainable
+        from ..models.trainer import Plan
 
         if self.checkpoints:
             return self
@@ -195,8 +195,8 @@ class LearningPercentage(ModelSettings):
 
     def _reader(self) -> "WindowReader":
         """Windows need no weights: in training they would stand beside those that are trained."""
-        from ..loading import load_config, load_tokenizer, window_of
-        from ..reading import WindowReader
+        from ..models.loading import load_config, load_tokenizer, window_of
+        from ..models.tokenization import WindowReader
 
         folder = model_folder(self.model)
         revision = resolve_revision(folder, self.revision)
@@ -233,3 +233,34 @@ class LearningPercentage(ModelSettings):
         defined = np.where(np.isfinite(ppl), ppl, np.nan)
         columns |= {f"{self.name}_ppl_{number}": values for number, values in enumerate(defined)}
         return columns | {f"{self.name}_tokens": scored, f"{self.name}_status": status}
+
+
+def learning_percentages(perplexities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What share of all that was learned of a row was learned in each epoch; low in the first is hard.
+
+    `LP(i) = (P_{i-1} - P_i) / (P_0 - P_n)` and, from one epoch, `LP_app = (P_0 - P_1) / P_0` (section 3).
+
+    Args:
+        perplexities: (n + 1, rows) of each row before training and after each of n epochs, n at least 1.
+
+    Returns:
+        (n, rows) float64 LP(1) ... LP(n), and (rows,) float64 LP_app. A value is nan where one of the
+        perplexities in its formula is not finite, and LP also where P_0 = P_n: nothing to take a share
+        of. Values below 0 and above 1 occur, of rows that an epoch made worse, and stay.
+
+    Raises:
+        ValueError: not two dimensions, or fewer than two perplexities a row.
+
+    Example:
+        >>> lp, lp_app = learning_percentages(np.array([[10.0, 8.0], [6.0, 8.0], [5.0, 8.0]]))
+        >>> lp.tolist(), lp_app.tolist()
+        ([[0.8, nan], [0.2, nan]], [0.4, 0.0])
+    """
+    p = np.asarray(perplexities, dtype=np.float64)
+    if p.ndim != 2 or len(p) < 2:
+        raise ValueError(
+            f"perplexities of shape {p.shape}: give (epochs + 1, rows), those before training and after each epoch"
+        )
+    p = np.where(np.isfinite(p), p, np.nan)
+    learned = p[0] - p[-1]
+    return (p[:-1] - p[1:]) / np.where(learned == 0, np.nan, learned), (p[0] - p[1]) / p[0]

@@ -4,12 +4,13 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from ..contracts import Batch, Columns, Settings, check_name, pair_of_columns
+from ..base import Batch, Columns, Settings
+from ..checks import check_name, pair_of_columns
+from ..data.chats import flatten_turns
 from ..embedded import model_folder, portable_name
-from ..model_settings import revision_of
+from ..errors import did_you_mean
 from ..revisions import resolve_revision
-from ..turns import flatten_turns
-from ..wording import did_you_mean
+from ._model import revision_of
 
 UNITS = ("characters", "tokens")
 
@@ -66,7 +67,7 @@ class Length(Settings):
         if self.model is None:
             sizes = [len(response) for response in turns.responses]
         else:
-            from ..loading import load_tokenizer, token_ids
+            from ..models.loading import load_tokenizer, token_ids
 
             folder = model_folder(self.model)
             tokenizer = load_tokenizer(folder, resolve_revision(folder, self.revision))

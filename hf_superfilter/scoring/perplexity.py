@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..contracts import Batch, Columns
-from ..model_settings import ModelSettings, default_name
-from ..table import check_switch
-from ..turns import flatten_turns
+from ..base import Batch, Columns
+from ..checks import check_switch
+from ..data.chats import flatten_turns
+from ._model import ModelSettings, default_name
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from ..contracts import Settings
-from ..table import check_budget, check_seed, count_of, is_count, plain_numbers, within_budget
-from ..vectors import check_vector_column, directions_of, refuse_equal, vectors_of
-from ..wording import did_you_mean
+from ..base import Settings
+from ..checks import check_seed, check_vector_column, is_count, plain_numbers
+from ..data.columns import directions_of, refuse_equal, vectors_of
+from ..errors import did_you_mean
+from ._budget import check_budget, count_of, within_budget
 
 if TYPE_CHECKING:
     from datasets import Dataset

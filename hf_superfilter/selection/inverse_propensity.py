@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..contracts import Settings
-from ..table import check_budget, check_column, check_seed, numbers_of, plain_numbers, within_budget
+from ..base import Settings
+from ..checks import check_column, check_seed, plain_numbers
+from ..data.columns import numbers_of
+from ._budget import check_budget, within_budget
 
 if TYPE_CHECKING:
     from datasets import Dataset

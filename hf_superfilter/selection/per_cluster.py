@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..clustering import check_clusters, cluster_of
-from ..contracts import Settings
-from ..table import check_budget, check_column, check_seed, check_switch, count_of, numbers_of, plain_numbers
-from ..vectors import check_vector_column, refuse_undefined, vectors_or_nan
-from ..wording import did_you_mean
+from ..base import Settings
+from ..checks import check_column, check_seed, check_switch, check_vector_column, plain_numbers
+from ..data.columns import numbers_of, refuse_undefined, vectors_or_nan
+from ..errors import did_you_mean
+from ._budget import check_budget, count_of
+from ._kmeans import check_clusters, cluster_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

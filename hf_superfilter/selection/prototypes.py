@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..clustering import check_clusters, cluster_of, likeness
-from ..contracts import Settings
-from ..table import check_budget, check_seed, plain_numbers, within_budget
-from ..vectors import check_vector_column, directions_of
+from ..base import Settings
+from ..checks import check_seed, check_vector_column, plain_numbers
+from ..data.columns import directions_of
+from ._budget import check_budget, within_budget
+from ._kmeans import check_clusters, cluster_of, likeness
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..contracts import Settings
-from ..table import check_budget, check_seed, plain_numbers, within_budget
+from ..base import Settings
+from ..checks import check_seed, plain_numbers
+from ._budget import check_budget, within_budget
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..contracts import Settings
-from ..table import check_column, check_switch, is_number, numbers_of, plain_numbers
+from ..base import Settings
+from ..checks import check_column, check_switch, is_number, plain_numbers
+from ..data.columns import numbers_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

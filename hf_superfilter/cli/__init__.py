@@ -1,0 +1,5 @@
+"""The command line: one file for each noun, and `app`, which puts them together."""
+
+from .app import main
+
+__all__ = ["main"]

@@ -1,0 +1,47 @@
+"""consistency: does a weak model rank rows as a strong one does?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def consistency(
+    data: Annotated[str, typer.Argument(help="A file, a local folder, a Hub id, or embedded:sample.")],
+    weak: Annotated[list[str], typer.Option(help="The weak model; give it several times for a matrix of all pairs.")],
+    strong: Annotated[str, typer.Option(help="The strong model.")],
+    sample: Annotated[int, typer.Option(help="Rows drawn at random.")] = 500,
+    by: Annotated[str, typer.Option(help="ifd or ppl.")] = "ifd",
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    folder: Annotated[Path, typer.Option(help="The run folder; scores in it are used again.")] = Path(
+        "runs/consistency"
+    ),
+    split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
+    format: Annotated[str, typer.Option(help="How the rows are laid out; auto looks at the columns.")] = "auto",
+) -> None:
+    """Score a random sample with both models and say how far their choices agree, with intervals and a picture."""
+    from ..consistency.compare import compare_models, figures_table, verdict
+    from ..consistency.plots import agreement_picture, matrix_picture
+    from ..data.formats import format_pairs
+    from ..data.sources import load_rows
+
+    pairs = format_pairs(load_rows(data, split=split), format)
+    compared = compare_models(pairs, [*weak, strong], folder, by=by, sample=sample, seed=seed)
+    print(f"{len(compared.table):,} of {compared.rows:,} rows, drawn at random (seed {seed})\n")
+    for number, one in enumerate(weak):
+        print(f"{one} against {strong}, by {by}:\n{figures_table(compared.agreements[one, strong])}\n")
+        print(verdict(compared, one, strong) + "\n")
+        _save(
+            folder / ("consistency.png" if len(weak) == 1 else f"consistency_{number + 1}.png"),
+            agreement_picture(compared, one, strong).png,
+        )
+    if len(weak) > 1:
+        _save(folder / "matrix.png", matrix_picture(compared).png)
+
+
+def _save(path: Path, png: bytes) -> None:
+    from ..runs.store import whole_file
+
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(png)
+    print(f"picture: {path}")

@@ -1,1 +1,0 @@
-"""What the command line does, one function a command; `cli.py` makes commands of them."""

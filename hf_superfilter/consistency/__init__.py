@@ -1,0 +1,1 @@
+"""Does a weak model rank rows as a strong one does?"""

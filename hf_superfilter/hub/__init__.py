@@ -1,0 +1,1 @@
+"""Publish subsets to the Hub and load them by name."""

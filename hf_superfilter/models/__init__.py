@@ -1,0 +1,1 @@
+"""Language models and encoders: the only package that imports torch."""

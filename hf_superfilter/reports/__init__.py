@@ -1,0 +1,1 @@
+"""A selection summarised: numbers, plots, text and one HTML page."""

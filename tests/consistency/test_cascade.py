@@ -1,0 +1,82 @@
+"""A weak model on all rows, a strong one on the best of them."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from hf_superfilter import Length, Perplexity, TopK, cascade, score, select
+from hf_superfilter.consistency.cascade import wilson
+from hf_superfilter.runs.manifest import read_record
+
+
+@pytest.fixture(scope="module")
+def result(sample, tmp_path_factory):
+    rows = sample.select(range(200))
+    models = "embedded:weak", "embedded:strong"
+    return cascade(rows, *models, keep=0.10, pool=0.40, folder=tmp_path_factory.mktemp("cascade"), below=1.0, audit=50)
+
+
+def test_the_rows_kept_are_the_strong_models_best_of_the_weak_models_pool(result):
+    table, kept = result.selection.table, result.selection.rows
+    weak, strong = (np.array(table[f"ifd_{which}"][:]) for which in ("weak", "strong"))
+    pool = [row for row in np.argsort(-weak, kind="stable") if weak[row] < 1][:80]
+    expected = [row for row in sorted(pool, key=lambda row: -strong[row]) if strong[row] < 1][:20]
+    assert kept.tolist() == expected
+
+
+def test_the_strong_model_reads_the_pool_and_the_audit_and_nothing_else(result):
+    table = result.selection.table
+    asked = np.array(table["strong_asked"][:])
+    status = np.array(table["ifd_strong_status"][:])
+    assert ((status != "not_asked") == asked).all() and result.asked == asked.mean()
+    assert np.isnan(np.array(table["ifd_strong"][:])[~asked]).all()
+    assert 80 <= asked.sum() <= 130
+
+
+def test_the_recall_is_what_a_strong_model_on_all_rows_says_of_the_audit(sample, tmp_path):
+    rows = sample.select(range(200))
+    weak, strong = Length(), Perplexity("embedded:weak")
+    result = cascade(rows, weak, strong, keep=0.2, pool=0.5, folder=tmp_path / "a", audit=200, largest=True)
+    table = score(rows, [weak, strong], tmp_path / "b")
+    best, pool = select(table, TopK("ppl", 0.2)).rows, select(table, TopK("length", 0.5)).rows
+    assert result.audited == 200 and result.recall == len(set(best) & set(pool)) / 40
+    assert result.asked == 1.0 and result.recall_low < result.recall < result.recall_high
+
+
+def test_a_second_call_goes_on_from_what_is_scored(sample, tmp_path):
+    rows = sample.select(range(60))
+    first = cascade(rows, Length(), Perplexity("embedded:weak"), folder=tmp_path, audit=10)
+    before = read_record(tmp_path)
+    again = cascade(rows, Length(), Perplexity("embedded:weak"), folder=tmp_path, audit=10)
+    assert read_record(tmp_path) == before
+    assert again.selection.rows.tolist() == first.selection.rows.tolist() and again.recall == first.recall
+
+
+def test_the_verdict_is_in_plain_words(result):
+    said = str(result)
+    assert f"lets {result.recall:.0%}" in said and f"read {result.asked:.0%} of the rows" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"keep": 0.5, "pool": 0.3}, "0 < keep <= pool <= 1"),
+        ({"keep": 0}, "0 < keep <= pool <= 1"),
+        ({"pool": 2}, "0 < keep <= pool <= 1"),
+        ({"keep": 0.001}, "is less than one row"),
+        ({"audit": 0}, "audit=0: give a number of rows"),
+    ],
+)
+def test_shares_that_do_not_fit_are_one_sentence(sample, tmp_path, options, complaint):
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        cascade(sample.select(range(50)), Length(), Perplexity("embedded:weak"), folder=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_wilson_interval_stays_within_zero_and_one():
+    for hits, of in ((0, 5), (5, 5), (3, 7), (50, 100)):
+        low, high = wilson(hits, of)
+        assert 0 <= low <= hits / of <= high <= 1
+    assert all(map(math.isnan, wilson(0, 0)))

@@ -1,0 +1,381 @@
+"""Many processes on one run folder: launched, by hand, frozen, killed; streams; stores without exclusive creation."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, Features, IterableDataset, Value
+
+from hf_superfilter import Length, RandomSample, Threshold, TopK, score, select
+from hf_superfilter.runs.store import Store
+
+SCORE = """
+import resource, signal, sys, time
+from datasets import Dataset
+from hf_superfilter import IFD, Length, score
+import hf_superfilter.runs.locks as leases, hf_superfilter.runs.chunks as chunks
+leases.BEAT, leases.EXPIRY, chunks.MOST, chunks.LEAST = 0.2, 1.5, 4_000, 2_000
+
+def slow(batch):
+    time.sleep(sum(map(len, batch["response"])) * {per_byte})
+    return {{"slow": [float(len(text)) for text in batch["response"]], "slow_seen": batch["length"]}}
+
+rows = Dataset.from_parquet(sys.argv[1], cache_dir=sys.argv[3])
+if len(sys.argv) > 4:  # a disk with little room
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), resource.RLIM_INFINITY))
+table = score(rows, [Length(), slow], sys.argv[2])
+if table is not None:
+    table.to_parquet(sys.argv[2].removeprefix("file://") + "/table.parquet")
+"""
+IFD_OF_ROWS = """
+import sys
+import numpy as np
+from datasets import Dataset
+from hf_superfilter import IFD, score
+import hf_superfilter.runs.locks as leases, hf_superfilter.runs.chunks as chunks
+leases.BEAT, leases.EXPIRY, chunks.MOST, chunks.LEAST = 0.2, 1.5, 8_000, 2_000
+
+rows = Dataset.from_parquet(sys.argv[1], cache_dir=sys.argv[3])
+table = score(rows, [IFD("embedded:weak", dtype="float32")], sys.argv[2])
+np.save(sys.argv[2] + "/scores.npy", np.stack([table["ifd"][:], table["ifd_ppl"][:], table["ifd_tokens"][:]]))
+"""
+RECIPE = """
+dataset: embedded:sample
+score:
+  - IFD: {model: "embedded:weak", dtype: float32}
+select:
+  - TopK: {by: ifd, k: 0.15}
+"""
+
+
+def environment(tmp_path):
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Write the program that scores, and the rows; answer the command line for a folder."""
+
+    def write(responses, per_byte=2e-5):
+        (tmp_path / "program.py").write_text(SCORE.format(per_byte=per_byte))
+        Dataset.from_dict({"prompt": ["?"] * len(responses), "response": responses}).to_parquet(
+            tmp_path / "rows.parquet"
+        )
+        return lambda folder: [tmp_path / "program.py", tmp_path / "rows.parquet", folder, tmp_path / "cache"]
+
+    return write
+
+
+def start(command, tmp_path, *launcher):
+    return subprocess.Popen(
+        [sys.executable, *map(str, [*launcher, *command])],
+        cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def done(process, timeout=300):
+    try:
+        _, said = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said[-3000:]
+
+
+def until(seen, process):
+    while not seen():
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.01)
+
+
+def log_of(folder, scorer):
+    if not (Path(folder) / "run.log.jsonl").exists():
+        return []
+    lines = [json.loads(line) for line in (Path(folder) / "run.log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["scorer"] == scorer]
+
+
+def whole(folder, responses):
+    """The table is there once, in order, and the second scorer saw the columns of the first."""
+    table = pq.read_table(Path(folder) / "table.parquet")
+    assert table.column("response").to_pylist() == responses
+    lengths = [float(len(text)) for text in responses]
+    assert table.column("slow").to_pylist() == table.column("slow_seen").to_pylist() == lengths
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node")
+
+
+def test_two_processes_of_torchrun_are_two_and_give_the_table_of_one(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    small = (
+        "import hf_superfilter.runs.chunks as c; c.MOST = c.LEAST = 20_000\n"
+        "from hf_superfilter.cli import main\nmain()\n"
+    )
+    (tmp_path / "cli.py").write_text(small)
+    asked = ["cli.py", "run", "recipe.yaml", "--folder"]
+    done(start([*asked, "two", "--expect-processes", 2], tmp_path, *TORCHRUN, 2, "--standalone"))
+    done(start([*asked, "one"], tmp_path))
+    assert len({line["process"] for line in log_of(tmp_path / "two", "ifd")}) == 2
+    chunks = sorted(path.name for path in (tmp_path / "one/ifd").glob("*.parquet"))
+    assert len(chunks) > 4
+    for name in chunks:
+        one, two = (pq.read_table(tmp_path / folder / "ifd" / name) for folder in ("one", "two"))
+        for column in ("ifd", "ifd_ppl", "ifd_ppl_alone"):
+            assert one.column(column).to_numpy().tobytes() == two.column(column).to_numpy().tobytes()
+    assert (tmp_path / "two/report.html").exists()
+
+
+def test_another_number_of_processes_than_expected_is_refused(refused, monkeypatch, tmp_path):
+    Path("recipe.yaml").write_text(RECIPE)
+    said = refused("run", "recipe.yaml", "--expect-processes", 2)
+    assert said.startswith("2 processes were expected, and 1 started") and "torchrun --nproc-per-node 2" in said
+
+
+def test_one_of_three_is_frozen_and_the_others_finish_without_it(tmp_path, program):
+    responses = ["x" * (100 + number % 700) for number in range(300)]
+    command = program(responses, per_byte=1e-4)(tmp_path / "run")
+    processes = [start(command, tmp_path) for _ in range(3)]
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "run").glob("slow/*.lease")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    processes[0].send_signal(signal.SIGSTOP)
+    try:
+        done(processes[1])
+        done(processes[2])
+        whole(tmp_path / "run", responses)
+        assert processes[0].poll() is None
+    finally:
+        processes[0].send_signal(signal.SIGCONT)
+    done(processes[0])
+    whole(tmp_path / "run", responses)
+    assert not list((tmp_path / "run").rglob("*.lease"))
+
+
+MOMENTS = [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))]
+
+
+@pytest.mark.parametrize("seed", MOMENTS)
+def test_one_of_three_killed_at_a_random_moment_costs_its_chunk(tmp_path, seed, sample, single):
+    moment = random.Random(seed)
+    sample.to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "program.py").write_text(IFD_OF_ROWS)
+    command = [tmp_path / "program.py", tmp_path / "rows.parquet", tmp_path / "run", tmp_path / "cache"]
+    processes = [start(command, tmp_path) for _ in range(3)]
+    until(lambda: list((tmp_path / "run").glob("ifd/*.lease")), processes[0])
+    time.sleep(moment.uniform(0, 6))
+    victim = processes.pop(moment.randrange(3))
+    victim.kill()
+    for process in processes:
+        done(process)
+    victim.communicate()
+    assert (tmp_path / "run/scores.npy").read_bytes() == single, "bit for bit that of one process"
+    assert not list((tmp_path / "run").rglob("*.lease"))
+
+
+@pytest.fixture(scope="session")
+def single(tmp_path_factory, sample):
+    """The scores that one process with one thread gives, as bytes."""
+    folder = tmp_path_factory.mktemp("single")
+    sample.to_parquet(folder / "rows.parquet")
+    (folder / "program.py").write_text(IFD_OF_ROWS)
+    done(start([folder / "program.py", folder / "rows.parquet", folder / "run", folder / "cache"], folder))
+    return (folder / "run/scores.npy").read_bytes()
+
+
+def test_a_damaged_chunk_is_named_and_scored_again_by_one_of_several(tmp_path, program):
+    responses = ["x" * (100 + number % 700) for number in range(100)]
+    command = program(responses)(tmp_path / "run")
+    done(start(command, tmp_path))
+    finished = {path: path.read_bytes() for path in (tmp_path / "run/slow").glob("*.parquet")}
+    damaged, *others = finished
+    damaged.write_bytes(finished[damaged][:-100])
+    both = [start(command, tmp_path) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert any(f"slow/{damaged.name} is damaged" in text for text in said)
+    whole(tmp_path / "run", responses)
+    assert all(path.read_bytes() == finished[path] for path in others)
+    assert pq.read_table(damaged).equals(pq.read_table(pa.BufferReader(finished[damaged])))
+
+
+def test_a_full_disk_stops_one_with_a_sentence_and_the_others_finish(tmp_path, program):
+    responses = ["x" * (100 + number % 700) for number in range(200)]
+    command = program(responses, per_byte=1e-4)(tmp_path / "run")
+    full, other = start([*command, 1_000], tmp_path), start(command, tmp_path)  # no file of more than 1,000 bytes
+    said = full.communicate(timeout=120)[1]
+    assert full.returncode == 1
+    assert "could not be written" in said and "make room and run the same command again" in said
+    done(other)
+    whole(tmp_path / "run", responses)
+    assert not [path for path in (tmp_path / "run/slow").iterdir() if path.suffix not in (".parquet", ".json")]
+
+
+@pytest.fixture
+def two_nodes(tmp_path):
+    """Start a command as one run of two nodes that meet on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    nodes = ("--nnodes", 2, "--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", meeting)
+    return lambda command, *more: [start(command, tmp_path, *TORCHRUN, 1, *nodes, *more) for _ in range(2)]
+
+
+def test_two_nodes_with_one_folder_are_one_run(tmp_path, program, two_nodes):
+    responses = ["x" * (100 + number % 700) for number in range(100)]
+    for node in two_nodes(program(responses, per_byte=2e-4)(tmp_path / "run")):
+        done(node)
+    whole(tmp_path / "run", responses)
+    assert len({line["process"] for line in log_of(tmp_path / "run", "slow")}) == 2
+
+
+@pytest.mark.slow
+def test_two_nodes_go_on_after_a_process_was_killed_twice(tmp_path, program, two_nodes):
+    responses = ["x" * (100 + number % 700) for number in range(200)]
+    both = two_nodes(program(responses, per_byte=1e-4)(tmp_path / "run"), "--max-restarts", 3)
+    for finished in (1, 3):
+        until(lambda finished=finished: len(log_of(tmp_path / "run", "slow")) >= finished, both[0])
+        os.kill(int(log_of(tmp_path / "run", "slow")[-1]["process"].rsplit(":", 1)[1]), signal.SIGKILL)
+    for node in both:
+        done(node)
+    whole(tmp_path / "run", responses)
+
+
+def test_torchrun_starts_again_after_a_process_was_killed(tmp_path, program):
+    responses = ["x" * (100 + number % 700) for number in range(200)]
+    command = program(responses, per_byte=1e-4)(tmp_path / "run")
+    launcher = start(command, tmp_path, *TORCHRUN, 2, "--standalone", "--max-restarts", 2)
+    until(lambda: log_of(tmp_path / "run", "slow"), launcher)
+    victim = log_of(tmp_path / "run", "slow")[0]["process"].rsplit(":", 1)[1]
+    os.kill(int(victim), signal.SIGKILL)
+    done(launcher)
+    whole(tmp_path / "run", responses)
+    assert len({line["process"] for line in log_of(tmp_path / "run", "slow")}) > 2
+
+
+def test_a_killed_launcher_costs_nothing_that_was_finished(tmp_path, program):
+    responses = ["x" * (100 + number % 700) for number in range(200)]
+    command = program(responses, per_byte=1e-4)(tmp_path / "run")
+    launcher = start(command, tmp_path, *TORCHRUN, 2, "--standalone")
+    until(lambda: list((tmp_path / "run").glob("slow/*.parquet")), launcher)
+    launcher.kill()
+    finished = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run/slow").glob("*.parquet")}
+    done(start(command, tmp_path))
+    launcher.communicate()
+    whole(tmp_path / "run", responses)
+    assert finished and all((tmp_path / "run/slow" / name).stat().st_mtime_ns == at for name, at in finished.items())
+
+
+@pytest.mark.slow  # seconds are compared, which a busy machine may spoil
+def test_on_rows_sorted_by_length_the_slowest_of_four_takes_little_more_than_the_mean(tmp_path, program):
+    responses = sorted(("x" * (10 + number * 3) for number in range(400)), key=len)
+    command = program(responses, per_byte=4e-5)(tmp_path / "run")
+    done(start(command, tmp_path, *TORCHRUN, 4, "--standalone"))
+    taken = defaultdict(float)
+    for line in log_of(tmp_path / "run", "slow"):
+        taken[line["process"]] += line["seconds"]
+    assert len(taken) == 4
+    assert max(taken.values()) <= 1.15 * sum(taken.values()) / 4, taken
+
+
+def test_without_exclusive_creation_two_processes_share_and_sweep(tmp_path, program):
+    responses = ["x" * (100 + number % 700) for number in range(100)]
+    (tmp_path / "run").mkdir()
+    done(start(program(responses)(f"file://{tmp_path / 'run'}"), tmp_path, *TORCHRUN, 2, "--standalone"))
+    whole(tmp_path / "run", responses)
+    assert not list((tmp_path / "run").rglob("*.lease"))
+
+
+def test_a_run_folder_may_be_a_url(sample):
+    table = score(sample, [Length()], "memory://runs/url", chunk_size=100)
+    log = [json.loads(line) for line in Store("memory://runs/url").read("run.log.jsonl").decode().splitlines()]
+    assert len(log) > 5 and sum(line["rows"] for line in log) == len(sample)
+    assert table["length"][:] == [float(len(text)) for text in sample["response"]]
+    assert score(sample, [Length()], "memory://runs/url", chunk_size=100)["length"][:] == table["length"][:]
+
+
+# Streams
+
+
+def rows_of(count, start=0):
+    for number in range(start, count):
+        yield {"prompt": f"question {number}", "response": "x" * (number % 97 + 1)}
+
+
+def test_a_stream_of_unknown_length_is_scored_and_selected_from(tmp_path):
+    table = score(IterableDataset.from_generator(rows_of, gen_kwargs={"count": 5_000}), [Length()], tmp_path)
+    assert table["length"][:] == [float(number % 97 + 1) for number in range(5_000)]
+    assert len(select(table, TopK("length", 0.1)).rows) == 500 and len(select(table, TopK("length", 7)).rows) == 7
+    assert len(select(table, [Threshold("length", below=50), RandomSample(20)]).rows) == 20
+    assert select(table, TopK("length", 1)).subset["response"][:] == ["x" * 97]
+
+
+def test_a_stream_goes_on_behind_what_it_has_written(tmp_path):
+    source = tmp_path / "source.parquet"
+    Dataset.from_list(list(rows_of(1_000))).to_parquet(source, batch_size=100)
+    read = []
+
+    def watched(row):
+        read.append(row["prompt"])
+        if len(read) == 650 and not (tmp_path / "crashed").exists():
+            (tmp_path / "crashed").touch()
+            raise OSError("the power went")
+        return row
+
+    def stream():
+        features = Features({"prompt": Value("string"), "response": Value("string")})
+        loaded = Dataset.from_parquet(str(source)).to_iterable_dataset()
+        return loaded.map(watched, features=features)
+
+    with pytest.raises(OSError, match="the power went"):
+        score(stream(), [Length()], tmp_path / "run", chunk_size=100)
+    read.clear()
+    table = score(stream(), [Length()], tmp_path / "run", chunk_size=100)
+    assert table["prompt"][:] == [f"question {number}" for number in range(1_000)]
+    assert len(read) < 600, "what was written before the crash is not read again"
+
+
+def test_another_stream_in_the_same_folder_is_refused(tmp_path):
+    score(IterableDataset.from_generator(rows_of, gen_kwargs={"count": 10}), [Length()], tmp_path)
+    with pytest.raises(ValueError, match="holds the rows of another stream"):
+        score(IterableDataset.from_generator(rows_of, gen_kwargs={"count": 10, "start": 1}), [Length()], tmp_path)
+
+
+RSS = """
+import sys
+from datasets import IterableDataset
+from hf_superfilter import Length, TopK, score, select
+
+def rows(count):
+    for number in range(count):
+        yield {"prompt": "a question " * 20, "response": "an answer " * (number % 30 + 1)}
+
+def anonymous():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) * 1024
+
+score(IterableDataset.from_generator(rows, gen_kwargs={"count": 20_000}), [Length()], sys.argv[1] + "/small")
+before = anonymous()
+count = int(sys.argv[2])
+table = score(IterableDataset.from_generator(rows, gen_kwargs={"count": count}), [Length()], sys.argv[1] + "/large")
+selection = select(table, TopK("length", 0.1))
+print((anonymous() - before) / count, len(selection.rows))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from Linux's /proc")
+def test_a_stream_of_200000_rows_stays_under_24_bytes_a_row(tmp_path):
+    command = [sys.executable, "-c", RSS, str(tmp_path), "200000"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(tmp_path)).stdout.split()
+    assert int(out[1]) == 20_000
+    assert float(out[0]) <= 24, f"{out[0]} bytes a row"
