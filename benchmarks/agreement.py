@@ -25,10 +25,21 @@ DESIGNS = (  # rows, correlation of the logarithms, levels of a score (0: no tie
     (300, 0.8, 5),
 )
 OLD = ("opt-350m", "opt-1.3b", "opt-2.7b", "opt-6.7b", "opt-13b", "llama2-7b")
-SHOWN = ("spearman", "kendall", "pearson_log", "overlap@0.05", "overlap@0.10", "overlap@0.15", "survival@0.30", "rbo")
+SHOWN = (
+    "spearman",
+    "kendall",
+    "pearson_log",
+    "overlap@0.05",
+    "overlap@0.10",
+    "overlap@0.15",
+    "survival@0.30",
+    "rbo",
+)
 
 
-def lognormal_pair(rng: np.random.Generator, rows: int, r: float, levels: int) -> tuple[np.ndarray, np.ndarray]:
+def lognormal_pair(
+    rng: np.random.Generator, rows: int, r: float, levels: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Two lognormal scores whose logarithms have the correlation r; or 1, 2 ... levels, as a judge gives."""
     a = rng.standard_normal(rows)
     b = r * a + math.sqrt(1 - r * r) * rng.standard_normal(rows)
@@ -40,9 +51,15 @@ def lognormal_pair(rng: np.random.Generator, rows: int, r: float, levels: int) -
 
 def truth(r: float, levels: int, rows: int = 2_000_000) -> dict[str, float]:
     """The figures of endless data: in closed form where there is one, else of two million rows."""
-    found = rank_consistency(*lognormal_pair(np.random.default_rng(1), rows, r, levels), resamples=0)
+    found = rank_consistency(
+        *lognormal_pair(np.random.default_rng(1), rows, r, levels), resamples=0
+    )
     if not levels:
-        found |= {"spearman": 6 / math.pi * math.asin(r / 2), "kendall": 2 / math.pi * math.asin(r), "pearson_log": r}
+        found |= {
+            "spearman": 6 / math.pi * math.asin(r / 2),
+            "kendall": 2 / math.pi * math.asin(r),
+            "pearson_log": r,
+        }
     return found
 
 
@@ -59,7 +76,9 @@ def coverage(simulations: int, confidence: float = 0.95) -> None:
                 if levels and figure not in ("spearman", "kendall", "pearson_log"):
                     continue  # which rows of a tie are taken is their order, and no property of the models
                 ends = found[low], found[f"{figure}_high"]
-                held.setdefault(figure, []).append((true[figure] < ends[0], true[figure] > ends[1], *ends))
+                held.setdefault(figure, []).append(
+                    (true[figure] < ends[0], true[figure] > ends[1], *ends)
+                )
         print(
             f"\n{rows:,} rows, correlation {r}{f', {levels} levels' if levels else ''}; {simulations:,} simulations\n"
         )
@@ -69,14 +88,21 @@ def coverage(simulations: int, confidence: float = 0.95) -> None:
             above, below, low, high = np.asarray(outcomes, dtype=float).T
             cells = [
                 f"{true[figure]:.3f}",
-                *(f"{x:.1%}" for x in (1 - above.mean() - below.mean(), above.mean(), below.mean())),
+                *(
+                    f"{x:.1%}"
+                    for x in (1 - above.mean() - below.mean(), above.mean(), below.mean())
+                ),
             ]
             print(f"| {figure} | {' | '.join(cells)} | {np.mean(high - low):.3f} |", flush=True)
 
 
-def table(title: str, pairs: dict[str, tuple[np.ndarray, np.ndarray]], **settings: bool | float) -> None:
+def table(
+    title: str, pairs: dict[str, tuple[np.ndarray, np.ndarray]], **settings: bool | float
+) -> None:
     """Figures with their intervals, a pair of models a line."""
-    print(f"\n{title}\n\n| models | pairs | {' | '.join(SHOWN)} |\n|---|---:{'|---:' * len(SHOWN)}|")
+    print(
+        f"\n{title}\n\n| models | pairs | {' | '.join(SHOWN)} |\n|---|---:{'|---:' * len(SHOWN)}|"
+    )
     for name, (weak, strong) in pairs.items():
         found = rank_consistency(weak, strong, **settings)  # type: ignore[arg-type]
         cells = [
@@ -99,15 +125,24 @@ def published() -> None:
         print("skipped: the published scores of ../shared/data are not here")
         return
     ppl = np.load(SHARED / "scores/dolly_ppl.npz")
-    at = {model: lambda epoch, model=model: ppl[f"{model}/{epoch}"].astype(float) for model in (*OLD, "llama2-13b")}
+    at = {
+        model: lambda epoch, model=model: ppl[f"{model}/{epoch}"].astype(float)
+        for model in (*OLD, "llama2-13b")
+    }
     strong = at["llama2-13b"]("pre")
     table(
         "Perplexity before training on Dolly, against LLaMA-2-13B (rows that were not scored stand as 1.0)",
         {model: (at[model]("pre"), strong) for model in OLD},
     )
     scored = np.where(strong == 1, np.nan, strong)
-    table("The same without the rows that were not scored", {model: (at[model]("pre"), scored) for model in OLD})
-    for undefined, title in ((0.0, "as published, 0 where undefined"), (math.nan, "nan where undefined")):
+    table(
+        "The same without the rows that were not scored",
+        {model: (at[model]("pre"), scored) for model in OLD},
+    )
+    for undefined, title in (
+        (0.0, "as published, 0 where undefined"),
+        (math.nan, "nan where undefined"),
+    ):
         lp = {model: learning_percentage(at[model], undefined) for model in at}
         table(
             f"LP(1), the lowest selected, against LLaMA-2-13B ({title})",
@@ -116,7 +151,10 @@ def published() -> None:
         )
     six = np.load(SHARED / "scores/ifd_six_models.npz")
     models = list(dict.fromkeys(key.split("/")[0] for key in six.files))
-    ifd = {name: six[f"{name}/ppl_A_condition"].astype(float) / six[f"{name}/ppl_A_direct"] for name in models}
+    ifd = {
+        name: six[f"{name}/ppl_A_condition"].astype(float) / six[f"{name}/ppl_A_direct"]
+        for name in models
+    }
     pairs = {f"{a}, {b}": (ifd[a], ifd[b]) for a, b in itertools.combinations(models, 2)}
     table("IFD of six 7-8B models, below 1 selected", pairs, below=1.0)
 
@@ -126,15 +164,23 @@ def speed(rows: int = 52_002, resamples: int = 1_000) -> None:
     for below in (None, 1.0):
         start = time.perf_counter()
         rank_consistency(weak, strong, below=below, resamples=resamples)
-        print(f"{rows:,} pairs, {resamples:,} resamples, below={below}: {time.perf_counter() - start:.1f} s")
+        print(
+            f"{rows:,} pairs, {resamples:,} resamples, below={below}: {time.perf_counter() - start:.1f} s"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--coverage", action="store_true", help="do the intervals hold the truth?")
-    parser.add_argument("--published", action="store_true", help="the published scores of thirteen models")
+    parser.add_argument(
+        "--published", action="store_true", help="the published scores of thirteen models"
+    )
     parser.add_argument("--time", action="store_true", help="52,002 pairs with 1,000 resamples")
-    parser.add_argument("--simulations", type=int, default=2_000, help="of each design, for --coverage")
+    parser.add_argument(
+        "--simulations", type=int, default=2_000, help="of each design, for --coverage"
+    )
     options = parser.parse_args()
     everything = not (options.coverage or options.published or options.time)
     if options.time or everything:

@@ -12,11 +12,15 @@ class Authors:
 
     def __init__(self, model: str, device: str = "cpu", max_length: int = 1_024) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device).eval()
+        self.model = (
+            AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device).eval()
+        )
         self.device, self.max_length = device, max_length
 
     def ids(self, text: str, limit: int) -> torch.Tensor:
-        return self.tokenizer(text, return_tensors="pt", truncation=True, max_length=limit).input_ids.to(self.device)
+        return self.tokenizer(
+            text, return_tensors="pt", truncation=True, max_length=limit
+        ).input_ids.to(self.device)
 
     @torch.inference_mode()
     def ifd(self, prompts: list[str], responses: list[str]) -> np.ndarray:
@@ -31,5 +35,7 @@ class Authors:
             labels = whole.clone()
             labels[0, :start] = -100
             given = self.model(input_ids=whole, labels=labels).loss.item()
-            scores.append(math.exp(given - self.model(input_ids=own, labels=own.clone()).loss.item()))
+            scores.append(
+                math.exp(given - self.model(input_ids=own, labels=own.clone()).loss.item())
+            )
         return np.array(scores)

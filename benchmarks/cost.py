@@ -35,11 +35,18 @@ def work() -> None:
     print("\n| rows | seconds | CPU-s | CPU-ms a row |\n|---:|---:|---:|---:|")
     for rows in (1_024, 2_048, 4_096, 8_192):
         seconds, by_rows[rows] = timed(lambda rows=rows: method(prompts[:rows], responses[:rows]))
-        print(f"| {rows:,} | {seconds:.1f} | {by_rows[rows]:.1f} | {by_rows[rows] / rows * 1e3:.2f} |")
-    ids = [i for pair in lm.windows(prompts[:1_024], responses[:1_024]) for i in pair.given.ids][: 64 * 1_024]
+        print(
+            f"| {rows:,} | {seconds:.1f} | {by_rows[rows]:.1f} | {by_rows[rows] / rows * 1e3:.2f} |"
+        )
+    ids = [i for pair in lm.windows(prompts[:1_024], responses[:1_024]) for i in pair.given.ids][
+        : 64 * 1_024
+    ]
     print("\n| tokens a window | windows | CPU-s | CPU-µs a token |\n|---:|---:|---:|---:|")
     for length in (64, 128, 256, 512, 1_024):
-        windows = [type(lm.windows(["a"], ["b"])[0].given)(ids[i : i + length], 1) for i in range(0, len(ids), length)]
+        windows = [
+            type(lm.windows(["a"], ["b"])[0].given)(ids[i : i + length], 1)
+            for i in range(0, len(ids), length)
+        ]
         _, busy = timed(lambda windows=windows: lm.losses(windows))
         by_length[length] = busy / len(ids) * 1e6
         print(f"| {length:,} | {len(windows):,} | {busy:.1f} | {by_length[length]:.0f} |")
@@ -52,7 +59,12 @@ def draw_work(by_rows: dict[int, float], by_length: dict[int, float]) -> None:
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     slope = sum(by_rows.values()) / sum(by_rows)
-    left.plot([0, max(by_rows)], [0, slope * max(by_rows)], color="tab:gray", label=f"{slope * 1e3:.1f} ms a row")
+    left.plot(
+        [0, max(by_rows)],
+        [0, slope * max(by_rows)],
+        color="tab:gray",
+        label=f"{slope * 1e3:.1f} ms a row",
+    )
     left.plot(list(by_rows), list(by_rows.values()), "o", color="tab:orange")
     left.set(xlabel="rows", ylabel="CPU-seconds", xlim=0, ylim=0)
     left.legend(frameon=False)
@@ -73,7 +85,9 @@ def tokenising(model: str) -> None:
             min(timed(do)[1] for _ in range(3))
             for do in (partial(method, prompts, responses), partial(lm.windows, prompts, responses))
         )
-        print(f"tokenising, {Path(name).name}: {windows / whole:.1%} of {whole / rows * 1e3:.1f} CPU-ms a row")
+        print(
+            f"tokenising, {Path(name).name}: {windows / whole:.1%} of {whole / rows * 1e3:.1f} CPU-ms a row"
+        )
 
 
 def timed(do: Callable[[], object]) -> tuple[float, float]:
@@ -89,7 +103,10 @@ def start() -> None:
         "row = {'prompt': ['Say hello.\\n'], 'response': ['Hello there, my friend.']}\n"
         "with tempfile.TemporaryDirectory() as folder: score(Dataset.from_dict(row), [IFD('embedded:strong')], folder)"
     )
-    commands = {"hf-superfilter --help": ["-m", "hf_superfilter", "--help"], "first score of one row": ["-c", first]}
+    commands = {
+        "hf-superfilter --help": ["-m", "hf_superfilter", "--help"],
+        "first score of one row": ["-c", first],
+    }
     for name, arguments in commands.items():
         run = partial(subprocess.run, [sys.executable, *arguments], capture_output=True, check=True)
         print(f"\n{name}: {min(timed(run)[0] for _ in range(5)):.2f} s")
@@ -103,14 +120,23 @@ def overhead(rounds: int = 3) -> None:
 
     disable_progress_bars()
     prompts, responses = as_pairs(real_rows("nc/alpaca_46k.jsonl.zst", 2_048 * 2))
-    rows, scorer = Dataset.from_dict({"prompt": prompts, "response": responses}), IFD(embedded_model("weak"))
+    rows, scorer = (
+        Dataset.from_dict({"prompt": prompts, "response": responses}),
+        IFD(embedded_model("weak")),
+    )
     scorer(rows[:64])
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
         for i in range(rounds):
-            mapped, _ = timed(partial(rows.map, scorer, batched=True, batch_size=2_048, load_from_cache_file=False))
+            mapped, _ = timed(
+                partial(
+                    rows.map, scorer, batched=True, batch_size=2_048, load_from_cache_file=False
+                )
+            )
             ratios.append(timed(partial(score, rows, [scorer], Path(folder) / str(i)))[0] / mapped)
-    print(f"\nscore over map, {len(rows)} rows: {np.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})")
+    print(
+        f"\nscore over map, {len(rows)} rows: {np.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
+    )
 
 
 def cuda(model: str) -> None:
@@ -124,16 +150,29 @@ def cuda(model: str) -> None:
     authors(prompts[:8], responses[:8])
     ours = timed(lambda: method(prompts, responses))[0] / len(prompts)
     theirs = timed(lambda: authors(prompts[:300], responses[:300]))[0] / 300
-    words, _ = timed(lambda: IFD(model, dtype="bfloat16", device="cuda").language_model().windows(prompts, responses))
-    share = operations(model, prompts, responses) / (ours * len(prompts)) / matrix_rate("bfloat16", "cuda")
-    print(f"\nCUDA, {torch.cuda.get_device_name()}: {len(prompts):,} rows in {ours * len(prompts):.1f} s", end=", ")
+    words, _ = timed(
+        lambda: (
+            IFD(model, dtype="bfloat16", device="cuda").language_model().windows(prompts, responses)
+        )
+    )
+    share = (
+        operations(model, prompts, responses)
+        / (ours * len(prompts))
+        / matrix_rate("bfloat16", "cuda")
+    )
+    print(
+        f"\nCUDA, {torch.cuda.get_device_name()}: {len(prompts):,} rows in {ours * len(prompts):.1f} s",
+        end=", ",
+    )
     print(
         f"{words:.1f} s of it tokenising; {share:.0%} of the matrix rate; {theirs / ours:.0f} times the authors' loop"
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS)
     wanted = parser.parse_args().only
     if not SHARED.is_dir():

@@ -21,7 +21,15 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.rows import SHARED, as_pairs, real_rows
-from hf_superfilter import Density, FacilityLocation, InversePropensity, Prototypes, RandomSample, SemDedup, select
+from hf_superfilter import (
+    Density,
+    FacilityLocation,
+    InversePropensity,
+    Prototypes,
+    RandomSample,
+    SemDedup,
+    select,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,10 +37,15 @@ if TYPE_CHECKING:
 PARTS = ("errors", "speed", "location", "duplicates")
 SUBSETS = {
     "t0_open, 6,000 random rows": (["instruct/t0_open.jsonl.zst"], 6_000),
-    "GPTeacher, all rows": (["instruct/gpteacher_codegen.jsonl.zst", "instruct/gpteacher_roleplay.jsonl.zst"], None),
+    "GPTeacher, all rows": (
+        ["instruct/gpteacher_codegen.jsonl.zst", "instruct/gpteacher_roleplay.jsonl.zst"],
+        None,
+    ),
 }
 WORDS = 3  # in a shingle
-ALIKE = 0.5  # Jaccard similarity of the shingles of two prompts from which on they are near-duplicates
+ALIKE = (
+    0.5  # Jaccard similarity of the shingles of two prompts from which on they are near-duplicates
+)
 
 
 def unit_mixture(rows: int, dimensions: int, groups: int = 150) -> np.ndarray:
@@ -49,7 +62,11 @@ def table_of(vectors: np.ndarray) -> "Dataset":
 
     return Dataset(
         pa.table(
-            {"embedding": pa.FixedSizeListArray.from_arrays(np.ascontiguousarray(vectors).ravel(), vectors.shape[1])}
+            {
+                "embedding": pa.FixedSizeListArray.from_arrays(
+                    np.ascontiguousarray(vectors).ravel(), vectors.shape[1]
+                )
+            }
         )
     )
 
@@ -67,7 +84,9 @@ def errors() -> None:
     vectors = unit_mixture(2_000, 384)
     distances = cdist(vectors.astype(np.float64), vectors.astype(np.float64))
     heading("2,000 x 384: relative error of density against exact kernel sums, mean (largest)")
-    print("| bandwidth | exact sums | 100 repetitions | 1,000 repetitions (default) | 4,000 repetitions |")
+    print(
+        "| bandwidth | exact sums | 100 repetitions | 1,000 repetitions (default) | 4,000 repetitions |"
+    )
     print("|---|---:|---:|---:|---:|")
     for times in (0.1, 1, 10):
         bandwidth = auto_bandwidth(vectors[:1_000]) * times
@@ -90,7 +109,9 @@ def speed(rows: int) -> None:
 
     vectors = unit_mixture(rows, 384)
     table, sketch = table_of(vectors), new_sketch(384, auto_bandwidth(vectors[:1_000]))
-    heading(f"{rows:,} x 384, 1,000 repetitions x 20,000 buckets, {os.environ.get('OMP_NUM_THREADS', 'all')} threads")
+    heading(
+        f"{rows:,} x 384, 1,000 repetitions x 20,000 buckets, {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
+    )
     print("| what | seconds | CPU-seconds |")
     print("|---|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
@@ -102,10 +123,10 @@ def speed(rows: int) -> None:
             seconds, busy = timed(work)
             print(f"| {what} | {seconds:.1f} | {busy:.1f} |")
     for part in (2_500, 5_000):
-        seconds, busy = timed(lambda part=part: KernelDensity(bandwidth=0.5).fit(v := vectors[:part]).score_samples(v))
-        what = (
-            f"KernelDensity on {part:,} of them; by the square, all: {busy * (rows / part) ** 2 / 60:,.0f} CPU-minutes"
+        seconds, busy = timed(
+            lambda part=part: KernelDensity(bandwidth=0.5).fit(v := vectors[:part]).score_samples(v)
         )
+        what = f"KernelDensity on {part:,} of them; by the square, all: {busy * (rows / part) ** 2 / 60:,.0f} CPU-minutes"
         print(f"| {what} | {seconds:.1f} | {busy:.1f} |")
 
 
@@ -119,7 +140,9 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 def location(rows: int, k: int) -> None:
     """Seconds and peak memory, each in a process of its own."""
     heading(f"facility location, {rows:,} x 384 down to {k:,}")
-    print("| method | seconds | CPU-seconds | peak memory, GB | beyond a bare process, GB | coverage |")
+    print(
+        "| method | seconds | CPU-seconds | peak memory, GB | beyond a bare process, GB | coverage |"
+    )
     print("|---|---:|---:|---:|---:|---:|")
     bare = float(_in_process("bare", rows, k).split()[2])
     for method in ("cosine", "euclidean", "rbf", "neighbours=100", "submodlib", "apricot"):
@@ -127,12 +150,26 @@ def location(rows: int, k: int) -> None:
             print(f"| {method} | not installed | | | | |")
             continue
         seconds, busy, peak, coverage = map(float, _in_process(method, rows, k).split())
-        print(f"| {method} | {seconds:.1f} | {busy:.1f} | {peak:.2f} | {peak - bare:.2f} | {coverage:.6f} |")
+        print(
+            f"| {method} | {seconds:.1f} | {busy:.1f} | {peak:.2f} | {peak - bare:.2f} | {coverage:.6f} |"
+        )
 
 
 def _in_process(method: str, rows: int, k: int) -> str:
-    command = [sys.executable, "-m", "benchmarks.coverage", "--method", method, "--rows", str(rows), "--k", str(k)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.coverage",
+        "--method",
+        method,
+        "--rows",
+        str(rows),
+        "--k",
+        str(k),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[
+        -1
+    ]
 
 
 def one_location(method: str, rows: int, k: int) -> None:
@@ -142,13 +179,20 @@ def one_location(method: str, rows: int, k: int) -> None:
     if method == "submodlib":
         from submodlib.functions.facilityLocation import FacilityLocationFunction
 
-        function = FacilityLocationFunction(n=rows, mode="dense", separate_rep=False, data=vectors, metric="cosine")
-        chosen = [row for row, _ in function.maximize(budget=k, optimizer="LazyGreedy", show_progress=False)]
+        function = FacilityLocationFunction(
+            n=rows, mode="dense", separate_rep=False, data=vectors, metric="cosine"
+        )
+        chosen = [
+            row
+            for row, _ in function.maximize(budget=k, optimizer="LazyGreedy", show_progress=False)
+        ]
     elif method == "apricot":
         from apricot import FacilityLocationSelection
 
         kernel = np.clip(vectors @ vectors.T, 0, None)
-        chosen = FacilityLocationSelection(k, metric="precomputed", optimizer="lazy").fit(kernel).ranking
+        chosen = (
+            FacilityLocationSelection(k, metric="precomputed", optimizer="lazy").fit(kernel).ranking
+        )
     elif method != "bare":
         kind = {"neighbours": 100} if "=" in method else {"similarity": method}
         selector = FacilityLocation(k, **kind)  # type: ignore[arg-type]
@@ -159,23 +203,37 @@ def one_location(method: str, rows: int, k: int) -> None:
     if method in ("euclidean", "rbf"):
         coverage = selector.facts(table, np.arange(rows), chosen)["coverage"]
     elif method != "bare":
-        coverage = float(np.clip(vectors @ vectors[chosen].T, 0, None).max(axis=1).mean(dtype=np.float64))
+        coverage = float(
+            np.clip(vectors @ vectors[chosen].T, 0, None).max(axis=1).mean(dtype=np.float64)
+        )
     print(seconds, busy, peak, coverage)
 
 
 def duplicates(share: float) -> None:
     """How many near-duplicates a subset still has, by method, at an equal number of rows."""
     if not SHARED.is_dir() or importlib.util.find_spec("hf_superfilter.scoring.embed") is None:
-        print("\nnear-duplicates: not measured, the rows of ../shared/data or the scorer Embed are not here")
+        print(
+            "\nnear-duplicates: not measured, the rows of ../shared/data or the scorer Embed are not here"
+        )
         return
     for name, (files, count) in SUBSETS.items():
         rows = [row for file in files for row in real_rows(file)]
         if count:
-            rows = [rows[i] for i in sorted(np.random.default_rng(0).choice(len(rows), count, replace=False))]
-        table, alike = _with_density(rows), near_duplicates([row["instruction"] + "\n" + row["input"] for row in rows])
+            rows = [
+                rows[i]
+                for i in sorted(np.random.default_rng(0).choice(len(rows), count, replace=False))
+            ]
+        table, alike = (
+            _with_density(rows),
+            near_duplicates([row["instruction"] + "\n" + row["input"] for row in rows]),
+        )
         paired = np.asarray(alike.sum(axis=1)).ravel() > 0
-        heading(f"{name}: {len(rows):,} rows, {paired.mean():.0%} with a near-duplicate prompt; {share:.0%} kept")
-        print("| method | rows kept | of them, % near-duplicates of another row kept | more than needed, % |")
+        heading(
+            f"{name}: {len(rows):,} rows, {paired.mean():.0%} with a near-duplicate prompt; {share:.0%} kept"
+        )
+        print(
+            "| method | rows kept | of them, % near-duplicates of another row kept | more than needed, % |"
+        )
         print("|---|---:|---:|---:|")
         for method, kept in _selections(table, share):
             both = np.mean([_redundancy(alike, chosen) for chosen in kept], axis=0)
@@ -202,11 +260,15 @@ def _with_density(rows: list[dict]) -> "Dataset":
     prompts, responses = as_pairs(rows)
     with tempfile.TemporaryDirectory() as folder:
         table = score(
-            Dataset.from_dict({"prompt": prompts, "response": responses}), [Embed("embedded:weak"), Density()], folder
+            Dataset.from_dict({"prompt": prompts, "response": responses}),
+            [Embed("embedded:weak"), Density()],
+            folder,
         )
         assert table is not None
         facts = select(table, [InversePropensity(1.0)]).steps[0].facts
-        print(f"\ndensity: {np.nanmin(table['density'][:]):.1f} to {np.nanmax(table['density'][:]):.1f}; {facts}")
+        print(
+            f"\ndensity: {np.nanmin(table['density'][:]):.1f} to {np.nanmax(table['density'][:]):.1f}; {facts}"
+        )
         return table
 
 
@@ -215,11 +277,15 @@ def near_duplicates(texts: list[str]):
     from scipy import sparse
     from sklearn.feature_extraction.text import CountVectorizer
 
-    shingles = CountVectorizer(ngram_range=(WORDS, WORDS), binary=True, token_pattern=r"\S+", dtype=np.float32)
+    shingles = CountVectorizer(
+        ngram_range=(WORDS, WORDS), binary=True, token_pattern=r"\S+", dtype=np.float32
+    )
     there = shingles.fit_transform(texts)
     common = (there @ there.T).tocoo()
     sizes = np.asarray(there.sum(axis=1)).ravel()
-    keep = (common.row != common.col) & (common.data >= ALIKE * (sizes[common.row] + sizes[common.col] - common.data))
+    keep = (common.row != common.col) & (
+        common.data >= ALIKE * (sizes[common.row] + sizes[common.col] - common.data)
+    )
     pairs = (np.ones(keep.sum()), (common.row[keep], common.col[keep]))
     return sparse.csr_matrix(pairs, shape=(len(texts), len(texts)))
 
@@ -235,7 +301,9 @@ def _redundancy(alike, chosen: np.ndarray) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which tables; all by default")
+    parser.add_argument(
+        "parts", nargs="*", choices=[*PARTS, []], help="which tables; all by default"
+    )
     parser.add_argument("--rows", type=int, help="rows of speed and location: 100,000 and 10,400")
     parser.add_argument("--k", type=int, default=1_040)
     parser.add_argument("--share", type=float, default=0.2, help="kept in the table of duplicates")

@@ -42,9 +42,17 @@ def rank_agreement(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict:
     both = np.isfinite(a) & np.isfinite(b)
     a, b = a[both], b[both]
     rng = np.random.default_rng(seed)
-    draws = [spearmanr(a[i], b[i]).statistic for i in (rng.integers(0, len(a), len(a)) for _ in range(300))]
+    draws = [
+        spearmanr(a[i], b[i]).statistic
+        for i in (rng.integers(0, len(a), len(a)) for _ in range(300))
+    ]
     low, high = np.percentile(draws, [2.5, 97.5])
-    return {"value": float(spearmanr(a, b).statistic), "low": float(low), "high": float(high), "rows": len(a)}
+    return {
+        "value": float(spearmanr(a, b).statistic),
+        "low": float(low),
+        "high": float(high),
+        "rows": len(a),
+    }
 
 
 def proportion(hits: int, n: int) -> dict:
@@ -52,7 +60,12 @@ def proportion(hits: int, n: int) -> dict:
     p, z = hits / n, 1.96
     middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return {"value": p, "low": (middle - spread) / scale, "high": (middle + spread) / scale, "rows": n}
+    return {
+        "value": p,
+        "low": (middle - spread) / scale,
+        "high": (middle + spread) / scale,
+        "rows": n,
+    }
 
 
 def ifd_of(model: str, prompts: list[str], responses: list[str]) -> np.ndarray:
@@ -69,13 +82,18 @@ def against_llama(model: str, count: int) -> dict[str, dict]:
     rows = dolly(count)
     published = np.load(SHARED / "scores/dolly_ppl.npz")
     index = np.array([row["idx"] for row in rows])
-    pairs = format_pairs(Dataset.from_list(rows).select_columns(["instruction", "input", "output"]), template="alpaca")
+    pairs = format_pairs(
+        Dataset.from_list(rows).select_columns(["instruction", "input", "output"]),
+        template="alpaca",
+    )
     ours = np.asarray(Perplexity(model, append_eos=True, max_length=512)(pairs[:])["ppl"])
     lengths = np.array([len(row["output"]) for row in rows], dtype=float)
     strong = published["llama2-13b/pre"][index].astype(float)
     return {
         "Spearman of response perplexity with LLaMA-2-13B's (Dolly)": rank_agreement(ours, strong),
-        "— the same of OPT-350M": rank_agreement(published["opt-350m/pre"][index].astype(float), strong),
+        "— the same of OPT-350M": rank_agreement(
+            published["opt-350m/pre"][index].astype(float), strong
+        ),
         "— the same of (minus) response length": rank_agreement(-lengths, strong),
     }
 
@@ -95,7 +113,9 @@ def true_against_random_prompts(model: str, count: int) -> dict[str, dict]:
 def against_gpt2(model: str, count: int) -> dict[str, dict]:
     rows = real_rows("nc/scores_gpt2_ifd_alpaca.jsonl.zst", count)
     prompts, responses = as_pairs(rows)
-    published = np.array([np.nan if row["ifd_ppl"] is None else row["ifd_ppl"] for row in rows], dtype=float)
+    published = np.array(
+        [np.nan if row["ifd_ppl"] is None else row["ifd_ppl"] for row in rows], dtype=float
+    )
     lengths = np.array([len(response) for response in responses], dtype=float)
     return {
         "Spearman of IFD with GPT-2's published IFD (Alpaca)": rank_agreement(
@@ -129,14 +149,18 @@ def spoilt_dolly(count: int, share: float = 0.03) -> tuple[list[str], list[str],
     planted, rng, each = [""] * count, random.Random(3), int(count * share)
     for number, kind in enumerate(KINDS):
         for i in range(number * each, (number + 1) * each):
-            prompts[i], responses[i] = spoil(prompts[i], responses[i], kind, responses[count // 2 + i], rng)
+            prompts[i], responses[i] = spoil(
+                prompts[i], responses[i], kind, responses[count // 2 + i], rng
+            )
             planted[i] = kind
             if kind == "near_duplicate":
                 prompts.append(prompts[i]), responses.append(rows[i]["output"]), planted.append("")
     return prompts, responses, planted
 
 
-def drop_rates(model: str, prompts: list[str], responses: list[str], planted: list[str]) -> dict[str, list[dict]]:
+def drop_rates(
+    model: str, prompts: list[str], responses: list[str], planted: list[str]
+) -> dict[str, list[dict]]:
     """Share of each kind that `ifd < 1`, then the top budget, drops; `good` is what chance would do."""
     table = Dataset.from_dict({"ifd": ifd_of(model, prompts, responses)})
     rates: dict[str, list[dict]] = {}
@@ -144,7 +168,9 @@ def drop_rates(model: str, prompts: list[str], responses: list[str], planted: li
         kept = set(select(table, [Threshold("ifd", below=1.0), TopK("ifd", budget)]).rows.tolist())
         for kind in ("", *KINDS):
             mine = [i for i, p in enumerate(planted) if p == kind]
-            rates.setdefault(kind or "good", []).append(proportion(sum(i not in kept for i in mine), len(mine)))
+            rates.setdefault(kind or "good", []).append(
+                proportion(sum(i not in kept for i in mine), len(mine))
+            )
     return rates
 
 
@@ -153,9 +179,13 @@ def measure(name: str, count: int) -> dict:
     model = embedded_model(name)
     sample = format_pairs(load_rows(embedded_sample()))
     return {
-        "figures": against_llama(model, count) | true_against_random_prompts(model, count) | against_gpt2(model, count),
+        "figures": against_llama(model, count)
+        | true_against_random_prompts(model, count)
+        | against_gpt2(model, count),
         "dropped": {
-            "sample": drop_rates(model, sample["prompt"][:], sample["response"][:], sample["planted"][:]),
+            "sample": drop_rates(
+                model, sample["prompt"][:], sample["response"][:], sample["planted"][:]
+            ),
             "Dolly, spoilt": drop_rates(model, *spoilt_dolly(count)),
         },
     }
@@ -165,7 +195,9 @@ def as_text(measured: dict) -> str:
     """The figures as Markdown."""
     lines = ["| figure | value | 95% interval | rows |", "|---|---:|---:|---:|"]
     for name, f in measured["figures"].items():
-        lines.append(f"| {name} | {f['value']:.2f} | {f['low']:.2f} to {f['high']:.2f} | {f['rows']:,} |")
+        lines.append(
+            f"| {name} | {f['value']:.2f} | {f['low']:.2f} to {f['high']:.2f} | {f['rows']:,} |"
+        )
     for where, rates in measured["dropped"].items():
         lines += [
             "",
@@ -174,16 +206,22 @@ def as_text(measured: dict) -> str:
         ]
         lines += ["| kind | rows | keep 10% | keep 30% |", "|---|---:|---:|---:|"]
         for kind, budgets in rates.items():
-            cells = " | ".join(f"{b['value']:.0%} ({b['low']:.0%}–{b['high']:.0%})" for b in budgets)
+            cells = " | ".join(
+                f"{b['value']:.0%} ({b['low']:.0%}–{b['high']:.0%})" for b in budgets
+            )
             lines.append(f"| {kind} | {budgets[0]['rows']:,} | {cells} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=3_000, help="rows of Dolly and of Alpaca for each figure")
+    parser.add_argument(
+        "--rows", type=int, default=3_000, help="rows of Dolly and of Alpaca for each figure"
+    )
     parser.add_argument("--only", choices=("weak", "strong"))
-    parser.add_argument("--write", action="store_true", help="put the figures into the models' cards")
+    parser.add_argument(
+        "--write", action="store_true", help="put the figures into the models' cards"
+    )
     options = parser.parse_args()
     if not SHARED.is_dir():
         print("skipped: the real rows of ../shared/data are not here")

@@ -30,21 +30,30 @@ def dolly(count: int, seed: int = 0) -> "Dataset":
 
     known = [row for row in shared.real_rows("instruct/dolly.jsonl.zst") if row["idx"] is not None]
     drawn = np.sort(np.random.default_rng(seed).permutation(len(known))[:count])
-    kept = [{key: known[i][key] for key in ("idx", "instruction", "input", "output")} for i in drawn.tolist()]
+    kept = [
+        {key: known[i][key] for key in ("idx", "instruction", "input", "output")}
+        for i in drawn.tolist()
+    ]
     return format_pairs(Dataset.from_list(kept), "alpaca", template="alpaca")
 
 
 def published(model: str, idx: np.ndarray) -> dict[str, np.ndarray]:
     """A model's published LP(1), LP_app and first perplexity of the same rows; nan where it is undefined."""
     scores = np.load(shared.SHARED / "scores/dolly_ppl.npz")
-    before, first, last = (scores[f"{model}/{epoch}"][idx].astype(float) for epoch in ("pre", "ep1", "ep3"))
+    before, first, last = (
+        scores[f"{model}/{epoch}"][idx].astype(float) for epoch in ("pre", "ep1", "ep3")
+    )
     before[before == 1] = np.nan  # rows without a scored token were given perplexity 1
     learned = np.where(before == last, np.nan, before - last)
     return {"lp_1": (before - first) / learned, "lp_app": (before - first) / before, "ppl": before}
 
 
-def table(title: str, target: np.ndarray, ours: dict[str, np.ndarray], largest: bool = False) -> None:
-    print(f"\n{title}\n\n| by | rows | Spearman | overlap of the lowest 10% (chance 0.10) |\n|---|---:|---:|---:|")
+def table(
+    title: str, target: np.ndarray, ours: dict[str, np.ndarray], largest: bool = False
+) -> None:
+    print(
+        f"\n{title}\n\n| by | rows | Spearman | overlap of the lowest 10% (chance 0.10) |\n|---|---:|---:|---:|"
+    )
     for name, values in ours.items():
         found = rank_consistency(values, target, largest=largest)
         cells = [
@@ -55,7 +64,9 @@ def table(title: str, target: np.ndarray, ours: dict[str, np.ndarray], largest: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="the run folder")
     parser.add_argument("--model", default="embedded:strong")
     parser.add_argument("--rows", type=int, default=2_000)
@@ -66,7 +77,9 @@ def main() -> None:
         print("skipped: the published scores of ../shared/data are not here")
         return
     rows = dolly(options.rows)
-    scorer = LearningPercentage(options.model, learning_rate=options.learning_rate, batch_rows=options.batch_rows)
+    scorer = LearningPercentage(
+        options.model, learning_rate=options.learning_rate, batch_rows=options.batch_rows
+    )
     began = time.perf_counter()
     scored = score(rows, [scorer], options.folder)
     if scored is None:
@@ -77,10 +90,14 @@ def main() -> None:
         f"{scorer!r} on {len(rows):,} rows: {made['training_steps']} steps in {made['training_seconds']:.0f} s, scored "
         f"4 times in {entry['seconds']:.0f} s ({time.perf_counter() - began:.0f} s now), {made['threads']} thread(s)"
     )
-    losses = next(iter(sorted(options.folder.glob("lp/prepared-*/loss.jsonl")))).read_text().splitlines()
+    losses = (
+        next(iter(sorted(options.folder.glob("lp/prepared-*/loss.jsonl")))).read_text().splitlines()
+    )
     by_epoch = np.array_split([json.loads(line)["loss"] for line in losses], scorer.epochs)
     print("mean loss by epoch:", ", ".join(f"{part.mean():.3f}" for part in by_epoch))
-    medians = [np.nanmedian(numbers_of(scored, f"lp_ppl_{number}")) for number in range(scorer.epochs + 1)]
+    medians = [
+        np.nanmedian(numbers_of(scored, f"lp_ppl_{number}")) for number in range(scorer.epochs + 1)
+    ]
     print("median perplexity:", ", ".join(f"{value:.1f}" for value in medians))
     print("lp_1:", entry["beyond"], entry["status"])
     idx = np.array(scored["idx"][:])
@@ -90,11 +107,16 @@ def main() -> None:
         ours = {
             f"{options.model}, {column}": numbers_of(scored, column),
             "response length, longest lowest": -lengths,
-            f"perplexity before training, {options.model}, highest lowest": -numbers_of(scored, "lp_ppl_0"),
+            f"perplexity before training, {options.model}, highest lowest": -numbers_of(
+                scored, "lp_ppl_0"
+            ),
             f"{SMALLEST}'s published {column}": small[column],
         }
         table(f"{column} against {STRONG}'s published one", strong[column], ours)
-    own = {"response length, longest lowest": -lengths, "perplexity before training": -numbers_of(scored, "lp_ppl_0")}
+    own = {
+        "response length, longest lowest": -lengths,
+        "perplexity before training": -numbers_of(scored, "lp_ppl_0"),
+    }
     table("lp_1 of our own against", numbers_of(scored, "lp_1"), own)
 
 

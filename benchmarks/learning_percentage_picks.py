@@ -49,10 +49,16 @@ def load_dolly() -> Dolly:
     idx = np.array([-1 if row["idx"] is None else row["idx"] for row in rows])
     arrays = np.load(SHARED / "scores/dolly_ppl.npz")
     models = dict.fromkeys(name.split("/")[0] for name in arrays.files)
-    stacked = {model: np.stack([arrays[f"{model}/{stage}"] for stage in STAGES]).astype(float) for model in models}
+    stacked = {
+        model: np.stack([arrays[f"{model}/{stage}"] for stage in STAGES]).astype(float)
+        for model in models
+    }
     known = {model: np.where(idx >= 0, values[:, idx], np.nan) for model, values in stacked.items()}
     with gzip.open(SHARED / "scores/dolly_lp_selected.json.gz", "rt") as file:
-        picks = {model: {key: some[key]["10_low"] for key in METRICS} for model, some in json.load(file).items()}
+        picks = {
+            model: {key: some[key]["10_low"] for key in METRICS}
+            for model, some in json.load(file).items()
+        }
     return Dolly(np.array([row["cluster"] for row in rows]), idx, known, picks)
 
 
@@ -83,7 +89,9 @@ def published_lists(dolly: Dolly) -> dict[tuple[str, str, int], list[int]]:
     larger = np.eye(len(shares), dtype=int)
     fits = [extra for extra in larger if _aligned(cluster, shares + extra)]
     if len(fits) != 1:
-        raise ValueError(f"{len(fits)} ways to cut the published picks into clusters, and there has to be one")
+        raise ValueError(
+            f"{len(fits)} ways to cut the published picks into clusters, and there has to be one"
+        )
     ends = np.cumsum(shares + fits[0])
     names = [(model, metric) for model in dolly.published for metric in METRICS]
     return {
@@ -113,7 +121,9 @@ def agreement(dolly: Dolly, undefined: float, *, defined_only: bool = False) -> 
     for model in dolly.published:
         for metric in METRICS:
             values = scores_of(dolly, model, metric, undefined=undefined)
-            rows = chosen(dolly, values, PublishedShares("lp_1", 0.10, group="cluster", largest=False))
+            rows = chosen(
+                dolly, values, PublishedShares("lp_1", 0.10, group="cluster", largest=False)
+            )
             plain, used = (
                 dict(zip(dolly.idx.tolist(), some.tolist(), strict=True))
                 for some in (scores_of(dolly, model, metric), values)
@@ -137,7 +147,9 @@ def exact_total(dolly: Dolly) -> tuple[int, int, int]:
 
 def main() -> None:
     dolly = load_dolly()
-    print("| complete lists of one cluster's picks | lists | equal, in order | but for ties |\n|---|---:|---:|---:|")
+    print(
+        "| complete lists of one cluster's picks | lists | equal, in order | but for ties |\n|---|---:|---:|---:|"
+    )
     for title, found in (
         ("as published: rounded up, rows without LP count as 0", agreement(dolly, 0.0)),
         ("the same, lists without such rows", agreement(dolly, 0.0, defined_only=True)),
@@ -146,7 +158,9 @@ def main() -> None:
         shares = [f"{count:,} ({count / found.lists:.1%})" for count in found[1:]]
         print(f"| {title} | {found.lists:,} | {shares[0]} | {shares[1]} |")
     asked, kept, published = exact_total(dolly)
-    print(f"\na tenth of {len(dolly.cluster):,} rows: {asked:,}; PerCluster keeps {kept:,}, published {published:,}")
+    print(
+        f"\na tenth of {len(dolly.cluster):,} rows: {asked:,}; PerCluster keeps {kept:,}, published {published:,}"
+    )
 
 
 if __name__ == "__main__":

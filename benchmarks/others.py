@@ -35,7 +35,9 @@ class DataJuicer:
             whole = self.tokenizer(prompt + " " + response)["input_ids"]
             scored = len(own) - 1
             undefined = scored < 1 or not response
-            scores.append(math.nan if undefined else self.loss(whole, scored) / self.loss(own, scored))
+            scores.append(
+                math.nan if undefined else self.loss(whole, scored) / self.loss(own, scored)
+            )
         return np.array(scores)
 
 
@@ -65,7 +67,9 @@ class OdaDataScorer:
     def ifd(self, prompts: list[str], responses: list[str]) -> np.ndarray:
         bos, found = [self.tokenizer.bos_token_id], []
         for i in range(0, len(prompts), 8):
-            given, own = (self.tokenizer(texts[i : i + 8])["input_ids"] for texts in (prompts, responses))
+            given, own = (
+                self.tokenizer(texts[i : i + 8])["input_ids"] for texts in (prompts, responses)
+            )
             found.append(np.exp(self.losses(given, own) - self.losses([bos] * len(own), own)))
         return np.concatenate(found)
 
@@ -78,8 +82,12 @@ class CTranslate2:
 
         folder = Path(model) / f"ctranslate2-{dtype}"
         if not folder.is_dir():
-            ctranslate2.converters.TransformersConverter(model).convert(str(folder), quantization=dtype)
-        self.generator = ctranslate2.Generator(str(folder), compute_type=dtype, intra_threads=threads)
+            ctranslate2.converters.TransformersConverter(model).convert(
+                str(folder), quantization=dtype
+            )
+        self.generator = ctranslate2.Generator(
+            str(folder), compute_type=dtype, intra_threads=threads
+        )
         self.tokenizer = AutoTokenizer.from_pretrained(model)
 
     def ids(self, text: str, limit: int) -> list[int]:
@@ -89,8 +97,14 @@ class CTranslate2:
         windows = []
         for prompt, response in zip(prompts, responses, strict=True):
             start = len(self.ids(prompt, WINDOW))
-            windows += [(self.ids(prompt + response, WINDOW), start), (self.ids(response, WINDOW - start + 1), 1)]
+            windows += [
+                (self.ids(prompt + response, WINDOW), start),
+                (self.ids(response, WINDOW - start + 1), 1),
+            ]
         tokens = [self.tokenizer.convert_ids_to_tokens(ids) for ids, _ in windows]
         scored = self.generator.score_batch(tokens, max_batch_size=2_048, batch_type="tokens")
-        nats = [-np.mean(s.log_probs[start - 1 :] or [math.nan]) for s, (_, start) in zip(scored, windows, strict=True)]
+        nats = [
+            -np.mean(s.log_probs[start - 1 :] or [math.nan])
+            for s, (_, start) in zip(scored, windows, strict=True)
+        ]
         return np.exp(np.array(nats[::2]) - np.array(nats[1::2]))

@@ -28,7 +28,9 @@ from hf_superfilter import IFD, embedded_model
 from hf_superfilter.models.cpu_linear import Int8Linear, by_onednn
 
 OURS = ("float32", "bfloat16", "int8")
-LOOPS = ("ctranslate2 float32", "ctranslate2 int8") if importlib.util.find_spec("ctranslate2") else ()
+LOOPS = (
+    ("ctranslate2 float32", "ctranslate2 int8") if importlib.util.find_spec("ctranslate2") else ()
+)
 METHODS = ("authors", *OURS, *LOOPS, "as data-juicer", "as oda-datascorer")
 ONCE = ("as oda-datascorer",)  # slow: in the first round only
 PICTURE = Path(__file__).with_name("peers.png")
@@ -47,7 +49,9 @@ def make(method: str, model: str, device: str = "cpu") -> Method:
         return (DataJuicer if "juicer" in method else OdaDataScorer)(model).ifd
     scorer = IFD(model, dtype=method, device=device)
     scorer.language_model()
-    return lambda prompts, responses: np.asarray(scorer({"prompt": prompts, "response": responses})["ifd"])
+    return lambda prompts, responses: np.asarray(
+        scorer({"prompt": prompts, "response": responses})["ifd"]
+    )
 
 
 def matrix_rate(dtype: str, device: str = "cpu", seconds: float = 0.5) -> float:
@@ -59,7 +63,9 @@ def matrix_rate(dtype: str, device: str = "cpu", seconds: float = 0.5) -> float:
     if dtype == "int8":
         whole, exchanged = torch.zeros(states.shape, dtype=torch.uint8), Int8Linear(layer)
         rest = (exchanged.scales, exchanged.zeros, None, 1.0, 0, torch.float32, "none", [], "")
-        multiply = partial(torch.ops.onednn.qlinear_pointwise, whole, 1.0, 128, exchanged.weight, *rest)
+        multiply = partial(
+            torch.ops.onednn.qlinear_pointwise, whole, 1.0, 128, exchanged.weight, *rest
+        )
     else:
         by_onednn(layer)
         kind = getattr(torch, dtype)
@@ -80,11 +86,15 @@ def operations(model: str, prompts: list[str], responses: list[str]) -> float:
     """Multiply-adds, counted twice, that IFD needs: layers on all tokens, the vocabulary on scored ones."""
     lm = IFD(model, dtype="float32").language_model()
     config = lm.model.config
-    windows = [window for pair in lm.windows(prompts, responses) for window in pair if pair.alone.scored]
+    windows = [
+        window for pair in lm.windows(prompts, responses) for window in pair if pair.alone.scored
+    ]
     total = 0.0
     for window in windows:
         n, d = len(window.ids), config.n_embd
-        total += 2 * n * 12 * d * d * config.n_layer + 2 * n * n * d * config.n_layer  # causal: half of 4 n n d
+        total += (
+            2 * n * 12 * d * d * config.n_layer + 2 * n * n * d * config.n_layer
+        )  # causal: half of 4 n n d
         total += 2 * window.scored * d * config.vocab_size
     return total
 
@@ -107,13 +117,24 @@ def speed(model: str, rows: int, rounds: int) -> None:
             cpu[name].append(time.process_time() - busy)
     needed = operations(model, prompts, responses)
     peaks = memory(model)
-    print(f"\n{rows} rows, {rounds} rounds, {torch.get_num_threads()} threads; {needed / rows / 1e9:.1f} GFLOP a row")
-    print("matrix rate: " + ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in rates.items()))
-    print("| method | rows/s | CPU-s a row | times the authors | share of matrix rate | peak GB | Spearman | top 10% |")
+    print(
+        f"\n{rows} rows, {rounds} rounds, {torch.get_num_threads()} threads; {needed / rows / 1e9:.1f} GFLOP a row"
+    )
+    print(
+        "matrix rate: "
+        + ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in rates.items())
+    )
+    print(
+        "| method | rows/s | CPU-s a row | times the authors | share of matrix rate | peak GB | Spearman | top 10% |"
+    )
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name in METHODS:
         ratios = np.array(wall["authors"][: len(wall[name])]) / np.array(wall[name])
-        share = needed / float(np.median(wall[name])) / rates[next((d for d in OURS if d in name), "float32")]
+        share = (
+            needed
+            / float(np.median(wall[name]))
+            / rates[next((d for d in OURS if d in name), "float32")]
+        )
         rho, overlap = agreement_of(scores["float32"], scores[name])
         print(
             f"| {name} | {rows / np.median(wall[name]):.2f} | {np.median(cpu[name]) / rows:.3f} | "
@@ -130,8 +151,14 @@ def draw(rows_a_second: dict[str, float]) -> None:
     axes = figure.subplots()
     names = sorted(rows_a_second, key=rows_a_second.__getitem__)
     colours = ["tab:orange" if name in OURS else "tab:gray" for name in names]
-    axes.bar_label(axes.barh(names, [rows_a_second[name] for name in names], color=colours), fmt="%.1f", padding=3)
-    axes.set(xlabel=f"rows a second, GPT-2 124M, {torch.get_num_threads()} cores (orange: hf_superfilter)")
+    axes.bar_label(
+        axes.barh(names, [rows_a_second[name] for name in names], color=colours),
+        fmt="%.1f",
+        padding=3,
+    )
+    axes.set(
+        xlabel=f"rows a second, GPT-2 124M, {torch.get_num_threads()} cores (orange: hf_superfilter)"
+    )
     axes.margins(x=0.1)
     figure.savefig(PICTURE, dpi=80)
 
@@ -147,13 +174,18 @@ def agreement_of(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 def memory(model: str) -> dict[str, float]:
     """Peak memory in GB of each method in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.peers", "--model", model, "--peak-of"]
-    done = {m: subprocess.run([*command, m], capture_output=True, text=True, check=True) for m in METHODS}
+    done = {
+        m: subprocess.run([*command, m], capture_output=True, text=True, check=True)
+        for m in METHODS
+    }
     return {method: float(said.stdout.split()[-1]) for method, said in done.items()}
 
 
 def print_peak(method: str, model: str) -> None:
     make(method, model)(*as_pairs(real_rows("nc/alpaca_46k.jsonl.zst", MEMORY_ROWS)))
-    status = Path("/proc/self/status").read_text()  # getrusage would count what the parent held at the fork
+    status = Path(
+        "/proc/self/status"
+    ).read_text()  # getrusage would count what the parent held at the fork
     print(int(status.split("VmHWM:")[1].split()[0]) / 1e6)
 
 
@@ -163,15 +195,21 @@ def agreement(rows: int = 1_000) -> None:
     scores = {dtype: make(dtype, embedded_model("strong"))(*pairs) for dtype in OURS}
     for dtype in OURS[1:]:
         rho, overlap = agreement_of(scores["float32"], scores[dtype])
-        print(f"\nembedded strong, {rows} rows, {dtype} against float32: Spearman {rho:.5f}, top 10% {overlap:.3f}")
+        print(
+            f"\nembedded strong, {rows} rows, {dtype} against float32: Spearman {rho:.5f}, top 10% {overlap:.3f}"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--model", help="a model folder; by default a random one of GPT-2's shape")
-    parser.add_argument("--only", choices=("speed", "agreement"), nargs="+", default=("speed", "agreement"))
+    parser.add_argument(
+        "--only", choices=("speed", "agreement"), nargs="+", default=("speed", "agreement")
+    )
     parser.add_argument("--peak-of", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not SHARED.is_dir():

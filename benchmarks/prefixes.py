@@ -27,7 +27,9 @@ def possible(lm: CausalLM, windows: list[Window]) -> tuple[float, float]:
     saved = families([window.ids for window in scored])[1].sum() / tokens
     head = lm.model.get_input_embeddings().weight.numel()
     layers = sum(w.numel() for w in lm.model.get_decoder().parameters() if w.ndim == 2) - head
-    return saved, saved * layers / (layers + head * sum(window.scored for window in scored) / tokens)
+    return saved, saved * layers / (
+        layers + head * sum(window.scored for window in scored) / tokens
+    )
 
 
 def measure(lm: CausalLM, windows: list[Window], rounds: int) -> tuple[float, float, float]:
@@ -46,7 +48,9 @@ def measure(lm: CausalLM, windows: list[Window], rounds: int) -> tuple[float, fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=120, help="of each data set; a sixth of it for the large model")
+    parser.add_argument(
+        "--rows", type=int, default=120, help="of each data set; a sixth of it for the large model"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="auto")
     args = parser.parse_args()
@@ -63,7 +67,10 @@ def main() -> None:
             for data in DATA:
                 pairs = lm.windows(*as_pairs(real_rows(data, rows)))
                 given = [pair.given for pair in pairs]
-                for scorer, windows in (("perplexity", given), ("IFD", given + [pair.alone for pair in pairs])):
+                for scorer, windows in (
+                    ("perplexity", given),
+                    ("IFD", given + [pair.alone for pair in pairs]),
+                ):
                     tokens, products = possible(lm, windows)
                     cpu, wall, off = measure(lm, windows, args.rounds)
                     print(

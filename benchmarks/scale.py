@@ -73,7 +73,10 @@ print((anonymous() - before) / count)
 
 
 def start(program: str, *arguments: object, threads: int = 1) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
     command = [sys.executable, "-c", program, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -82,7 +85,10 @@ def rows_a_second(rows: Path, count: int, folder: Path, processes: int, threads:
     """Rows/s from the common start to the end of the last process."""
     folder.mkdir()
     go = folder / "go"
-    workers = [start(WORKER, rows, folder / "run", go, folder / "cache", threads=threads) for _ in range(processes)]
+    workers = [
+        start(WORKER, rows, folder / "run", go, folder / "cache", threads=threads)
+        for _ in range(processes)
+    ]
     while len(list(folder.glob("go.*"))) < processes:
         if any(worker.poll() for worker in workers):
             raise SystemExit("a worker died")
@@ -94,14 +100,20 @@ def rows_a_second(rows: Path, count: int, folder: Path, processes: int, threads:
 
 def threads_or_processes(scratch: Path, count: int, rounds: int) -> None:
     prompts, responses = as_pairs(real_rows("instruct/dolly.jsonl.zst", count))
-    Dataset.from_dict({"prompt": prompts, "response": responses}).to_parquet(rows := scratch / "rows.parquet")
+    Dataset.from_dict({"prompt": prompts, "response": responses}).to_parquet(
+        rows := scratch / "rows.parquet"
+    )
     ways = {"1 process x 2 threads": (1, 2), "2 processes x 1 thread": (2, 1)}
     speeds: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds):
         for name, (processes, threads) in ways.items():
-            speeds[name].append(rows_a_second(rows, count, scratch / f"{number}-{processes}", processes, threads))
+            speeds[name].append(
+                rows_a_second(rows, count, scratch / f"{number}-{processes}", processes, threads)
+            )
     one, two = (np.array(speeds[name]) for name in ways)
-    print(f"\n| IFD, embedded:strong, float32, {count:,} Dolly rows | rows/s | times (range of {rounds}) |")
+    print(
+        f"\n| IFD, embedded:strong, float32, {count:,} Dolly rows | rows/s | times (range of {rounds}) |"
+    )
     print("|---|---:|---:|")
     print(f"| 1 process x 2 threads | {np.median(one):.1f} | 1 |")
     ratios = two / one
@@ -114,7 +126,9 @@ def threads_or_processes(scratch: Path, count: int, rounds: int) -> None:
 def balance(scratch: Path) -> None:
     """Four processes on 400 rows sorted by length; each sleeps in proportion to the text, so cores do not matter."""
     texts = ["x" * (10 + number * 3) for number in range(400)]
-    Dataset.from_dict({"prompt": ["?"] * 400, "response": texts}).to_parquet(rows := scratch / "sorted.parquet")
+    Dataset.from_dict({"prompt": ["?"] * 400, "response": texts}).to_parquet(
+        rows := scratch / "sorted.parquet"
+    )
     workers = [start(SLEEPER, rows, scratch / "sorted", scratch / "cache") for _ in range(4)]
     for worker in workers:
         worker.wait()
@@ -129,7 +143,9 @@ def balance(scratch: Path) -> None:
 
 def stream(scratch: Path, count: int) -> None:
     answer = start(STREAM, scratch / "stream", count).communicate()[0]
-    print(f"\nA stream of {count:,} rows, scored and selected from: {float(answer):.1f} bytes of memory a row")
+    print(
+        f"\nA stream of {count:,} rows, scored and selected from: {float(answer):.1f} bytes of memory a row"
+    )
 
 
 def timed(do: Callable[[], object], times: int) -> float:
@@ -148,7 +164,11 @@ def ledger(scratch: Path, chunks_count: int, rows: int) -> None:
     again = Chunks(store, "ifd", chunks.starts, claim="x")
     facts = {"seconds": 1.0, "tokens": 1.0, "process": "node:1"}
     numbers = range(chunks_count)
-    prices = {"write": timed(lambda: [chunks.write(number, columns, facts) for number in numbers], chunks_count)}
+    prices = {
+        "write": timed(
+            lambda: [chunks.write(number, columns, facts) for number in numbers], chunks_count
+        )
+    }
     size = store.path(chunks.object(0)).stat().st_size
     prices["read and check, once"] = timed(again.pending, chunks_count)
     prices["list once more, when all are known"] = timed(again.pending, chunks_count)
@@ -157,7 +177,9 @@ def ledger(scratch: Path, chunks_count: int, rows: int) -> None:
             lambda: [(leases.take(str(n)), leases.give_back(str(n))) for n in numbers], chunks_count
         )
     prices["merge into one table"] = timed(again.read, chunks_count)
-    print(f"\n| of one chunk of {rows:,} rows, {size:,} bytes, among {chunks_count:,} | milliseconds |\n|---|---:|")
+    print(
+        f"\n| of one chunk of {rows:,} rows, {size:,} bytes, among {chunks_count:,} | milliseconds |\n|---|---:|"
+    )
     for name, price in prices.items():
         print(f"| {name} | {price:.3f} |")
     prompts, responses = as_pairs(real_rows("instruct/dolly.jsonl.zst"))

@@ -41,12 +41,19 @@ def documents(clean: int, each: int, seed: int = 0) -> Dataset:
     """Clean documents, and some of every kind of noise, as rows without a prompt."""
     noisy, rng = beside.real_rows("text/noisy.jsonl.zst"), random.Random(seed)
     bases = {row["base"] for row in noisy}
-    sources = [row for name in CLEAN for row in beside.real_rows(f"text/{name}.jsonl.zst") if row["id"] in bases]
+    sources = [
+        row
+        for name in CLEAN
+        for row in beside.real_rows(f"text/{name}.jsonl.zst")
+        if row["id"] in bases
+    ]
     chosen = [("clean", row["text"]) for row in rng.sample(sources, min(clean, len(sources)))]
     for kind in sorted({row["kind"] for row in noisy}):
         mine = [row["text"] for row in noisy if row["kind"] == kind]
         chosen += [(kind, text) for text in rng.sample(mine, min(each, len(mine)))]
-    return Dataset.from_list([{"kind": kind, "prompt": "", "response": text} for kind, text in chosen])
+    return Dataset.from_list(
+        [{"kind": kind, "prompt": "", "response": text} for kind, text in chosen]
+    )
 
 
 def auc(clean: np.ndarray, noise: np.ndarray) -> tuple[float, float]:
@@ -54,7 +61,9 @@ def auc(clean: np.ndarray, noise: np.ndarray) -> tuple[float, float]:
     a, b = np.nan_to_num(clean, nan=-math.inf), np.nan_to_num(noise, nan=-math.inf)
     above = (a[:, None] > b).mean() + (a[:, None] == b).mean() / 2
     q1, q2, n, m = above / (2 - above), 2 * above**2 / (1 + above), len(a), len(b)
-    variance = (above * (1 - above) + (n - 1) * (q1 - above**2) + (m - 1) * (q2 - above**2)) / (n * m)
+    variance = (above * (1 - above) + (n - 1) * (q1 - above**2) + (m - 1) * (q2 - above**2)) / (
+        n * m
+    )
     return float(above), 1.96 * math.sqrt(max(variance, 0.0))
 
 
@@ -64,7 +73,10 @@ def as_text(table: Dataset) -> str:
         np.array(table["kind"][:]),
         {title: s * np.array(table[c][:]) for title, (_, c, s) in COLUMNS.items()},
     )
-    lines = ["| clean against | rows | " + " | ".join(COLUMNS) + " |", "|---|---:|" + "---:|" * len(COLUMNS)]
+    lines = [
+        "| clean against | rows | " + " | ".join(COLUMNS) + " |",
+        "|---|---:|" + "---:|" * len(COLUMNS),
+    ]
     averages: dict[str, list[float]] = {title: [] for title in COLUMNS}
     for kind in sorted(set(kinds.tolist()) - {"clean"}):
         cells = []
@@ -74,7 +86,9 @@ def as_text(table: Dataset) -> str:
             cells.append(f"{value:.2f} ±{half:.2f}")
         lines.append(f"| {kind} | {(kinds == kind).sum()} | " + " | ".join(cells) + " |")
     lines.append(
-        f"| mean of kinds | {len(table)} | " + " | ".join(f"{np.mean(a):.2f}" for a in averages.values()) + " |"
+        f"| mean of kinds | {len(table)} | "
+        + " | ".join(f"{np.mean(a):.2f}" for a in averages.values())
+        + " |"
     )
     return "\n".join(lines)
 

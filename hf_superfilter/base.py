@@ -84,7 +84,9 @@ class Settings:
         """`{name: arguments}` in plain values, as recipes and records write it; a foreign class is `module:Class`."""
         kind = type(self)
         ours = kind.__module__.startswith(f"{__package__}.")
-        arguments = {key: list(v) if isinstance(v, tuple) else v for key, v in self.settings().items()}
+        arguments = {
+            key: list(v) if isinstance(v, tuple) else v for key, v in self.settings().items()
+        }
         return {kind.__name__ if ours else f"{kind.__module__}:{kind.__name__}": arguments}
 
     def __repr__(self) -> str:

@@ -14,7 +14,9 @@ def plain_numbers(settings: object, *names: str) -> None:
     """Turn numpy scalars among the settings of a frozen dataclass into Python numbers, as repr and YAML need them."""
     for name in names:
         value = getattr(settings, name)
-        if isinstance(value, np.generic):  # by its text, so that float32 0.29 is 0.29 and not 0.28999999166
+        if isinstance(
+            value, np.generic
+        ):  # by its text, so that float32 0.29 is 0.29 and not 0.28999999166
             plain = float(str(value)) if isinstance(value, np.floating) else value.item()
             object.__setattr__(settings, name, plain)
 

@@ -5,7 +5,9 @@ from functools import lru_cache
 from pathlib import Path
 
 
-def resolve_revision(repo: str, revision: str | None = None, *, repo_type: str = "model", again: bool = False) -> str:
+def resolve_revision(
+    repo: str, revision: str | None = None, *, repo_type: str = "model", again: bool = False
+) -> str:
     """The exact version behind a name: `sha256:<16 digits>` of a local folder or file, else a commit on the Hub.
 
     Online the Hub is asked, once per process; offline the answer is the commit that the local cache
@@ -23,15 +25,23 @@ def resolve_revision(repo: str, revision: str | None = None, *, repo_type: str =
     folder = Path(repo)
     if folder.is_dir():
         files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md")
-        return _digest(folder, tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files))
+        return _digest(
+            folder, tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
+        )
     if folder.is_file():
-        return _digest(folder.parent, ((str(folder), folder.stat().st_size, folder.stat().st_mtime_ns),))
+        return _digest(
+            folder.parent, ((str(folder), folder.stat().st_size, folder.stat().st_mtime_ns),)
+        )
     return (_asked if again else _commit)(repo, revision, repo_type)
 
 
 def is_commit(revision: str | None) -> bool:
     """Whether a revision is a whole commit sha, which never comes to mean something else."""
-    return isinstance(revision, str) and len(revision) == 40 and not set(revision) - set("0123456789abcdef")
+    return (
+        isinstance(revision, str)
+        and len(revision) == 40
+        and not set(revision) - set("0123456789abcdef")
+    )
 
 
 @lru_cache(maxsize=64)
@@ -56,13 +66,19 @@ def _asked(repo: str, revision: str | None, repo_type: str) -> str:
     if revision and is_commit(revision):
         return revision
     if repo.count("/") > 1 or repo.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"no folder {repo!r}: give a local {repo_type} folder or a Hub id such as 'org/name'")
+        raise FileNotFoundError(
+            f"no folder {repo!r}: give a local {repo_type} folder or a Hub id such as 'org/name'"
+        )
     if not constants.is_offline_mode():
         try:
             sha = HfApi().repo_info(repo, revision=revision, repo_type=repo_type).sha
             if sha:
                 return sha
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        except (
+            errors.RepositoryNotFoundError,
+            errors.RevisionNotFoundError,
+            errors.HFValidationError,
+        ) as error:
             raise FileNotFoundError(
                 f"the Hub has no {repo_type} {repo!r}"
                 + (f" at revision {revision!r}" if revision else "")
@@ -83,7 +99,12 @@ def _unreachable() -> tuple[type[Exception], ...]:
 def _cached_commit(repo: str, revision: str, repo_type: str) -> str:
     from huggingface_hub import constants
 
-    stored = Path(constants.HF_HUB_CACHE) / f"{repo_type}s--{repo.replace('/', '--')}" / "refs" / revision
+    stored = (
+        Path(constants.HF_HUB_CACHE)
+        / f"{repo_type}s--{repo.replace('/', '--')}"
+        / "refs"
+        / revision
+    )
     if not stored.is_file():
         raise FileNotFoundError(
             f"no local folder {repo!r}, the Hub cannot be reached, and the cache holds no {repo_type} of that name"

@@ -28,7 +28,9 @@ _Dumper.add_representer(str, _text)
 
 for _kind in (_Loader, _Dumper):  # what would be read as a number is quoted when it is text
     _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
     )
 
 

@@ -50,7 +50,10 @@ def _auto_dtype(pytestconfig):
     wanted = pytestconfig.getoption("auto_dtype")
     with pytest.MonkeyPatch.context() as patch:
         if wanted:
-            abilities = torch.cpu.get_capabilities() | {"avx512_bf16": wanted == "bfloat16", "amx_bf16": False}
+            abilities = torch.cpu.get_capabilities() | {
+                "avx512_bf16": wanted == "bfloat16",
+                "amx_bf16": False,
+            }
             patch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
         yield
 
@@ -125,7 +128,11 @@ def _forget():
 
     HfFileSystem.clear_instance_cache()
     revisions._commit.cache_clear()
-    for name in [name for name in sys.modules if name.split(".")[0] in ("evaluate_modules", "datasets_modules")]:
+    for name in [
+        name
+        for name in sys.modules
+        if name.split(".")[0] in ("evaluate_modules", "datasets_modules")
+    ]:
         del sys.modules[name]
 
 
@@ -199,7 +206,13 @@ def gpt2(tmp_path_factory) -> str:
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=128, n_embd=48, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+        vocab_size=len(tokenizer),
+        n_positions=128,
+        n_embd=48,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     _spread(GPT2LMHeadModel(config)).save_pretrained(folder)
     return str(folder)
@@ -214,7 +227,9 @@ def t5(tmp_path_factory) -> str:
     tokenizer = AutoTokenizer.from_pretrained(embedded_model("weak"))
     tokenizer.pad_token = "<pad>"
     end = (tokenizer.eos_token, tokenizer.eos_token_id)
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end[0]}", special_tokens=[end]
+    )
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = T5Config(

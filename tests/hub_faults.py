@@ -45,7 +45,11 @@ def _due(faults: list[Fault], request: web.Request) -> list[Fault]:
     """The faults that this request meets, up to the first that ends it."""
     due = []
     for fault in faults:
-        if fault.times > 0 and fault.method in (None, request.method) and re.search(fault.path, request.path):
+        if (
+            fault.times > 0
+            and fault.method in (None, request.method)
+            and re.search(fault.path, request.path)
+        ):
             fault.times -= 1
             due.append(fault)
             if fault.kind in ("fail", "drop"):

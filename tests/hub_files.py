@@ -9,7 +9,18 @@ from hub_protocol import API, REVISION, Endpoints
 from hub_state import Blob, Change, HubError, Repository
 from hub_views import entry, front_matter, listing, page
 
-LFS_SUFFIXES = {".parquet", ".arrow", ".safetensors", ".bin", ".pt", ".npy", ".png", ".jpg", ".gz", ".zip"}
+LFS_SUFFIXES = {
+    ".parquet",
+    ".arrow",
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".npy",
+    ".png",
+    ".jpg",
+    ".gz",
+    ".zip",
+}
 LFS_BYTES = 10 * 2**20  # the Hub refuses larger files as regular ones
 UPLOAD = "/_lfs/{type:models|datasets|spaces}/{name:[^/]+/[^/]+}/{sha256:[0-9a-f]{64}}"
 TRUE = ("true", "1")
@@ -42,7 +53,9 @@ class Files(Endpoints):
         tree = self.find(request, _level(request, revision)).resolve(revision).tree
         files = []
         for file in body["files"]:
-            files.append({"path": file["path"], "uploadMode": upload_mode(file), "shouldIgnore": False})
+            files.append(
+                {"path": file["path"], "uploadMode": upload_mode(file), "shouldIgnore": False}
+            )
             if blob := tree.get(file["path"]):
                 files[-1]["oid"] = blob.sha256 if blob.lfs else blob.oid
         return web.json_response({"files": files})
@@ -55,7 +68,10 @@ class Files(Endpoints):
             objects.append({"oid": wanted["oid"], "size": wanted["size"]})
             if wanted["oid"] not in repository.lfs:
                 href = f"{self.url}/_lfs/{repository.type}s/{repository.id}/{wanted['oid']}"
-                objects[-1]["actions"] = {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}}
+                objects[-1]["actions"] = {
+                    "upload": {"href": href},
+                    "verify": {"href": f"{href}/verify"},
+                }
         return web.json_response({"transfer": "basic", "objects": objects})
 
     async def lfs_put(self, request):
@@ -81,24 +97,36 @@ class Files(Endpoints):
         for line in (await request.read()).splitlines():
             lines.append(json.loads(line))
         header = next(line["value"] for line in lines if line["key"] == "header")
-        edits = [edit(line["key"], line["value"], repository) for line in lines if line["key"] != "header"]
+        edits = [
+            edit(line["key"], line["value"], repository)
+            for line in lines
+            if line["key"] != "header"
+        ]
         message = header.get("description", "")
         change = Change(edits, header["summary"], message, user.name, header.get("parentCommit"))
         home, answer = self.url + page(repository.type, repository.id), {"success": True}
         with self.hub.lock:
             if "create_pr" in request.query:
                 reference, new = repository.propose(revision, change)
-                answer["pullRequestUrl"] = f"{home}/discussions/{reference.removeprefix('refs/pr/')}"
+                answer["pullRequestUrl"] = (
+                    f"{home}/discussions/{reference.removeprefix('refs/pr/')}"
+                )
             else:
                 new = repository.commit(revision, change)
-        return web.json_response(answer | {"commitOid": new.sha, "commitUrl": f"{home}/commit/{new.sha}"})
+        return web.json_response(
+            answer | {"commitOid": new.sha, "commitUrl": f"{home}/commit/{new.sha}"}
+        )
 
     async def tree(self, request):
         commit, folder = self.at(request), request.match_info.get("path", "").strip("/")
-        recursive, expand = (request.query.get(key, "").lower() in TRUE for key in ("recursive", "expand"))
+        recursive, expand = (
+            request.query.get(key, "").lower() in TRUE for key in ("recursive", "expand")
+        )
         paths = listing(commit, folder, recursive)
         if folder and not paths:
-            raise HubError(404, f"{folder} does not exist", "EntryNotFound", **{"X-Repo-Commit": commit.sha})
+            raise HubError(
+                404, f"{folder} does not exist", "EntryNotFound", **{"X-Repo-Commit": commit.sha}
+            )
         return self.page(request, [entry(commit, path, expand) for path in paths])
 
     async def paths_info(self, request):
@@ -114,7 +142,10 @@ class Files(Endpoints):
         if blob is None:
             raise HubError(404, f"Entry not found: {path}", "EntryNotFound", **headers)
         total, etag = len(blob.data), f'"{blob.sha256 if blob.lfs else blob.oid}"'
-        headers |= {"ETag": etag, "Content-Disposition": f'inline; filename="{PurePosixPath(path).name}"'}
+        headers |= {
+            "ETag": etag,
+            "Content-Disposition": f'inline; filename="{PurePosixPath(path).name}"',
+        }
         if blob.lfs:
             headers |= {"X-Linked-Etag": etag, "X-Linked-Size": str(total)}
         if "Range" not in request.headers:
@@ -134,7 +165,11 @@ def upload_mode(file: dict) -> str:
     """Whether the Hub wants a file through LFS: a large or a binary one."""
     binary = b"\0" in base64.b64decode(file.get("sample", ""))
     large = file.get("size", 0) > LFS_BYTES
-    return "lfs" if binary or large or PurePosixPath(file["path"]).suffix in LFS_SUFFIXES else "regular"
+    return (
+        "lfs"
+        if binary or large or PurePosixPath(file["path"]).suffix in LFS_SUFFIXES
+        else "regular"
+    )
 
 
 def edit(kind: str, value: dict, repository: Repository) -> tuple[str, Blob | None]:

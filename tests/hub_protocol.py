@@ -38,7 +38,9 @@ class Endpoints:
         start = int(request.query.get("cursor", 0))
         headers = {}
         if start + size < len(rows):
-            headers["Link"] = f'<{self.url}{request.rel_url.update_query(cursor=start + size)}>; rel="next"'
+            headers["Link"] = (
+                f'<{self.url}{request.rel_url.update_query(cursor=start + size)}>; rel="next"'
+            )
         return web.json_response(rows[start : start + size], headers=headers)
 
 
@@ -84,13 +86,17 @@ class Repositories(Endpoints):
         if user is None:
             raise HubError(401, "Invalid username or password.")
         auth = {"type": "access_token", "accessToken": {"displayName": "tests", "role": user.role}}
-        return web.json_response({"type": "user", "name": user.name, "fullname": user.name, "orgs": [], "auth": auth})
+        return web.json_response(
+            {"type": "user", "name": user.name, "fullname": user.name, "orgs": [], "auth": auth}
+        )
 
     async def validate_yaml(self, request):
         try:
             found = front_matter((await request.json())["content"])
         except HubError as error:
-            return web.json_response({"errors": [{"message": error.message}], "warnings": []}, status=400)
+            return web.json_response(
+                {"errors": [{"message": error.message}], "warnings": []}, status=400
+            )
         warnings = [] if found else [{"message": "empty or missing yaml metadata in repo card"}]
         return web.json_response({"errors": [], "warnings": warnings})
 
@@ -109,7 +115,9 @@ class Repositories(Endpoints):
     async def delete(self, request):
         body, user = await request.json(), self.user(request)
         with self.hub.lock:
-            repository = self.hub.find(body.get("type") or "model", _name(body, user), user, "write")
+            repository = self.hub.find(
+                body.get("type") or "model", _name(body, user), user, "write"
+            )
             del self.hub.repositories[repository.type, repository.id]
         return web.json_response({})
 
@@ -137,10 +145,14 @@ class Repositories(Endpoints):
 
     async def refs(self, request):
         repository = self.find(request)
-        branches = [named(name, f"refs/heads/{name}", at) for name, at in repository.branches.items()]
+        branches = [
+            named(name, f"refs/heads/{name}", at) for name, at in repository.branches.items()
+        ]
         tags = [named(name, f"refs/tags/{name}", at) for name, at in repository.tags.items()]
         pulls = [named(name, name, at) for name, at in repository.pulls.items()]
-        return web.json_response({"branches": branches, "tags": tags, "converts": [], "pullRequests": pulls})
+        return web.json_response(
+            {"branches": branches, "tags": tags, "converts": [], "pullRequests": pulls}
+        )
 
     async def commits(self, request):
         rows = []

@@ -56,7 +56,9 @@ class HubServer:
         if self._thread is None:
             self._socket = self._socket or self._bind(self.port)
             ready = threading.Event()
-            self._thread = threading.Thread(target=lambda: asyncio.run(self.serve(ready.set)), daemon=True)
+            self._thread = threading.Thread(
+                target=lambda: asyncio.run(self.serve(ready.set)), daemon=True
+            )
             self._thread.start()
             if not ready.wait(timeout=20):
                 raise RuntimeError(f"The local Hub did not start on {self.url}")
@@ -81,7 +83,9 @@ class HubServer:
             app.add_routes(part(self.hub, self.url).routes())
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that `start` works after `stop`
+        self._socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # so that `start` works after `stop`
         await web.SockSite(runner, self._socket).start()
         ready()
         await self._stopped.wait()
@@ -91,7 +95,9 @@ class HubServer:
     @staticmethod
     def _bind(port: int) -> socket.socket:
         bound = socket.socket()
-        if port:  # not for a free port: two servers that are not yet started could be given the same one
+        if (
+            port
+        ):  # not for a free port: two servers that are not yet started could be given the same one
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind(("127.0.0.1", port))
@@ -100,34 +106,67 @@ class HubServer:
             raise
         return bound
 
-    def environment(self, home: str | os.PathLike, token: str | None = "hf_local_write") -> dict[str, str]:
+    def environment(
+        self, home: str | os.PathLike, token: str | None = "hf_local_write"
+    ) -> dict[str, str]:
         """What another process needs in its environment to use this Hub, with its caches under `home`."""
-        keep = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-        settings = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        keep = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("HF_", "HUGGING"))
+        }
+        settings = {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+        }
         settings |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
         return keep | settings | ({"HF_TOKEN": token} if token else {})
 
     # What goes wrong
 
-    def fail(self, status: int, times: int = 1, method: str | None = None, path: str = ".", message: str = "") -> None:
+    def fail(
+        self,
+        status: int,
+        times: int = 1,
+        method: str | None = None,
+        path: str = ".",
+        message: str = "",
+    ) -> None:
         """Answer the next matching requests with this status; `path` is a regular expression to be found."""
         told = message or f"The test asked for status {status}"
         self.faults.append(Fault("fail", path, method, times, status=status, message=told))
 
     def drop(
-        self, path: str = ".", times: int = 1, after_bytes: int = 0, method: str | None = None, handled: bool = False
+        self,
+        path: str = ".",
+        times: int = 1,
+        after_bytes: int = 0,
+        method: str | None = None,
+        handled: bool = False,
     ) -> None:
         """Cut the connection after so many bytes of an upload or a download.
 
         With `handled` the request is carried out whole and the connection is cut before the answer.
         """
-        self.faults.append(Fault("drop", path, method, times, after_bytes=after_bytes, handled=handled))
+        self.faults.append(
+            Fault("drop", path, method, times, after_bytes=after_bytes, handled=handled)
+        )
 
-    def delay(self, seconds: float, path: str = ".", times: float = float("inf"), method: str | None = None) -> None:
+    def delay(
+        self,
+        seconds: float,
+        path: str = ".",
+        times: float = float("inf"),
+        method: str | None = None,
+    ) -> None:
         """Let matching requests wait before they are handled."""
         self.faults.append(Fault("delay", path, method, times, seconds=seconds))
 
-    def before(self, action: Callable[[], object], path: str, times: int = 1, method: str | None = None) -> None:
+    def before(
+        self, action: Callable[[], object], path: str, times: int = 1, method: str | None = None
+    ) -> None:
         """Call `action` before the next matching requests are handled: what happened in between."""
         self.faults.append(Fault("before", path, method, times, action=action))
 
@@ -170,7 +209,10 @@ class HubServer:
 
     def files(self, type: str, id: str, revision: str = "main") -> dict[str, bytes]:
         """All files by path, .gitattributes among them."""
-        return {path: blob.data for path, blob in self.hub.repositories[type, id].resolve(revision).tree.items()}
+        return {
+            path: blob.data
+            for path, blob in self.hub.repositories[type, id].resolve(revision).tree.items()
+        }
 
     def commits(self, type: str, id: str, revision: str = "main") -> list[Commit]:
         """Newest first; each has sha, parent, title, message, author, date and tree."""
@@ -178,10 +220,17 @@ class HubServer:
 
     def log(self, method: str | None = None, path: str = ".") -> list[tuple[str, str, int]]:
         """Method, path and status of the matching requests, oldest first; status 0 where the connection was cut."""
-        return [row for row in self.requests if method in (None, row[0]) and re.search(path, row[1])]
+        return [
+            row for row in self.requests if method in (None, row[0]) and re.search(path, row[1])
+        ]
 
     def commit(
-        self, type: str, id: str, files: dict[str, bytes | str | None], revision: str = "main", private: bool = False
+        self,
+        type: str,
+        id: str,
+        files: dict[str, bytes | str | None],
+        revision: str = "main",
+        private: bool = False,
     ) -> str:
         """Commit as the owner without a client, in a new repository if need be; None deletes. The new sha."""
         owner = User(id.split("/")[0], "write")
@@ -191,9 +240,13 @@ class HubServer:
             repository, edits = self.hub.repositories[type, id], []
             for path, text in files.items():
                 data = text.encode() if isinstance(text, str) else text
-                edits.append((path, None if data is None else Blob(data, lfs=path.endswith(".parquet"))))
+                edits.append(
+                    (path, None if data is None else Blob(data, lfs=path.endswith(".parquet")))
+                )
             repository.lfs |= {blob.sha256: blob for _, blob in edits if blob and blob.lfs}
-            return repository.commit(revision, Change(edits, "Committed by a test", "", owner.name)).sha
+            return repository.commit(
+                revision, Change(edits, "Committed by a test", "", owner.name)
+            ).sha
 
     def move(self, type: str, old: str, new: str) -> None:
         """Rename a repository; the old name redirects."""
@@ -209,7 +262,9 @@ class HubServer:
         status = 0
         try:
             answer = await meet(self.faults, request, handler)
-            status = answer.status if request.transport and not request.transport.is_closing() else 0
+            status = (
+                answer.status if request.transport and not request.transport.is_closing() else 0
+            )
             return answer
         except web.HTTPException as error:
             status = error.status
@@ -221,7 +276,9 @@ class HubServer:
         body = await request.json()
         call = body.pop("call", None)
         if call not in CONTROLS:
-            return web.json_response({"error": f"No call {call!r}: {', '.join(CONTROLS)}"}, status=400)
+            return web.json_response(
+                {"error": f"No call {call!r}: {', '.join(CONTROLS)}"}, status=400
+            )
         try:
             return web.json_response({"result": getattr(self, call)(**body)})
         except (HubError, KeyError, TypeError, ValueError) as error:

@@ -108,7 +108,15 @@ class Commit:
         listing = "\n".join(f"{path} {blob.oid}" for path, blob in sorted(tree.items()))
         text = f"{parent and parent.sha} {date} {change.title} {change.message} {change.author}\n{listing}"
         sha = hashlib.sha1(text.encode()).hexdigest()
-        return cls(sha, parent, change.title, change.message, change.author, date, MappingProxyType(dict(tree)))
+        return cls(
+            sha,
+            parent,
+            change.title,
+            change.message,
+            change.author,
+            date,
+            MappingProxyType(dict(tree)),
+        )
 
 
 @dataclass
@@ -165,7 +173,9 @@ class Repository:
         base = next(commit for commit in proposed.history if commit.sha in known).tree
         edits = [(path, None) for path in base if path not in proposed.tree and path in main.tree]
         edits += [(path, blob) for path, blob in proposed.tree.items() if base.get(path) != blob]
-        return self.commit("main", Change(edits, f"{proposed.title} (#{number})", proposed.message, author))
+        return self.commit(
+            "main", Change(edits, f"{proposed.title} (#{number})", proposed.message, author)
+        )
 
     def _grow(self, head: Commit, change: Change) -> Commit:
         tree = dict(head.tree)
@@ -176,7 +186,11 @@ class Repository:
             if blob is not None:
                 tree[path] = blob
                 continue
-            gone = [name for name in tree if name == path or (path.endswith("/") and name.startswith(path))]
+            gone = [
+                name
+                for name in tree
+                if name == path or (path.endswith("/") and name.startswith(path))
+            ]
             if not gone:
                 raise HubError(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
             for name in gone:
@@ -214,7 +228,9 @@ class Hub:
         """A repository that the user may "read", "propose" changes to (any visible one) or "write" (their own)."""
         target = self.moved.get((type, id), id)
         repository = self.repositories.get((type, target))
-        hidden = repository is None or (repository.private and (user is None or user.name != repository.owner))
+        hidden = repository is None or (
+            repository.private and (user is None or user.name != repository.owner)
+        )
         if user is None and (hidden or level != "read"):
             # huggingface_hub takes any 401 from an https Hub for a missing repository; over http only with this code
             raise HubError(401, "Invalid username or password.", "RepoNotFound")
@@ -225,7 +241,9 @@ class Hub:
         if level != "read":
             self.check_write(user)
         if level == "write" and user.name != repository.owner:
-            raise HubError(403, f"You don't have the rights to write to {repository.id}, which is not yours")
+            raise HubError(
+                403, f"You don't have the rights to write to {repository.id}, which is not yours"
+            )
         return repository
 
     def check_write(self, user: User | None) -> None:
@@ -235,9 +253,13 @@ class Hub:
         if self.refuse_writes:
             raise HubError(403, "Writing is switched off on this Hub")
         if user.role != "write":
-            raise HubError(403, "This token is read-only: you must use a write token to upload to a repository")
+            raise HubError(
+                403, "This token is read-only: you must use a write token to upload to a repository"
+            )
 
-    def create(self, type: str, id: str, user: User | None, private: bool, sdk: str | None) -> Repository:
+    def create(
+        self, type: str, id: str, user: User | None, private: bool, sdk: str | None
+    ) -> Repository:
         """A new repository with the files that the Hub puts there."""
         self.check_write(user)
         self._check_name(type, id, user)
@@ -247,7 +269,10 @@ class Hub:
         if type == "space":
             tree["README.md"] = Blob(SPACE_CARD.format(name=id.split("/")[1], sdk=sdk).encode())
         if sdk == "static":
-            tree |= {"index.html": Blob(b"<h1>A new Space</h1>\n"), "style.css": Blob(b"h1 { color: gray }\n")}
+            tree |= {
+                "index.html": Blob(b"<h1>A new Space</h1>\n"),
+                "style.css": Blob(b"h1 { color: gray }\n"),
+            }
         first = Commit.after(None, tree, Change([], "initial commit", "", user.name))
         repository = Repository(type, id, private, sdk, {"main": first}, commits={first.sha: first})
         self.repositories[type, id] = repository
@@ -263,7 +288,9 @@ class Hub:
         del self.repositories[type, old]
         repository.id = new
         self.repositories[type, new] = repository
-        self.moved = {name: new if to == old else to for name, to in self.moved.items()} | {(type, old): new}
+        self.moved = {name: new if to == old else to for name, to in self.moved.items()} | {
+            (type, old): new
+        }
         self.moved.pop((type, new), None)
 
     def _check_name(self, type: str, id: str, user: User) -> None:
@@ -271,4 +298,6 @@ class Hub:
             raise HubError(400, f"Invalid repository: {type} {id!r}")
         owner = id.split("/")[0]
         if owner != user.name:
-            raise HubError(403, f"You don't have the rights to create a {type} under the namespace {owner!r}")
+            raise HubError(
+                403, f"You don't have the rights to create a {type} under the namespace {owner!r}"
+            )

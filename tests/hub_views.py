@@ -14,7 +14,9 @@ def refusal(error: HubError, body: dict | None = None) -> web.Response:
     headers = {"X-Error-Message": error.message, **error.headers}
     if error.code:
         headers["X-Error-Code"] = error.code
-    return web.json_response({"error": error.message, **(body or {})}, status=error.status, headers=headers)
+    return web.json_response(
+        {"error": error.message, **(body or {})}, status=error.status, headers=headers
+    )
 
 
 def describe(repository: Repository, commit: Commit, blobs: bool) -> dict:
@@ -25,13 +27,31 @@ def describe(repository: Repository, commit: Commit, blobs: bool) -> dict:
         if blobs:
             siblings[-1] |= {"blobId": blob.oid, "size": len(blob.data)}
         if blobs and blob.lfs:
-            siblings[-1]["lfs"] = {"sha256": blob.sha256, "size": len(blob.data), "pointerSize": len(blob.pointer)}
+            siblings[-1]["lfs"] = {
+                "sha256": blob.sha256,
+                "size": len(blob.data),
+                "pointerSize": len(blob.pointer),
+            }
     readme = commit.tree.get("README.md", Blob(b""))
     card = front_matter(readme.data.decode())
     tags = card.get("tags") or []
-    answer = {"_id": repository.branches["main"].history[-1].sha[:24], "id": repository.id, "author": repository.owner}
-    answer |= {"sha": commit.sha, "lastModified": stamp(commit.date), "createdAt": stamp(commit.history[-1].date)}
-    answer |= {"private": repository.private, "gated": False, "disabled": False, "downloads": 0, "likes": 0}
+    answer = {
+        "_id": repository.branches["main"].history[-1].sha[:24],
+        "id": repository.id,
+        "author": repository.owner,
+    }
+    answer |= {
+        "sha": commit.sha,
+        "lastModified": stamp(commit.date),
+        "createdAt": stamp(commit.history[-1].date),
+    }
+    answer |= {
+        "private": repository.private,
+        "gated": False,
+        "disabled": False,
+        "downloads": 0,
+        "likes": 0,
+    }
     answer |= {"tags": tags if isinstance(tags, list) else [tags], "siblings": siblings}
     if card:
         answer["cardData"] = json.loads(json.dumps(card, default=str))
@@ -40,7 +60,9 @@ def describe(repository: Repository, commit: Commit, blobs: bool) -> dict:
 
 def entry(commit: Commit, path: str, expand: bool) -> dict:
     """One row of a tree listing; `expand` asks which commit changed it last."""
-    inside = {name: at for name, at in commit.tree.items() if name == path or name.startswith(f"{path}/")}
+    inside = {
+        name: at for name, at in commit.tree.items() if name == path or name.startswith(f"{path}/")
+    }
     blob = inside.get(path)
     if blob:
         row = {"type": "file", "oid": blob.oid, "size": len(blob.data), "path": path}
@@ -80,7 +102,9 @@ def front_matter(card: str) -> dict:
     except yaml.YAMLError as error:
         raise HubError(400, f"Invalid metadata in README.md: {error}".replace("\n", " ")) from error
     if not isinstance(found, dict):
-        raise HubError(400, f"Invalid metadata in README.md: a {type(found).__name__} instead of a mapping")
+        raise HubError(
+            400, f"Invalid metadata in README.md: a {type(found).__name__} instead of a mapping"
+        )
     return found
 
 

@@ -24,7 +24,12 @@ class OpenAIServer:
     """
 
     def __init__(
-        self, folder: str, *, most: int = 20, fault: Callable[[int], str] = lambda n: "", key: str = ""
+        self,
+        folder: str,
+        *,
+        most: int = 20,
+        fault: Callable[[int], str] = lambda n: "",
+        key: str = "",
     ) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -36,7 +41,9 @@ class OpenAIServer:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
 
     def __enter__(self) -> "OpenAIServer":
         self._thread.start()
@@ -69,14 +76,20 @@ class OpenAIServer:
         if wanted > self.most:
             return 400, _refusal(f"logprobs must be at most {self.most}")
         if chat and not self.tokenizer.chat_template:
-            return 400, _refusal("As of transformers v4.44, default chat template is no longer allowed")
+            return 400, _refusal(
+                "As of transformers v4.44, default chat template is no longer allowed"
+            )
         if chat:
-            text = self.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
+            text = self.tokenizer.apply_chat_template(
+                body["messages"], tokenize=False, add_generation_prompt=True
+            )
         else:
             text = body["prompt"]
         with self._lock, torch.inference_mode():
             self.asked.append(text)
-            ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=not chat)["input_ids"]
+            ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=not chat)[
+                "input_ids"
+            ]
             numbers, tokens = self.model(input_ids=ids).logits[0, -1].log_softmax(-1).topk(wanted)
         named = [
             {"token": self.tokenizer.decode([t]), "logprob": p}

@@ -23,7 +23,9 @@ def picked(*numbers: int, who: str = "a", dropped: int = 2, **columns) -> Select
         return pool[[everything.index(number) for number in numbers]]
 
     given = {name: [value] * len(everything) for name, value in columns.items()}
-    return select(Dataset.from_dict({"number": everything, "who": [who] * len(everything), **given}), picks)
+    return select(
+        Dataset.from_dict({"number": everything, "who": [who] * len(everything), **given}), picks
+    )
 
 
 def rows_in(tree: dict[str, bytes], pattern: str) -> list[dict]:
@@ -35,8 +37,13 @@ def rows_in(tree: dict[str, bytes], pattern: str) -> list[dict]:
 def check_whole(tree: dict[str, bytes]) -> dict[str, dict[str, list[dict]]]:
     """Assert that the card of a commit names its files, all of them, with true numbers: {subset: {split: rows}}."""
     card = read_metadata(tree["README.md"].decode())
-    infos = card["dataset_info"] if isinstance(card["dataset_info"], list) else [card["dataset_info"]]
-    sizes = {info["config_name"]: {s["name"]: s["num_examples"] for s in info["splits"]} for info in infos}
+    infos = (
+        card["dataset_info"] if isinstance(card["dataset_info"], list) else [card["dataset_info"]]
+    )
+    sizes = {
+        info["config_name"]: {s["name"]: s["num_examples"] for s in info["splits"]}
+        for info in infos
+    }
     found, named = {}, set()
     for config in card["configs"]:
         name, found[config["config_name"]] = config["config_name"], {}
@@ -51,20 +58,26 @@ def check_whole(tree: dict[str, bytes]) -> dict[str, dict[str, list[dict]]]:
             assert f"<!-- hf_superfilter: {name}/{entry['split']} -->" in tree["README.md"].decode()
             found[name][entry["split"]] = rows
             named |= set(shards)
-    assert named == {path for path in tree if path.endswith(".parquet")}, "files that no subset names"
+    assert named == {path for path in tree if path.endswith(".parquet")}, (
+        "files that no subset names"
+    )
     return found
 
 
 def commits_of(hub, repo: str = "me/rows", revision: str = "main") -> list[dict[str, bytes]]:
     """The files of every commit, newest first."""
     return [
-        {path: blob.data for path, blob in commit.tree.items()} for commit in hub.commits("dataset", repo, revision)
+        {path: blob.data for path, blob in commit.tree.items()}
+        for commit in hub.commits("dataset", repo, revision)
     ]
 
 
 def state_of(hub) -> dict:
     """All that is in all repositories: equal before and after where nothing was changed."""
     return {
-        where: {name: dict(commit.tree) for name, commit in {**repo.branches, **repo.tags, **repo.pulls}.items()}
+        where: {
+            name: dict(commit.tree)
+            for name, commit in {**repo.branches, **repo.tags, **repo.pulls}.items()
+        }
         for where, repo in hub.hub.repositories.items()
     }

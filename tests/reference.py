@@ -21,7 +21,9 @@ class Reference(NamedTuple):
 class OneRowAtATime:
     """`nats(prompt, response)` by the book."""
 
-    def __init__(self, folder: str, max_length: int = 1024, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, folder: str, max_length: int = 1024, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
         self.max_length = max_length
@@ -29,7 +31,9 @@ class OneRowAtATime:
     def ids(self, text: str, limit: int) -> torch.Tensor:
         if not text:
             return torch.zeros((1, 0), dtype=torch.long)
-        return self.tokenizer(text, return_tensors="pt", truncation=True, max_length=limit).input_ids
+        return self.tokenizer(
+            text, return_tensors="pt", truncation=True, max_length=limit
+        ).input_ids
 
     @torch.inference_mode()
     def loss(self, ids: torch.Tensor, start: int) -> float:

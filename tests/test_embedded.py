@@ -23,7 +23,9 @@ def test_every_embedded_file_has_its_recorded_digest():
 def test_an_embedded_model_is_small_has_a_card_and_a_log(name):
     folder = Path(embedded_model(name))
     assert sum(file.stat().st_size for file in folder.iterdir()) < 20e6
-    first, *log = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
+    first, *log = [
+        json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()
+    ]
     assert first["parameters"] == sum(
         parameter.numel() for parameter in IFD(folder).language_model().model.parameters()
     )
@@ -61,7 +63,15 @@ def test_training_learns_a_repeating_text(tmp_path):
     from scripts.embedded.train import HELD_OUT_TOKENS, Plan, learning_rate, train_model
 
     stream = np.tile(np.arange(50, dtype=np.uint16), (HELD_OUT_TOKENS + 60_000) // 50)
-    plan = Plan(layers=1, width=16, heads=2, tokens=20 * 1_100, batch_tokens=1_100, warm_up=4, learning_rate=1e-2)
+    plan = Plan(
+        layers=1,
+        width=16,
+        heads=2,
+        tokens=20 * 1_100,
+        batch_tokens=1_100,
+        warm_up=4,
+        learning_rate=1e-2,
+    )
     _, log = train_model(plan, stream, tmp_path)
     assert log[-1]["held_out_loss"] < 8 < np.log(8_192)
     assert learning_rate(plan, 0, 20) < learning_rate(plan, 8, 20) > learning_rate(plan, 19, 20)
@@ -72,8 +82,15 @@ def test_instruction_rows_made_of_a_document_quote_it():
 
     from scripts.embedded.corpus import as_prompts, shaped_like_instructions
 
-    text = "\n\n".join(f"Paragraph {i} speaks of lighthouses. It says number {i} in many words. " * 3 for i in range(4))
-    document = {"id": "digitalgov/news/2020-01-02-on-lighthouses", "source": "digitalgov", "text": text}
+    text = "\n\n".join(
+        f"Paragraph {i} speaks of lighthouses. It says number {i} in many words. " * 3
+        for i in range(4)
+    )
+    document = {
+        "id": "digitalgov/news/2020-01-02-on-lighthouses",
+        "source": "digitalgov",
+        "text": text,
+    }
     (title, _, article), *quotes = shaped_like_instructions(document, random.Random(0))
     assert "on lighthouses" in title and "Paragraph 0" in article
     assert quotes and all(sentence in paragraph for _, paragraph, sentence in quotes)

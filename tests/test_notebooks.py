@@ -16,12 +16,20 @@ def test_there_is_a_notebook():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
-    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    cells = [
+        cell
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
     assert cells
     program = tmp_path / f"{path.stem}.py"
-    program.write_text("\n".join(f"# cell {n}\n{''.join(cell['source'])}" for n, cell in enumerate(cells)))
+    program.write_text(
+        "\n".join(f"# cell {n}\n{''.join(cell['source'])}" for n, cell in enumerate(cells))
+    )
     # A process of its own, because one notebook chooses its Hub before anything from Hugging Face is imported.
-    done = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert list(tmp_path.glob("runs/*/run.json"))
 

@@ -52,7 +52,9 @@ def test_importing_the_package_imports_nothing_heavy():
         "hf_superfilter.IFD('x'), hf_superfilter.TopK('ifd', 1), hf_superfilter.select, hf_superfilter.score\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'evaluate') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -62,12 +64,16 @@ def test_importing_the_package_imports_nothing_heavy():
 @pytest.mark.parametrize("module", FILES)
 def test_no_error_is_swallowed_and_no_input_is_checked_with_assert(module):
     for node in ast.walk(TREES[module]):
-        assert not isinstance(node, ast.Assert), f"line {node.lineno}: raise ValueError with what to do"
+        assert not isinstance(node, ast.Assert), (
+            f"line {node.lineno}: raise ValueError with what to do"
+        )
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"line {node.lineno}: bare except"
             names = {part.id for part in ast.walk(node.type) if isinstance(part, ast.Name)}
             silent = all(isinstance(part, ast.Pass) for part in node.body)
-            assert not (silent and names & {"Exception", "BaseException"}), f"line {node.lineno}: says nothing"
+            assert not (silent and names & {"Exception", "BaseException"}), (
+                f"line {node.lineno}: says nothing"
+            )
 
 
 def test_no_file_has_a_name_that_says_nothing_or_shadows_the_standard_library():
@@ -85,10 +91,22 @@ def test_the_wheel_holds_models_sample_and_type_marker_and_stays_small(tmp_path)
     subprocess.run(build, cwd=HOME.parent, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {"py.typed", "embedded/sample.jsonl", "embedded/weak/model.safetensors", "embedded/weak/tokenizer.json"}
+    wanted = {
+        "py.typed",
+        "embedded/sample.jsonl",
+        "embedded/weak/model.safetensors",
+        "embedded/weak/tokenizer.json",
+    }
     wanted |= {"cards/report.html.j2", "cards/dataset.md.j2", "recipes/catalogue.yaml"}
     wanted |= {f"metrics/rank_consistency/{name}" for name in ("README.md", "requirements.txt")}
-    wanted |= {path.relative_to(HOME).as_posix() for path in [*FILES.values(), *HOME.glob("recipes/*.yaml")]}
+    wanted |= {
+        path.relative_to(HOME).as_posix()
+        for path in [*FILES.values(), *HOME.glob("recipes/*.yaml")]
+    }
     assert {f"hf_superfilter/{name}" for name in wanted} <= inside
-    assert not [name for name in inside if name.endswith((".pyc", ".unfinished")) or name.startswith("tests")]
+    assert not [
+        name
+        for name in inside
+        if name.endswith((".pyc", ".unfinished")) or name.startswith("tests")
+    ]
     assert wheel.stat().st_size < 30e6

@@ -22,7 +22,9 @@ def test_the_python_blocks_run_in_order(hub, tmp_path, monkeypatch):
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "selected.parquet").exists()
-    assert names["rows"]["ifd"][:] == names["selection"].subset["ifd"][:] and len(names["rows"]) == 51
+    assert (
+        names["rows"]["ifd"][:] == names["selection"].subset["ifd"][:] and len(names["rows"]) == 51
+    )
 
 
 def test_the_commands_run_in_order(command, hub_environment, tmp_path):
@@ -31,12 +33,16 @@ def test_the_commands_run_in_order(command, hub_environment, tmp_path):
     commands = [words for words in lines if words[0] in ("hf-superfilter", "torchrun")]
     assert {"score", "select", "publish", "load", "consistency"} <= {words[1] for words in commands}
     for program, *words in commands:
-        if program == "hf-superfilter":  # here, which saves an import of torch for each; test_cli starts processes
+        if (
+            program == "hf-superfilter"
+        ):  # here, which saves an import of torch for each; test_cli starts processes
             code, _, error = command(*words)
         else:
             words = [sys.executable, "-m", "torch.distributed.run", *words]
             environment = hub_environment | {"OMP_NUM_THREADS": "1"}
-            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
+            done = subprocess.run(
+                words, cwd=tmp_path, capture_output=True, text=True, env=environment
+            )
             code, error = done.returncode, done.stderr
         assert code == 0, f"{words}\n{error}"
     assert (tmp_path / "selected.jsonl").exists()
@@ -51,7 +57,9 @@ def test_the_recipe_runs(tmp_path):
     assert Recipe.read(tmp_path / "run/recipe.yaml") == Recipe.from_yaml(blocks("yaml")[0])
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:hf_superfilter|tests|benchmarks)/[\w/.]*)`", README))))
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"`((?:hf_superfilter|tests|benchmarks)/[\w/.]*)`", README)))
+)
 def test_every_path_that_the_readme_names_is_there(path):
     assert (ROOT / path).exists()
 

@@ -50,7 +50,13 @@ def test_without_a_network_the_cache_decides_as_it_does_offline(tmp_path):
     refs = tmp_path / "hub/models--org--cached/refs"
     refs.mkdir(parents=True)
     (refs / "main").write_text("abc123")
-    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    environment = os.environ | {
+        "HF_HOME": str(tmp_path),
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HUB_OFFLINE": "0",
+    }
     program = "from hf_superfilter.revisions import resolve_revision as r; print(r('org/cached'))"
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "abc123", done.stderr

@@ -51,8 +51,12 @@ def scored_rows(run: str) -> "Dataset":
     store = Store(run)
     if store.has(SCORED):
         return load_rows(store.path(SCORED)) if store.exclusive else _from_bytes(store.read(SCORED))
-    if store.has(FILE) or not all("seconds" in scorer for scorer in read_record(run)["scorers"].values()):
-        raise FileNotFoundError(f"{run!r} is a run, but holds no {SCORED} yet: finish it with score or run")
+    if store.has(FILE) or not all(
+        "seconds" in scorer for scorer in read_record(run)["scorers"].values()
+    ):
+        raise FileNotFoundError(
+            f"{run!r} is a run, but holds no {SCORED} yet: finish it with score or run"
+        )
     raise FileNotFoundError(
         f"{run!r} holds scores but not their rows (no {SCORED}), as score() in Python leaves it: select there, "
         f"with select(table, selectors, run={run!r}), or make the folder with hf-superfilter score or run"
@@ -76,7 +80,9 @@ def selection_in(run: str) -> "Selection":
     read_record(run)
     table, recipe = scored_rows(run), recorded_recipe(run)
     if recipe is None or not recipe.select:
-        raise ValueError(f"nothing was selected in {run!r} yet: call hf-superfilter select {run} --k 0.10")
+        raise ValueError(
+            f"nothing was selected in {run!r} yet: call hf-superfilter select {run} --k 0.10"
+        )
     return select_rows(table, recipe.select, run=run)
 
 
@@ -136,13 +142,17 @@ def fail_if_all_undefined(folder: str) -> None:
 
     for name, scorer in read_record(folder)["scorers"].items():
         if "undefined" in scorer and scorer["undefined"] == scorer["rows"]:
-            raise ValueError(f"every row of {name!r} is undefined ({scorer.get('status', 'no reason recorded')})")
+            raise ValueError(
+                f"every row of {name!r} is undefined ({scorer.get('status', 'no reason recorded')})"
+            )
 
 
 def check_suffix(target: Path) -> None:
     """Refuse a file of a kind that cannot be written."""
     if target.suffix not in WRITERS:
-        raise ValueError(f"cannot write {str(target)!r}: give a file ending in {', '.join(WRITERS)}")
+        raise ValueError(
+            f"cannot write {str(target)!r}: give a file ending in {', '.join(WRITERS)}"
+        )
 
 
 def write_rows(rows: "Dataset", target: Path) -> None:

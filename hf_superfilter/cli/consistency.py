@@ -7,17 +7,24 @@ import typer
 
 
 def consistency(
-    data: Annotated[str, typer.Argument(help="A file, a local folder, a Hub id, or embedded:sample.")],
-    weak: Annotated[list[str], typer.Option(help="The weak model; give it several times for a matrix of all pairs.")],
+    data: Annotated[
+        str, typer.Argument(help="A file, a local folder, a Hub id, or embedded:sample.")
+    ],
+    weak: Annotated[
+        list[str],
+        typer.Option(help="The weak model; give it several times for a matrix of all pairs."),
+    ],
     strong: Annotated[str, typer.Option(help="The strong model.")],
     sample: Annotated[int, typer.Option(help="Rows drawn at random.")] = 500,
     by: Annotated[str, typer.Option(help="ifd or ppl.")] = "ifd",
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
-    folder: Annotated[Path, typer.Option(help="The run folder; scores in it are used again.")] = Path(
-        "runs/consistency"
-    ),
+    folder: Annotated[
+        Path, typer.Option(help="The run folder; scores in it are used again.")
+    ] = Path("runs/consistency"),
     split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
-    format: Annotated[str, typer.Option(help="How the rows are laid out; auto looks at the columns.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="How the rows are laid out; auto looks at the columns.")
+    ] = "auto",
 ) -> None:
     """Score a random sample with both models and say how far their choices agree, with intervals and a picture."""
     from ..consistency.compare import compare_models, figures_table, verdict
@@ -29,7 +36,9 @@ def consistency(
     compared = compare_models(pairs, [*weak, strong], folder, by=by, sample=sample, seed=seed)
     print(f"{len(compared.table):,} of {compared.rows:,} rows, drawn at random (seed {seed})\n")
     for number, one in enumerate(weak):
-        print(f"{one} against {strong}, by {by}:\n{figures_table(compared.agreements[one, strong])}\n")
+        print(
+            f"{one} against {strong}, by {by}:\n{figures_table(compared.agreements[one, strong])}\n"
+        )
         print(verdict(compared, one, strong) + "\n")
         _save(
             folder / ("consistency.png" if len(weak) == 1 else f"consistency_{number + 1}.png"),

@@ -10,14 +10,25 @@ from ._run_folders import check_suffix, run_recipe, selection_in, write_rows
 
 
 def publish(
-    source: Annotated[str, typer.Argument(help="A run folder in which rows were selected, or a recipe to run first.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A run folder in which rows were selected, or a recipe to run first."),
+    ],
     repo: Annotated[str, typer.Argument(help="user/name on the Hub.")],
     name: Annotated[str, typer.Option(help="The subset's name.")] = "default",
-    public: Annotated[bool, typer.Option("--public", help="A repository made now is public, not private.")] = False,
-    default: Annotated[bool, typer.Option("--default", help="Make it the subset that loads without a name.")] = False,
-    pr: Annotated[bool, typer.Option("--pr", help="Open a pull request instead of committing.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="A repository made now is public, not private.")
+    ] = False,
+    default: Annotated[
+        bool, typer.Option("--default", help="Make it the subset that loads without a name.")
+    ] = False,
+    pr: Annotated[
+        bool, typer.Option("--pr", help="Open a pull request instead of committing.")
+    ] = False,
     revision: Annotated[str | None, typer.Option(help="The branch; main by default.")] = None,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Keep prompt and response made for scoring.")] = False,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Keep prompt and response made for scoring.")
+    ] = False,
 ) -> None:
     """Publish a selection as a subset on the Hub, in one commit, and print the commit's URL."""
     from ..hub.publish import publish as publish_selection
@@ -33,7 +44,9 @@ def publish(
     print(publish_selection(selection_in(folder), repo, name=name, revision=revision, **options))
 
 
-def list_(repo: Annotated[str, typer.Argument(help="user/name on the Hub, or a local folder.")]) -> None:
+def list_(
+    repo: Annotated[str, typer.Argument(help="user/name on the Hub, or a local folder.")],
+) -> None:
     """List the subsets of a repository: rows, share, scorer, selector, when it was made, which is the default."""
     from ..hub.subsets import list_subsets
 
@@ -41,17 +54,29 @@ def list_(repo: Annotated[str, typer.Argument(help="user/name on the Hub, or a l
         rows = "rows not recorded" if subset.rows is None else f"{subset.rows:,} rows"
         share = "" if subset.share is None else f" ({subset.share:.1%} of the source)"
         print(f"{subset.name}{' (default)' if subset.default else ''}: {rows}{share}")
-        for label, value in (("scorer", subset.scorer), ("selector", subset.selector), ("created", subset.created)):
+        for label, value in (
+            ("scorer", subset.scorer),
+            ("selector", subset.selector),
+            ("created", subset.created),
+        ):
             print(f"  {label}: {value or 'not recorded'}")
 
 
 def load(
-    repo: Annotated[str, typer.Argument(help="user/name on the Hub, a local folder, or a short name.")],
-    name: Annotated[str | None, typer.Argument(help="The subset; the default one where none is given.")] = None,
-    to: Annotated[Path, typer.Option(help="The file to write: .parquet, .jsonl or .csv.")] = Path("subset.parquet"),
+    repo: Annotated[
+        str, typer.Argument(help="user/name on the Hub, a local folder, or a short name.")
+    ],
+    name: Annotated[
+        str | None, typer.Argument(help="The subset; the default one where none is given.")
+    ] = None,
+    to: Annotated[Path, typer.Option(help="The file to write: .parquet, .jsonl or .csv.")] = Path(
+        "subset.parquet"
+    ),
     split: Annotated[str | None, typer.Option(help="The split, where there are several.")] = None,
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit.")] = None,
-    make: Annotated[bool, typer.Option("--make", help="Run the recipe of a short name that is not published.")] = False,
+    make: Annotated[
+        bool, typer.Option("--make", help="Run the recipe of a short name that is not published.")
+    ] = False,
 ) -> None:
     """Load a published subset by name into a file."""
     from ..hub.subsets import load_subset
@@ -64,7 +89,9 @@ def load(
 
 def publish_metric(
     repo: Annotated[str, typer.Argument(help="user/rank_consistency, a Space on the Hub.")],
-    private: Annotated[bool, typer.Option("--private", help="A Space made now is private.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="A Space made now is private.")
+    ] = False,
 ) -> None:
     """Publish the rank-consistency metric as a Space, for evaluate.load("user/rank_consistency")."""
     from ..hub.publish import publish_metric as publish_space

@@ -31,9 +31,12 @@ select:
   - TopK: {by: ifd, k: 0.15}
 """
 GPT2 = "openai-community/gpt2"
-Folder = Annotated[str, typer.Option(help="The run folder: a path or an fsspec URL, s3://bucket/run.")]
+Folder = Annotated[
+    str, typer.Option(help="The run folder: a path or an fsspec URL, s3://bucket/run.")
+]
 Expected = Annotated[
-    int | None, typer.Option(min=1, help="Refuse to run if the launcher started another number of processes.")
+    int | None,
+    typer.Option(min=1, help="Refuse to run if the launcher started another number of processes."),
 ]
 
 
@@ -45,16 +48,26 @@ def demo(folder: Folder = "runs/demo") -> None:
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or a name that hf-superfilter recipes lists.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A YAML file, or a name that hf-superfilter recipes lists.")
+    ],
     folder: Annotated[
-        str | None, typer.Option(help="The run folder, a path or an fsspec URL; by default runs/<the recipe's name>.")
+        str | None,
+        typer.Option(
+            help="The run folder, a path or an fsspec URL; by default runs/<the recipe's name>."
+        ),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Another data set: a file, a folder or a Hub id.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Another data set: a file, a folder or a Hub id.")
+    ] = None,
     format: Annotated[str | None, typer.Option(help="How its rows are laid out.")] = None,
     split: Annotated[str | None, typer.Option(help="Its split.")] = None,
-    model: Annotated[str | None, typer.Option(help="Another model for every scorer that names one.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Another model for every scorer that names one.")
+    ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="k=0.05, or IFD.model=gpt2: another value; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="k=0.05, or IFD.model=gpt2: another value; may be repeated."),
     ] = None,
     expect_processes: Expected = None,
 ) -> None:
@@ -66,7 +79,11 @@ def run(
     from ..recipes.overrides import varied
     from ..recipes.recipe import Recipe
 
-    named = not Path(recipe).exists() and Path(recipe).name == recipe and not recipe.endswith((".yaml", ".yml"))
+    named = (
+        not Path(recipe).exists()
+        and Path(recipe).name == recipe
+        and not recipe.endswith((".yaml", ".yml"))
+    )
     told = ({"model": model} if model else {}) | dict(map(_setting, settings or []))
     chosen = varied(
         load_recipe(recipe) if named else Recipe.read(recipe),
@@ -76,7 +93,9 @@ def run(
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Print this recipe, to be saved and changed.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Print this recipe, to be saved and changed.")
+    ] = None,
 ) -> None:
     """List the recipes of the package, one a method, with their models; or print one."""
     from ..recipes.catalogue import packaged_recipes
@@ -85,15 +104,26 @@ def recipes(
     files = packaged_recipes()
     if name is not None:
         if name not in files:
-            raise FileNotFoundError(f"no recipe {name!r} in the package: {did_you_mean(name, files)}")
+            raise FileNotFoundError(
+                f"no recipe {name!r} in the package: {did_you_mean(name, files)}"
+            )
         print(files[name].read_text(encoding="utf-8").rstrip())
         return
     for stem, file in files.items():
         text = file.read_text(encoding="utf-8")
         scorers = [entry for entry in load_yaml(text)["score"] if isinstance(entry, dict)]
-        models = {str(told["model"]): None for entry in scorers for told in entry.values() if "model" in told}
-        print(f"{stem:20} {text.splitlines()[0].removeprefix('# ')} [{', '.join(models) or 'no model'}]")
-    print("\nhf-superfilter run NAME runs one, --dataset and --model say on what; recipes NAME prints it")
+        models = {
+            str(told["model"]): None
+            for entry in scorers
+            for told in entry.values()
+            if "model" in told
+        }
+        print(
+            f"{stem:20} {text.splitlines()[0].removeprefix('# ')} [{', '.join(models) or 'no model'}]"
+        )
+    print(
+        "\nhf-superfilter run NAME runs one, --dataset and --model say on what; recipes NAME prints it"
+    )
 
 
 def score(
@@ -114,7 +144,10 @@ def score(
 
     chosen = build(scorer if scorer == "Length" else {scorer: {"model": model}}, "score")
     asked = Recipe(data, (chosen,), split=split, format=format, template=template)
-    if asked.beside(recorded_recipe(folder)).score_rows(folder, expect_processes=expect_processes) is None:
+    if (
+        asked.beside(recorded_recipe(folder)).score_rows(folder, expect_processes=expect_processes)
+        is None
+    ):
         return  # of several processes that were launched, the main one goes on
     print_record(folder)
     print(f"scores: {in_folder(folder, 'scored.parquet')}")
@@ -123,14 +156,22 @@ def score(
 
 
 def select(
-    data: Annotated[str, typer.Argument(help="A run folder, or any file or data set with a numeric column.")],
+    data: Annotated[
+        str, typer.Argument(help="A run folder, or any file or data set with a numeric column.")
+    ],
     by: Annotated[str, typer.Option(help="The column to rank by.")] = "ifd",
-    k: Annotated[str | None, typer.Option(help="Rows to keep: 500 is a count, 0.10 a share of all rows.")] = None,
+    k: Annotated[
+        str | None, typer.Option(help="Rows to keep: 500 is a count, 0.10 a share of all rows.")
+    ] = None,
     below: Annotated[float | None, typer.Option(help="First keep only values below this.")] = None,
     above: Annotated[float | None, typer.Option(help="First keep only values above this.")] = None,
-    smallest: Annotated[bool, typer.Option("--smallest", help="With --k, keep the smallest values.")] = False,
+    smallest: Annotated[
+        bool, typer.Option("--smallest", help="With --k, keep the smallest values.")
+    ] = False,
     split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
-    to: Annotated[Path | None, typer.Option(help="The file to write: .parquet, .jsonl or .csv.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The file to write: .parquet, .jsonl or .csv.")
+    ] = None,
 ) -> None:
     """Keep the best rows of a scored data set, in selected.parquet (of a run: in its folder, with a report)."""
     from ..data.sources import load_rows
@@ -149,8 +190,12 @@ def select(
     if k is not None:
         selectors.append(TopK(by, _budget(k), largest=not smallest))
     elif smallest or not selectors:
-        raise ValueError("no budget to select by: give --k, 500 or 0.10; or --below or --above, without --smallest")
-    selection = select_rows(scored_rows(run) if run else load_rows(data, split=split), selectors, run=run)
+        raise ValueError(
+            "no budget to select by: give --k, 500 or 0.10; or --below or --above, without --smallest"
+        )
+    selection = select_rows(
+        scored_rows(run) if run else load_rows(data, split=split), selectors, run=run
+    )
     if not run or to:
         write_rows(selection.subset, target)
         print(summarise(selection))
@@ -164,7 +209,9 @@ def select(
     write_and_name_report(selection, run)
 
 
-def report(folder: Annotated[str, typer.Argument(help="A run folder in which rows were selected.")]) -> None:
+def report(
+    folder: Annotated[str, typer.Argument(help="A run folder in which rows were selected.")],
+) -> None:
     """Write FOLDER/report.html: one page with funnel, scores, examples, baselines, cost and recipe."""
     write_and_name_report(selection_in(folder), folder)
 
@@ -192,4 +239,6 @@ def _budget(text: str) -> int | float:
     try:
         return int(text) if text.isdigit() else float(text)
     except ValueError as error:
-        raise ValueError(f"--k {text!r}: give a count such as 500 or a share such as 0.10") from error
+        raise ValueError(
+            f"--k {text!r}: give a count such as 500 or a share such as 0.10"
+        ) from error

@@ -109,7 +109,9 @@ def cascade(
     marked = rows.add_column(ASKED, asked.tolist())
     table = _scored(marked, [first, _Asked(second)], folder)
     selection = select(table, [*to_pool, *_steps(second.main, keep, below, largest)], run=folder)
-    hits, best = _audited(numbers_of(table, second.main)[drawn], in_pool[drawn], keep, below, largest)
+    hits, best = _audited(
+        numbers_of(table, second.main)[drawn], in_pool[drawn], keep, below, largest
+    )
     low, high = wilson(hits, best)
     seconds = [read_record(folder)["scorers"][scorer.name]["seconds"] for scorer in (first, second)]
     whole = seconds[1] / _share_of_tokens(table, first, asked)
@@ -137,7 +139,9 @@ def wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
         return float("nan"), float("nan")
     share, spread = hits / of, z * z / of
     half = z * sqrt(share * (1 - share) / of + spread / (4 * of))
-    return max(0.0, (share + spread / 2 - half) / (1 + spread)), min(1.0, (share + spread / 2 + half) / (1 + spread))
+    return max(0.0, (share + spread / 2 - half) / (1 + spread)), min(
+        1.0, (share + spread / 2 + half) / (1 + spread)
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -181,7 +185,11 @@ class _Asked(Settings):
             numbers = np.asarray(values).dtype.kind == "f" and not name.endswith(
                 "_status"
             )  # of no rows, both are float
-            whole = np.full(len(batch[ASKED]), np.nan if numbers else NOT_ASKED, dtype=float if numbers else object)
+            whole = np.full(
+                len(batch[ASKED]),
+                np.nan if numbers else NOT_ASKED,
+                dtype=float if numbers else object,
+            )
             whole[asked] = values
             columns[name] = whole if numbers else whole.tolist()
         return columns
@@ -200,7 +208,9 @@ def _scorers(weak: Any, strong: Any) -> tuple[Any, Any]:
 def _scored(rows: "Dataset", scorers: list[Any], folder: str | Path) -> "Dataset":
     table = score(rows, scorers, folder)
     if table is None:
-        raise ValueError("several processes were launched: each model of a cascade waits for the other, so use one")
+        raise ValueError(
+            "several processes were launched: each model of a cascade waits for the other, so use one"
+        )
     return table
 
 
@@ -212,9 +222,13 @@ def _steps(by: str, share: float, below: float | None, largest: bool) -> list[An
 
 def _check_shares(keep: float, pool: float, audit: int, rows: int) -> None:
     if not (is_number(keep) and is_number(pool) and 0 < keep <= pool <= 1):
-        raise ValueError(f"keep={keep!r}, pool={pool!r}: give shares of all rows, 0 < keep <= pool <= 1")
+        raise ValueError(
+            f"keep={keep!r}, pool={pool!r}: give shares of all rows, 0 < keep <= pool <= 1"
+        )
     if isinstance(audit, bool) or not isinstance(audit, int) or audit < 1:
-        raise ValueError(f"audit={audit!r}: give a number of rows, at least 1; the recall is measured on them")
+        raise ValueError(
+            f"audit={audit!r}: give a number of rows, at least 1; the recall is measured on them"
+        )
     if count_of(float(keep), rows) < 1:
         raise ValueError(f"keep={keep!r} of {rows:,} rows is less than one row: keep more")
 

@@ -94,11 +94,15 @@ def compare_models(
     if by not in KINDS:
         raise ValueError(f"by={by!r}: {did_you_mean(by, KINDS)}")
     if isinstance(models, str) or len(models) < 2 or len(set(models)) < len(models):
-        raise ValueError(f"models={models!r}: give at least two different models, the strongest last")
+        raise ValueError(
+            f"models={models!r}: give at least two different models, the strongest last"
+        )
     if sample is not None and not is_count(sample, 2):
         raise ValueError(f"sample={sample!r}: give a number of rows, at least 2, or None for all")
     drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample])
-    names = {model: f"{by}_{re.sub(r'[^A-Za-z0-9]+', '_', model).strip('_').lower()}" for model in models}
+    names = {
+        model: f"{by}_{re.sub(r'[^A-Za-z0-9]+', '_', model).strip('_').lower()}" for model in models
+    }
     if len(set(names.values())) < len(names):
         names = {model: f"{name}_{number}" for number, (model, name) in enumerate(names.items())}
     scorers = [KINDS[by](model, name=names[model]) for model in models]
@@ -107,9 +111,16 @@ def compare_models(
         scorer(sampled[:1])
     table = score(sampled, scorers, folder)
     if table is None:
-        raise ValueError("several processes were launched: compare models in one, or in the main one after score()")
+        raise ValueError(
+            "several processes were launched: compare models in one, or in the main one after score()"
+        )
     taken = read_record(folder)["scorers"]
-    options: dict[str, Any] = {"largest": LARGEST[by], "below": BELOW[by], "resamples": resamples, "seed": seed}
+    options: dict[str, Any] = {
+        "largest": LARGEST[by],
+        "below": BELOW[by],
+        "resamples": resamples,
+        "seed": seed,
+    }
     agreements = {}
     for i, weak in enumerate(models):
         for strong in models[i + 1 :]:
@@ -128,8 +139,12 @@ def figures_table(figures: dict[str, Any]) -> str:
         interval = f"{figures[f'{name}_low']:.3f} to {figures[f'{name}_high']:.3f}"
         base, at, budget = name.partition("@")
         chance = figures.get(f"{base}_chance{at}{budget}")
-        lines.append(f"{name:<16} {value:>7.3f}  {interval:>16}  {'' if chance is None else f'{chance:.3f}':>7}")
-    lines.append(f"pairs used: {figures['pairs']:,}; dropped (undefined in either): {figures['dropped']:,}")
+        lines.append(
+            f"{name:<16} {value:>7.3f}  {interval:>16}  {'' if chance is None else f'{chance:.3f}':>7}"
+        )
+    lines.append(
+        f"pairs used: {figures['pairs']:,}; dropped (undefined in either): {figures['dropped']:,}"
+    )
     return "\n".join(lines)
 
 
@@ -141,7 +156,11 @@ def verdict(comparison: Comparison, weak: str, strong: str, *, budget: float = 0
     if not np.isfinite(found):
         return f"How far {weak} and {strong} agree cannot be said: {' '.join(figures['notes'])}"
     half = 100 * (high - low) / 2
-    ratio = comparison.seconds[strong] / comparison.seconds[weak] if comparison.seconds[weak] else float("nan")
+    ratio = (
+        comparison.seconds[strong] / comparison.seconds[weak]
+        if comparison.seconds[weak]
+        else float("nan")
+    )
     words = [
         f"{weak} finds {found:.0%} ± {half:.0f} of {strong}'s top {budget:.0%}; chance is "
         f"{figures[f'overlap_chance@{budget:.2f}']:.0%}.",
@@ -153,7 +172,9 @@ def verdict(comparison: Comparison, weak: str, strong: str, *, budget: float = 0
     ]
     if high > low:
         needed = rows_for_width(low, high, figures["pairs"], 0.10)
-        words.append(f"For an interval of ± 5 points around the first figure, score about {needed:,} rows.")
+        words.append(
+            f"For an interval of ± 5 points around the first figure, score about {needed:,} rows."
+        )
     return " ".join(words)
 
 
@@ -177,9 +198,13 @@ def rows_for_width(low: float, high: float, pairs: int, width: float) -> int:
         2000
     """
     if not (math.isfinite(low) and math.isfinite(high)) or low > high:
-        raise ValueError(f"low={low!r}, high={high!r}: give the two ends of an interval that was measured, low first")
+        raise ValueError(
+            f"low={low!r}, high={high!r}: give the two ends of an interval that was measured, low first"
+        )
     if pairs < 1:
-        raise ValueError(f"pairs={pairs!r}: give the number of rows that the interval was measured on")
+        raise ValueError(
+            f"pairs={pairs!r}: give the number of rows that the interval was measured on"
+        )
     if not width > 0:
         raise ValueError(f"width={width!r}: give a width above 0, such as 0.10")
     return max(1, math.ceil(round(pairs * ((high - low) / width) ** 2, 6)))

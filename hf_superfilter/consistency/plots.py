@@ -21,7 +21,11 @@ def agreement_picture(comparison: Comparison, weak: str, strong: str) -> Picture
     quarters = _by_length(right, a, b, lengths)
     alt = (
         f"{weak} against {strong} on {len(a):,} rows, in three panels. Rank against rank. Overlap of the top shares: "
-        + ", ".join(f"{value:.0%} at {budget:.0%}" for budget, value in curve.items() if budget in (0.05, 0.1, 0.3))
+        + ", ".join(
+            f"{value:.0%} at {budget:.0%}"
+            for budget, value in curve.items()
+            if budget in (0.05, 0.1, 0.3)
+        )
         + ". Spearman correlation by quarter of response length, shortest first: "
         + ", ".join("undefined" if np.isnan(value) else f"{value:.2f}" for value in quarters)
         + "."
@@ -42,17 +46,28 @@ def matrix_picture(comparison: Comparison, figure: str = "spearman") -> Picture:
     for i in ticks:
         for j in ticks:
             dark = values[i, j] > 0.6
-            axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", color="white" if dark else "black")
+            axes.text(
+                j,
+                i,
+                f"{values[i, j]:.2f}",
+                ha="center",
+                va="center",
+                color="white" if dark else "black",
+            )
     pairs = [f"{names[i]} and {names[j]} {values[i, j]:.2f}" for i in ticks for j in ticks if i < j]
     return Picture(png_of(canvas), f"Matrix of {figure} between models: {'; '.join(pairs)}.")
 
 
 def _ranks(axes: Any, a: np.ndarray, b: np.ndarray, weak: str, strong: str) -> None:
     defined = ~(np.isnan(a) | np.isnan(b))
-    ranks = [np.argsort(np.argsort(values[defined])) / max(1, defined.sum() - 1) for values in (a, b)]
+    ranks = [
+        np.argsort(np.argsort(values[defined])) / max(1, defined.sum() - 1) for values in (a, b)
+    ]
     axes.hexbin(*ranks, gridsize=22, cmap="YlGnBu", mincnt=1, linewidths=0)
     axes.plot([0, 1], [0, 1], color=LINE, linewidth=1, linestyle="--")
-    axes.set(xlabel=f"rank by {weak}", ylabel=f"rank by {strong}", title="rank against rank, as shares")
+    axes.set(
+        xlabel=f"rank by {weak}", ylabel=f"rank by {strong}", title="rank against rank, as shares"
+    )
 
 
 def _overlaps(axes: Any, a: np.ndarray, b: np.ndarray, by: str) -> dict[float, float]:
@@ -64,11 +79,16 @@ def _overlaps(axes: Any, a: np.ndarray, b: np.ndarray, by: str) -> dict[float, f
     low = [figures[f"overlap@{budget:.2f}_low"] for budget in budgets]
     high = [figures[f"overlap@{budget:.2f}_high"] for budget in budgets]
     axes.fill_between(budgets, low, high, color=DROPPED, label="95% interval")
-    axes.plot(budgets, list(values.values()), color=KEPT, marker="o", markersize=3, label="in common")
+    axes.plot(
+        budgets, list(values.values()), color=KEPT, marker="o", markersize=3, label="in common"
+    )
     chance = [figures[f"overlap_chance@{budget:.2f}"] for budget in budgets]
     axes.plot(budgets, chance, color=LINE, linewidth=1, linestyle="--", label="chance")
     axes.set(
-        xlabel="budget, share of all rows", ylabel="share in common", title="overlap of the top shares", ylim=(0, 1.02)
+        xlabel="budget, share of all rows",
+        ylabel="share in common",
+        title="overlap of the top shares",
+        ylim=(0, 1.02),
     )
     axes.legend(frameon=False, loc="lower right")
     return values
@@ -85,7 +105,11 @@ def _by_length(axes: Any, a: np.ndarray, b: np.ndarray, lengths: np.ndarray) -> 
         labels.append(f"{lengths[rows].min():,}–{lengths[rows].max():,}")
     errors = np.clip([np.subtract(values, low), np.subtract(high, values)], 0, None)
     axes.bar(labels, values, color=KEPT, yerr=np.nan_to_num(errors), capsize=3)
-    axes.set(xlabel="characters of the response, by quarter", ylabel="Spearman", title="agreement by length")
+    axes.set(
+        xlabel="characters of the response, by quarter",
+        ylabel="Spearman",
+        title="agreement by length",
+    )
     axes.tick_params(axis="x", labelsize=8)
     return values
 

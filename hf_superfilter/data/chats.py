@@ -35,10 +35,16 @@ class Turns:
         for i in range(len(self.rows) - 1, -1, -1):
             first[self.rows[i]] = i
         any_used = self.total(used.astype(float)) > 0
-        cut = {r for r, s in zip(self.rows, by_turn, strict=True) if s in ("truncated", "prompt_too_long")}
+        cut = {
+            r
+            for r, s in zip(self.rows, by_turn, strict=True)
+            if s in ("truncated", "prompt_too_long")
+        }
         for row in range(self.count):
             if any_used[row]:
-                status[row] = "not_finite" if not finite[row] else "truncated" if row in cut else "ok"
+                status[row] = (
+                    "not_finite" if not finite[row] else "truncated" if row in cut else "ok"
+                )
             elif first[row] >= 0:
                 reason = by_turn[first[row]]
                 status[row] = reason if reason in UNDEFINED else "not_finite"
@@ -63,7 +69,9 @@ def flatten_turns(batch: Batch, columns: tuple[str, str]) -> Turns:
     prompts: list[str] = []
     responses: list[str] = []
     rows: list[int] = []
-    for row, (prompt, response) in enumerate(zip(batch[columns[0]], batch[columns[1]], strict=True)):
+    for row, (prompt, response) in enumerate(
+        zip(batch[columns[0]], batch[columns[1]], strict=True)
+    ):
         several = [_texts(prompt, columns[0], row), _texts(response, columns[1], row)]
         if len(several[0]) != len(several[1]):
             raise ValueError(
@@ -81,7 +89,9 @@ def _texts(cell: object, column: str, row: int) -> list[str]:
         return [cell]
     if cell is None:
         return [""]
-    if isinstance(cell, (list, tuple, np.ndarray)) and all(turn is None or isinstance(turn, str) for turn in cell):
+    if isinstance(cell, (list, tuple, np.ndarray)) and all(
+        turn is None or isinstance(turn, str) for turn in cell
+    ):
         return [turn or "" for turn in cell]
     raise TypeError(
         f"column {column!r} holds {repr(cell)[:60]} ({type(cell).__name__}) in row {row} of the batch: "

@@ -23,7 +23,9 @@ def numbers_of(table: "Dataset", column: str) -> np.ndarray:
     import pyarrow.compute as pc
 
     if column not in table.column_names:
-        raise ValueError(f"no column {column!r} in the table: {did_you_mean(column, table.column_names)}")
+        raise ValueError(
+            f"no column {column!r} in the table: {did_you_mean(column, table.column_names)}"
+        )
     if not holds_numbers(table, column):
         kind = table.features.arrow_schema.field(column).type
         raise ValueError(f"column {column!r} holds {kind}, not numbers: name a numeric column")
@@ -35,13 +37,21 @@ def holds_numbers(table: "Dataset", column: str) -> bool:
     """Whether the table has such a column and `numbers_of` can read it."""
     from pyarrow import types
 
-    numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
+    numeric = (
+        types.is_integer,
+        types.is_floating,
+        types.is_boolean,
+        types.is_decimal,
+        types.is_null,
+    )
     return column in table.column_names and any(
         test(table.features.arrow_schema.field(column).type) for test in numeric
     )
 
 
-def vectors_of(table: "Dataset", rows: np.ndarray | None = None, column: str = "embedding") -> np.ndarray:
+def vectors_of(
+    table: "Dataset", rows: np.ndarray | None = None, column: str = "embedding"
+) -> np.ndarray:
     """(m, d) float32 vectors of some rows, in their order; of all n rows of the table without `rows`.
 
     Rows that are not asked for may hold anything: a selector asks for those of its pool.
@@ -61,7 +71,9 @@ def vectors_of(table: "Dataset", rows: np.ndarray | None = None, column: str = "
     return vectors
 
 
-def vectors_or_nan(table: "Dataset", rows: np.ndarray | None = None, column: str = "embedding") -> np.ndarray:
+def vectors_or_nan(
+    table: "Dataset", rows: np.ndarray | None = None, column: str = "embedding"
+) -> np.ndarray:
     """As `vectors_of`, with nan in the place of vectors that are null; (m, 0) where no row has one.
 
     The table is read in blocks: memory holds the answer and one block.
@@ -122,10 +134,14 @@ def refuse_equal(vectors: np.ndarray, column: str = "embedding") -> None:
         )
 
 
-def refuse_undefined(vectors: np.ndarray, rows: np.ndarray | None = None, column: str = "embedding") -> None:
+def refuse_undefined(
+    vectors: np.ndarray, rows: np.ndarray | None = None, column: str = "embedding"
+) -> None:
     """Raise ValueError if one of the (m, d) vectors of these rows holds nan or infinity."""
     parts = (vectors[start : start + BLOCK] for start in range(0, len(vectors), BLOCK))
-    undefined = np.concatenate([~np.isfinite(part).all(axis=1) for part in parts] or [np.zeros(0, dtype=bool)])
+    undefined = np.concatenate(
+        [~np.isfinite(part).all(axis=1) for part in parts] or [np.zeros(0, dtype=bool)]
+    )
     if len(vectors) and not vectors.shape[1]:
         undefined[:] = True
     if undefined.any():
@@ -148,8 +164,12 @@ def _width(table: "Dataset", column: str) -> int:
     kind = table.features.arrow_schema.field(column).type
     listed = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
     inner = kind.value_type if listed else None
-    if inner is None or not (types.is_floating(inner) or types.is_integer(inner) or types.is_null(inner)):
-        raise ValueError(f"column {column!r} holds {kind}, not vectors: name one of lists of numbers, as Embed() adds")
+    if inner is None or not (
+        types.is_floating(inner) or types.is_integer(inner) or types.is_null(inner)
+    ):
+        raise ValueError(
+            f"column {column!r} holds {kind}, not vectors: name one of lists of numbers, as Embed() adds"
+        )
     return kind.list_size if types.is_fixed_size_list(kind) else 0
 
 

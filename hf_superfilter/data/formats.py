@@ -34,7 +34,9 @@ def _known(name: object, names: Collection[str], what: str, remedy: str) -> None
 def _typed(cell: Any, kind: type, column: str) -> Any:
     if cell is not None and not isinstance(cell, kind):
         seen = f"{type(cell).__name__} {cell!r:.60}"
-        raise TypeError(f"column {column!r} holds {seen}, not {kind.__name__}: convert it first, with dataset.map")
+        raise TypeError(
+            f"column {column!r} holds {seen}, not {kind.__name__}: convert it first, with dataset.map"
+        )
     return kind() if cell is None else cell
 
 
@@ -57,13 +59,17 @@ def _content(cell: Any, column: str) -> str:
 def _parsed(value: Any) -> Any:
     """Answer the object in JSON text, or an object without the None entries that Arrow adds."""
     try:
-        return json.loads(value if isinstance(value, str) else json.dumps(value), object_hook=_filled)
+        return json.loads(
+            value if isinstance(value, str) else json.dumps(value), object_hook=_filled
+        )
     except ValueError:
         return value  # a model wrote it: broken JSON is still what it said
 
 
 def _filled(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: _parsed(x) if key == "arguments" else x for key, x in found.items() if x is not None}
+    return {
+        key: _parsed(x) if key == "arguments" else x for key, x in found.items() if x is not None
+    }
 
 
 def _turn(message: Mapping[str, Any], column: str) -> Turn:
@@ -78,7 +84,9 @@ def _turn(message: Mapping[str, Any], column: str) -> Turn:
 
 
 def _asked(instruction: str, context: str, answer: str) -> list[Turn]:
-    return [Turn("user", instruction, context)] * bool(instruction or context) + [Turn("assistant", answer)]
+    return [Turn("user", instruction, context)] * bool(instruction or context) + [
+        Turn("assistant", answer)
+    ]
 
 
 def _joined(prompt: Any, completion: Any) -> list[Turn]:
@@ -92,13 +100,20 @@ _FORMATS: dict[str, Callable[..., list[Turn]]] = {
     "messages": lambda messages, tools=None, system="": messages,
     "sharegpt": lambda conversations, tools=None, system="": conversations,
     "alpaca": lambda instruction, output, input="", system="": _asked(instruction, input, output),
-    "dolly": lambda instruction, response, context="", system="": _asked(instruction, context, response),
-    "prompt-completion": lambda prompt, completion, tools=None, system="": _joined(prompt, completion),
+    "dolly": lambda instruction, response, context="", system="": _asked(
+        instruction, context, response
+    ),
+    "prompt-completion": lambda prompt, completion, tools=None, system="": _joined(
+        prompt, completion
+    ),
     "pairs": lambda prompt, response: [],  # already what is wanted: handed on as it is
     "text": lambda text: _asked("", "", text),
 }
 _FIELDS = {name: signature(turns).parameters for name, turns in _FORMATS.items()}
-_NEEDS = {name: [f.name for f in fields.values() if f.default is f.empty] for name, fields in _FIELDS.items()}
+_NEEDS = {
+    name: [f.name for f in fields.values() if f.default is f.empty]
+    for name, fields in _FIELDS.items()
+}
 
 
 @dataclass(frozen=True)
@@ -114,10 +129,17 @@ class _Pairs:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         if self.format == "pairs":
-            return {new: batch[old] for new, old in zip(self.into, self.columns.values(), strict=True)}
-        batch = copy.copy(batch)  # a column read from the original would be decoded and written again
+            return {
+                new: batch[old] for new, old in zip(self.into, self.columns.values(), strict=True)
+            }
+        batch = copy.copy(
+            batch
+        )  # a column read from the original would be decoded and written again
         cells = {field: batch[column] for field, column in self.columns.items() if column in batch}
-        rows = [self._pair(dict(zip(cells, row, strict=True))) for row in zip(*cells.values(), strict=True)]
+        rows = [
+            self._pair(dict(zip(cells, row, strict=True)))
+            for row in zip(*cells.values(), strict=True)
+        ]
         return {name: [row[side] for row in rows] for side, name in enumerate(self.into)}
 
     def _pair(self, cells: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -132,7 +154,10 @@ class _Pairs:
 
     def _read(self, field: str, cell: Any) -> Any:
         if self.chats and field in _NEEDS[self.format]:
-            return [_turn(message, self.columns[field]) for message in _records(cell, self.columns[field])]
+            return [
+                _turn(message, self.columns[field])
+                for message in _records(cell, self.columns[field])
+            ]
         return _typed(cell, str, self.columns[field]) if field != "tools" else _parsed(cell) or None
 
 
@@ -151,43 +176,74 @@ def detect_format(column_names: Iterable[str]) -> str:
         if set(needed) <= set(there):
             return name
     all_needs = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in _NEEDS.items())
-    raise ValueError(f"no format fits the columns {there}: rename with columns= so that one of these does: {all_needs}")
+    raise ValueError(
+        f"no format fits the columns {there}: rename with columns= so that one of these does: {all_needs}"
+    )
 
 
 def _columns(format: str, given: Mapping[str, str], there: Collection[str]) -> dict[str, str]:
     for field in given:
-        _known(field, _FIELDS[format], "columns=: the field", "the format's own names stand on the left")
+        _known(
+            field,
+            _FIELDS[format],
+            "columns=: the field",
+            "the format's own names stand on the left",
+        )
     # "system" is often the model that wrote a row: only a column that the caller names is a system text
-    columns = {field: given.get(field, field) for field in _FIELDS[format] if field != "system" or field in given}
+    columns = {
+        field: given.get(field, field)
+        for field in _FIELDS[format]
+        if field != "system" or field in given
+    }
     for field, column in columns.items():
         if field in _NEEDS[format] or field in given:
-            _known(column, there, f"the column for {field!r},", f"name it with columns={{{field!r}: ...}}")
+            _known(
+                column,
+                there,
+                f"the column for {field!r},",
+                f"name it with columns={{{field!r}: ...}}",
+            )
     return columns
 
 
-def _add(dataset: Any, format: str, given: Mapping[str, str], template: Callable[..., str], into: Any) -> Any:
+def _add(
+    dataset: Any, format: str, given: Mapping[str, str], template: Callable[..., str], into: Any
+) -> Any:
     from datasets import Dataset, Features, IterableDataset, List, Value
 
     if not isinstance(dataset, (Dataset, IterableDataset)):
-        raise TypeError(f"dataset is of type {type(dataset).__name__}: make one, for example with Dataset.from_list")
-    dataset = dataset.with_format(None)  # `map` would hand over, and write back, what the format makes of a column
+        raise TypeError(
+            f"dataset is of type {type(dataset).__name__}: make one, for example with Dataset.from_list"
+        )
+    dataset = dataset.with_format(
+        None
+    )  # `map` would hand over, and write back, what the format makes of a column
     schema: Mapping[str, Any] = dataset.features or next(iter(dataset), {})
     if format == "auto":
         format = detect_format([*schema, *given])
-        logging.getLogger(__name__).info("format %r, from the columns %s", format, ", ".join(schema))
+        logging.getLogger(__name__).info(
+            "format %r, from the columns %s", format, ", ".join(schema)
+        )
     _known(format, _FORMATS, "format", "give one of these, or 'auto'")
     columns = _columns(format, given, schema)
     if format == "pairs":
         if template is not plain:
-            raise ValueError("format 'pairs' has its prompts already: a template other than 'none' has nothing to fill")
+            raise ValueError(
+                "format 'pairs' has its prompts already: a template other than 'none' has nothing to fill"
+            )
         if tuple(columns.values()) == into:
             return dataset
     texts = isinstance(schema[columns[_NEEDS[format][0]]], (str, Value, type(None)))
     chats = format in ("messages", "sharegpt") or (format == "prompt-completion" and not texts)
     # what is written over a column that is read must be what the column holds
     same = (columns.get("prompt") if template is plain else None, columns[_NEEDS[format][-1]])
-    if any(name in columns.values() and (chats or name != kept) for name, kept in zip(into, same, strict=True)):
-        raise ValueError(f"into={into!r} would write over a column that is read, of {columns}: give other names")
+    if any(
+        name in columns.values() and (chats or name != kept)
+        for name, kept in zip(into, same, strict=True)
+    ):
+        raise ValueError(
+            f"into={into!r} would write over a column that is read, of {columns}: give other names"
+        )
     kind = List(Value("string")) if chats else Value("string")
     kinds = (
         dict.fromkeys(into, kind)
@@ -198,7 +254,12 @@ def _add(dataset: Any, format: str, given: Mapping[str, str], template: Callable
     if isinstance(dataset, Dataset) and not len(dataset):  # `map` would not add the columns
         return Dataset.from_dict({name: [] for name in features}, features, split=dataset.split)
     # in small batches, because each prompt of a chat repeats all that stands before it
-    return dataset.map(_Pairs(format, columns, chats, template, into), batched=True, batch_size=100, features=features)
+    return dataset.map(
+        _Pairs(format, columns, chats, template, into),
+        batched=True,
+        batch_size=100,
+        features=features,
+    )
 
 
 def format_pairs(
@@ -240,5 +301,7 @@ def format_pairs(
     """
     fill = make_template(template, tokenizer)
     if isinstance(dataset, dict):
-        return type(dataset)({name: _add(rows, format, columns or {}, fill, into) for name, rows in dataset.items()})
+        return type(dataset)(
+            {name: _add(rows, format, columns or {}, fill, into) for name, rows in dataset.items()}
+        )
     return _add(dataset, format, columns or {}, fill, into)

@@ -14,11 +14,24 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SAMPLE = PREFIX + "sample"
-SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst", ".csv", ".parquet")
+SUFFIXES = (
+    ".json",
+    ".jsonl",
+    ".json.gz",
+    ".jsonl.gz",
+    ".json.zst",
+    ".jsonl.zst",
+    ".csv",
+    ".parquet",
+)
 
 
 def load_rows(
-    source: str | Path, *, split: str | None = None, config: str | None = None, revision: str | None = None
+    source: str | Path,
+    *,
+    split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
 ) -> "Dataset":
     """Load one split of a data set.
 
@@ -43,7 +56,9 @@ def load_rows(
         loaded = _from_folder(path, config)
     elif name.endswith(SUFFIXES) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise FileNotFoundError(f"no file {name!r}; in {str(path.parent)!r} {did_you_mean(path.name, there)}")
+        raise FileNotFoundError(
+            f"no file {name!r}; in {str(path.parent)!r} {did_you_mean(path.name, there)}"
+        )
     else:
         loaded = _from_hub(name, config, revision)
     rows = _one_split(loaded, split, name)
@@ -59,7 +74,9 @@ def revision_of_rows(source: str, revision: str | None = None) -> str | None:
     """
     try:
         found = embedded_sample() if source == SAMPLE else str(Path(source).expanduser())
-        return resolve_revision(found if Path(found).exists() else source, revision, repo_type="dataset")
+        return resolve_revision(
+            found if Path(found).exists() else source, revision, repo_type="dataset"
+        )
     except FileNotFoundError:
         return None
 
@@ -91,7 +108,9 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow as pa
 
     codec = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
-    with io.TextIOWrapper(pa.input_stream(str(path), compression=codec), encoding="utf-8-sig", newline="\n") as lines:
+    with io.TextIOWrapper(
+        pa.input_stream(str(path), compression=codec), encoding="utf-8-sig", newline="\n"
+    ) as lines:
         filled = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         for count, (number, line) in enumerate(filled):
             if count == 0 and line.lstrip().startswith("["):
@@ -136,7 +155,9 @@ def _from_hub(name: str, config: str | None, revision: str | None) -> Any:
     sha = resolve_revision(name, revision, repo_type="dataset", again=True) if revision else None
     loaded = _load(missing, name, config, sha)
     files = [file["filename"] for rows in loaded.values() for file in rows.cache_files]
-    if sha and not all(sha in file for file in files):  # what datasets has in its cache when the Hub does not answer
+    if sha and not all(
+        sha in file for file in files
+    ):  # what datasets has in its cache when the Hub does not answer
         raise FileNotFoundError(
             f"{name!r} is in the cache, but not at revision {revision!r}, and not to be had on the Hub: go online, and "
             "see that the data set is there and that your token may read it"
@@ -162,7 +183,9 @@ def _one_split(loaded: Any, split: str | None, name: str) -> "Dataset":
     wanted = split or (next(iter(splits)) if len(splits) == 1 else "train")
     if wanted not in splits:
         remedy = "" if split else "; choose one with split"
-        raise ValueError(f"{name!r} has no split {wanted!r}: {did_you_mean(wanted, map(str, splits))}{remedy}")
+        raise ValueError(
+            f"{name!r} has no split {wanted!r}: {did_you_mean(wanted, map(str, splits))}{remedy}"
+        )
     return splits[wanted]
 
 

@@ -29,7 +29,9 @@ def said(turn: Turn) -> str:
     """Answer all that a turn says: its text, an instruction's input, its tool calls in compact JSON."""
     calls = [call["function"] for call in turn.extra.get("tool_calls", ())]
     written = json.dumps(calls, ensure_ascii=False, separators=(",", ":")) if calls else turn.input
-    return f"{turn.text}\n{written}" if written and (turn.text or not calls) else turn.text + written
+    return (
+        f"{turn.text}\n{written}" if written and (turn.text or not calls) else turn.text + written
+    )
 
 
 def plain(turns: Sequence[Turn], tools: Any) -> str:
@@ -39,9 +41,15 @@ def plain(turns: Sequence[Turn], tools: Any) -> str:
 
 def _alpaca(turns: Sequence[Turn], tools: Any) -> str:
     *earlier, last = turns
-    blocks = [_TASK.format(", paired with an input that provides further context" if last.input else "")]
-    for answer, group in groupby([*earlier, last._replace(input="")], lambda turn: turn.role == "assistant"):
-        blocks.append(f"### {'Response' if answer else 'Instruction'}:\n" + "\n".join(map(said, group)))
+    blocks = [
+        _TASK.format(", paired with an input that provides further context" if last.input else "")
+    ]
+    for answer, group in groupby(
+        [*earlier, last._replace(input="")], lambda turn: turn.role == "assistant"
+    ):
+        blocks.append(
+            f"### {'Response' if answer else 'Instruction'}:\n" + "\n".join(map(said, group))
+        )
     given = [f"### Input:\n{last.input}"] if last.input else []
     return "\n\n".join([*blocks, *given, "### Response:"])
 
@@ -53,14 +61,21 @@ def _own(turns: Sequence[Turn], tools: Any, template: str) -> str:
 
 
 def _chat(turns: Sequence[Turn], tools: Any, tokenizer: Any, drop: str) -> str:
-    chat = [{**turn.extra, "role": turn.role, "content": said(turn._replace(extra={}))} for turn in turns]
+    chat = [
+        {**turn.extra, "role": turn.role, "content": said(turn._replace(extra={}))}
+        for turn in turns
+    ]
     from jinja2 import TemplateError
 
     try:
-        prompt = tokenizer.apply_chat_template(chat, tools, tokenize=False, add_generation_prompt=True)
+        prompt = tokenizer.apply_chat_template(
+            chat, tools, tokenize=False, add_generation_prompt=True
+        )
     except TemplateError as error:
         what = f"of {tokenizer.name_or_path!r} refuses the turns {', '.join(turn.role for turn in turns)} ({error})"
-        raise ValueError(f"the chat template {what}: remove what it does not take, or use another") from error
+        raise ValueError(
+            f"the chat template {what}: remove what it does not take, or use another"
+        ) from error
     return prompt.removeprefix(drop)
 
 
@@ -72,13 +87,17 @@ def make_template(template: str, tokenizer: Any) -> Callable[..., str]:
 
             tokenizer = AutoTokenizer.from_pretrained(tokenizer)
         if not getattr(tokenizer, "chat_template", None):
-            raise ValueError(f"tokenizer={tokenizer!r:.60} has no chat template: template 'chat' needs one")
+            raise ValueError(
+                f"tokenizer={tokenizer!r:.60} has no chat template: template 'chat' needs one"
+            )
         adds_bos = tokenizer("x").input_ids[:1] == [tokenizer.bos_token_id]
         return partial(_chat, tokenizer=tokenizer, drop=tokenizer.bos_token if adds_bos else "")
     if "{instruction}" not in template:
         if template not in ("none", "alpaca", "chat"):
             there = did_you_mean(template, ("none", "alpaca", "chat"))
-            raise ValueError(f"template {template!r} is unknown: {there}; or give your own text with {{instruction}}")
+            raise ValueError(
+                f"template {template!r} is unknown: {there}; or give your own text with {{instruction}}"
+            )
         return plain if template == "none" else _alpaca
     try:
         template.format(instruction="", input="", system="")

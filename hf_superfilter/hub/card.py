@@ -62,7 +62,9 @@ def licence_warning(licence: Any) -> str | None:
     return None
 
 
-def merged_card(text: str, name: str, splits: Mapping[str, Mapping[str, Any]], home: str, set_default: bool) -> str:
+def merged_card(
+    text: str, name: str, splits: Mapping[str, Mapping[str, Any]], home: str, set_default: bool
+) -> str:
     """A repository's card with some splits of one subset published or replaced, and everything else as it was.
 
     Args:
@@ -79,7 +81,10 @@ def merged_card(text: str, name: str, splits: Mapping[str, Mapping[str, Any]], h
     old = read_metadata(text)
     configs = _configs(old, name, splits, set_default)
     infos = _infos(old, name, splits)
-    shared: dict[str, Any] = {"configs": configs, "dataset_info": infos if len(infos) > 1 else infos[0]}
+    shared: dict[str, Any] = {
+        "configs": configs,
+        "dataset_info": infos if len(infos) > 1 else infos[0],
+    }
     for key, values in (
         ("tags", TAGS),
         ("language", [x for split in splits.values() for x in split["language"]]),
@@ -93,7 +98,9 @@ def merged_card(text: str, name: str, splits: Mapping[str, Mapping[str, Any]], h
     licence = next((split["license"] for split in splits.values() if split["license"]), None)
     if licence and not old.get("license"):
         shared["license"] = licence
-    if {info.get("config_name", "default") for info in infos} >= {config["config_name"] for config in configs}:
+    if {info.get("config_name", "default") for info in infos} >= {
+        config["config_name"] for config in configs
+    }:
         shared["size_categories"] = [_size_category(sum(rows_of(info) or 0 for info in infos))]
     text = with_metadata(text, shared)
     if not body_of(text).strip():
@@ -105,7 +112,9 @@ def merged_card(text: str, name: str, splits: Mapping[str, Mapping[str, Any]], h
 
 def section(name: str, split: str, facts: Mapping[str, Any], home: str) -> str:
     """The Markdown about one split of a subset; what is not known reads "not recorded"."""
-    kinds = [entry for part in [*facts["scorers"], *facts["steps"]] for entry in part.get("entry") or {}]
+    kinds = [
+        entry for part in [*facts["scorers"], *facts["steps"]] for entry in part.get("entry") or {}
+    ]
     papers = list(dict.fromkeys(paper for kind in kinds for paper in PAPERS.get(kind, [])))
     where = json.dumps(home, ensure_ascii=False)  # a folder may have any name
     load = f'from datasets import load_dataset\n\nrows = load_dataset({where}, "{name}", split="{split}")'
@@ -133,7 +142,10 @@ def default_of(metadata: Mapping[str, Any]) -> str | None:
     configs = configs_of(metadata)
     names = [str(config["config_name"]) for config in configs]
     marked = [str(config["config_name"]) for config in configs if config.get("default")]
-    return next(iter([*marked, *(n for n in names if n == "default"), *(names if len(names) == 1 else [])]), None)
+    return next(
+        iter([*marked, *(n for n in names if n == "default"), *(names if len(names) == 1 else [])]),
+        None,
+    )
 
 
 def check_subset(name: str, known: list[str], home: str) -> None:
@@ -164,14 +176,21 @@ def _entries(metadata: Mapping[str, Any], key: str, needs: tuple[str, ...]) -> l
     for entry in (entries := listed(metadata.get(key))):
         if not isinstance(entry, dict) or not {*needs} <= {*entry}:
             needed = "".join(f" with a {name}" for name in needs)
-            raise ValueError(f"README.md has {str(entry)[:60]!r} under {key!r}, and needs a mapping{needed}: mend it")
+            raise ValueError(
+                f"README.md has {str(entry)[:60]!r} under {key!r}, and needs a mapping{needed}: mend it"
+            )
     return [dict(entry) for entry in entries]
 
 
 def own_splits(config: Mapping[str, Any]) -> list[str]:
     """The splits of a subset that hf_superfilter published: their files lie where only it writes them."""
-    name, files = config["config_name"], [file for file in listed(config.get("data_files")) if isinstance(file, dict)]
-    return [file["split"] for file in files if file.get("path") == _files_of(name, file.get("split"))]
+    name, files = (
+        config["config_name"],
+        [file for file in listed(config.get("data_files")) if isinstance(file, dict)],
+    )
+    return [
+        file["split"] for file in files if file.get("path") == _files_of(name, file.get("split"))
+    ]
 
 
 def listed(value: Any) -> list[Any]:
@@ -183,7 +202,9 @@ def _files_of(name: str, split: Any) -> str:
     return f"{name}/{split}/*.parquet"
 
 
-def _configs(old: Mapping[str, Any], name: str, splits: Mapping[str, Any], set_default: bool) -> list[dict[str, Any]]:
+def _configs(
+    old: Mapping[str, Any], name: str, splits: Mapping[str, Any], set_default: bool
+) -> list[dict[str, Any]]:
     """The card's `configs` with these splits in one of them; the others, and its own other keys, as they were."""
     configs = configs_of(old)
     mine = next((config for config in configs if config.get("config_name") == name), None)
@@ -196,19 +217,31 @@ def _configs(old: Mapping[str, Any], name: str, splits: Mapping[str, Any], set_d
         )
     published = {split: {"split": split, "path": _files_of(name, split)} for split in splits}
     mine["data_files"] = list(({file["split"]: file for file in files} | published).values())
-    if set_default or len(configs) == 1:  # the first stays what loads without a name when others come
+    if (
+        set_default or len(configs) == 1
+    ):  # the first stays what loads without a name when others come
         for config in configs:
             config.pop("default", None)
         mine["default"] = True
-    defaults = [str(c["config_name"]) for c in configs if c.get("default") or c["config_name"] == "default"]
+    defaults = [
+        str(c["config_name"]) for c in configs if c.get("default") or c["config_name"] == "default"
+    ]
     if len(set(defaults)) > 1:
-        remedy = "give the new one another name" if name == "default" else "the one named so is the default as it is"
+        remedy = (
+            "give the new one another name"
+            if name == "default"
+            else "the one named so is the default as it is"
+        )
         both = " and ".join(map(repr, defaults))
-        raise ValueError(f"the repository would have two default subsets, {both}, and load neither: {remedy}")
+        raise ValueError(
+            f"the repository would have two default subsets, {both}, and load neither: {remedy}"
+        )
     return configs
 
 
-def _infos(old: Mapping[str, Any], name: str, splits: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _infos(
+    old: Mapping[str, Any], name: str, splits: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """The card's `dataset_info` as a list, with these splits in their subset's."""
     infos = infos_of(old)
     mine = next((info for info in infos if info.get("config_name", "default") == name), None)
@@ -224,7 +257,10 @@ def _infos(old: Mapping[str, Any], name: str, splits: Mapping[str, Mapping[str, 
                 f"the splits {first!r} and {other!r} of {name!r} have different columns and would not load together: "
                 "publish them in one call with equal columns, or under different names"
             )
-    sizes = {s: {"name": s, "num_bytes": f["num_bytes"], "num_examples": f["kept"]} for s, f in splits.items()}
+    sizes = {
+        s: {"name": s, "num_bytes": f["num_bytes"], "num_examples": f["kept"]}
+        for s, f in splits.items()
+    }
     mine.update(features=features[first], splits=list((there | sizes).values()))
     mine.pop("download_size", None)  # of the files that were there before
     mine["dataset_size"] = sum(entry["num_bytes"] for entry in mine["splits"])
@@ -241,4 +277,10 @@ def _size_category(rows: int) -> str:
     """The Hub's name for a number of rows."""
     digits = max(0, len(str(rows)) - 3)  # 0 below a thousand
     bounds = ["", *SIZES, ""][digits : digits + 2] if digits <= len(SIZES) else [SIZES[-1], ""]
-    return f"n<{bounds[1]}" if not bounds[0] else f"{bounds[0]}<n<{bounds[1]}" if bounds[1] else f"n>{bounds[0]}"
+    return (
+        f"n<{bounds[1]}"
+        if not bounds[0]
+        else f"{bounds[0]}<n<{bounds[1]}"
+        if bounds[1]
+        else f"n>{bounds[0]}"
+    )

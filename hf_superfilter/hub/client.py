@@ -25,7 +25,11 @@ def patiently(step: Callable[[], _T]) -> _T:
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
             races += status in (409, 412)
             failures += status is None or status >= 500
-            if not (status in (409, 412) or status is None or status >= 500) or races > RACES or failures > FAILURES:
+            if (
+                not (status in (409, 412) or status is None or status >= 500)
+                or races > RACES
+                or failures > FAILURES
+            ):
                 raise
             time.sleep(random.uniform(0.1, 0.3) * min(races + 2**failures, 20))
 
@@ -34,7 +38,11 @@ def _broken() -> tuple[Any, ...]:
     """What a broken connection raises in whichever HTTP library huggingface_hub uses."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    bases = [base for base in HfHubHTTPError.__bases__ if base is not OSError and issubclass(base, Exception)]
+    bases = [
+        base
+        for base in HfHubHTTPError.__bases__
+        if base is not OSError and issubclass(base, Exception)
+    ]
     return (ConnectionError, *bases)
 
 
@@ -48,15 +56,22 @@ def one_sentence(repo_id: str, when: str) -> Iterator[None]:
     except ValueError as error:  # the client's "Invalid metadata" has several lines
         raise ValueError(" ".join(str(error).split())) from error
     except errors.OfflineModeIsEnabled as error:
-        raise ConnectionError(f"{repo_id!r}: the Hub is not asked, because HF_HUB_OFFLINE is set") from error
+        raise ConnectionError(
+            f"{repo_id!r}: the Hub is not asked, because HF_HUB_OFFLINE is set"
+        ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise FileNotFoundError(
             f"the Hub has no data set {repo_id!r} (or not that branch), or your token may not see it; {when}"
         ) from error
     except errors.HfHubHTTPError as error:
-        status, said = error.response.status_code, " ".join((error.server_message or type(error).__name__).split())
+        status, said = (
+            error.response.status_code,
+            " ".join((error.server_message or type(error).__name__).split()),
+        )
         if status in (401, 403):
-            raise PermissionError(f"your token may not write to {repo_id!r} ({said}): use one that may") from error
+            raise PermissionError(
+                f"your token may not write to {repo_id!r} ({said}): use one that may"
+            ) from error
         raise OSError(f"the Hub answered {status} for {repo_id!r} ({said}) {when}") from error
     except _broken() as error:
         if isinstance(error, ConnectionError) and "the source" in str(error):

@@ -9,7 +9,9 @@ import yaml
 from ..yaml_io import dump_yaml
 
 BEGIN, END = "<!-- hf_superfilter: {} -->", "<!-- /hf_superfilter: {} -->"
-_FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_FRONT = re.compile(
+    r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE
+)
 
 
 def card_text(data: bytes) -> str:
@@ -38,9 +40,13 @@ def read_metadata(text: str) -> dict[str, Any]:
     try:
         metadata = _loaded(found[1]) if found else {}
     except yaml.YAMLError as error:
-        raise ValueError(f"the YAML at the head of README.md is damaged: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"the YAML at the head of README.md is damaged: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(metadata, dict):
-        raise ValueError(f"the YAML at the head of README.md is no mapping, but {str(metadata)[:60]!r}")
+        raise ValueError(
+            f"the YAML at the head of README.md is no mapping, but {str(metadata)[:60]!r}"
+        )
     return metadata
 
 
@@ -58,11 +64,15 @@ def with_metadata(text: str, changed: Mapping[str, Any]) -> str:
     """
     before = read_metadata(text)
     found = _FRONT.match(text)
-    new = {key: value for key, value in changed.items() if key not in before or before[key] != value}
+    new = {
+        key: value for key, value in changed.items() if key not in before or before[key] != value
+    }
     blocks = _blocks(found[1] if found else "")
     front = "".join(_dumped({key: new.pop(key)}) if key in new else lines for key, lines in blocks)
     front += _dumped(new) if new else ""
-    if not _means(front, {**before, **changed}):  # a layout that cannot be cut by lines, such as one { } over all
+    if not _means(
+        front, {**before, **changed}
+    ):  # a layout that cannot be cut by lines, such as one { } over all
         front = _dumped({**before, **changed})
     return f"---\n{front}---\n{body_of(text)}"
 
@@ -101,7 +111,11 @@ def _blocks(front: str) -> list[tuple[str | None, str]]:
     root = yaml.compose(front)
     if root is None:
         return [(None, front)]
-    keys = [key for key, _ in root.value] if isinstance(root, yaml.MappingNode) and not root.flow_style else []
+    keys = (
+        [key for key, _ in root.value]
+        if isinstance(root, yaml.MappingNode) and not root.flow_style
+        else []
+    )
     starts = [key.start_mark.index for key in keys]
     blocks: list[tuple[str | None, str]] = [(None, front[: starts[0]])] if starts else []
     for key, start, stop in zip(keys, starts, [*starts, len(front)][1:], strict=True):
@@ -110,7 +124,9 @@ def _blocks(front: str) -> list[tuple[str | None, str]]:
         while own and (not lines[own - 1].strip() or lines[own - 1].startswith("#")):
             own -= 1
         blocks += [(key.value, "".join(lines[:own])), (None, "".join(lines[own:]))]
-    return [(key, lines if lines.endswith("\n") else lines + "\n") for key, lines in blocks if lines]
+    return [
+        (key, lines if lines.endswith("\n") else lines + "\n") for key, lines in blocks if lines
+    ]
 
 
 def _loaded(front: str) -> Any:
@@ -118,7 +134,10 @@ def _loaded(front: str) -> Any:
     metadata = yaml.safe_load(front) or {}
     if isinstance(metadata, dict) and "language" in metadata:
         given = metadata["language"]
-        codes = ["no" if code is False else code for code in (given if isinstance(given, list) else [given])]
+        codes = [
+            "no" if code is False else code
+            for code in (given if isinstance(given, list) else [given])
+        ]
         metadata["language"] = codes if isinstance(given, list) else codes[0]
     return metadata
 

@@ -25,7 +25,9 @@ def provenance_of(selection: "Selection") -> dict[str, Any]:
     """
     record = read_record(selection.run) if selection.run is not None else {}
     recipe = recipe_of(selection)
-    source = record.get("source") or ({"dataset": recipe.dataset, "revision": None} if recipe else None)
+    source = record.get("source") or (
+        {"dataset": recipe.dataset, "revision": None} if recipe else None
+    )
     scorers = [
         {
             "name": name,
@@ -50,8 +52,12 @@ def pinned(recipe: Recipe, record: dict[str, Any]) -> Recipe:
     for scorer in recipe.score:
         made_with = record["scorers"].get(getattr(scorer, "name", ""), {}).get("made_with", {})
         fixed = is_commit(made_with.get("revision")) and hasattr(scorer, "revision")
-        scorers.append(dataclasses.replace(scorer, revision=made_with["revision"]) if fixed else scorer)
-    return dataclasses.replace(recipe, score=tuple(scorers), revision=commit if is_commit(commit) else recipe.revision)
+        scorers.append(
+            dataclasses.replace(scorer, revision=made_with["revision"]) if fixed else scorer
+        )
+    return dataclasses.replace(
+        recipe, score=tuple(scorers), revision=commit if is_commit(commit) else recipe.revision
+    )
 
 
 def _said(entry: Any) -> str:

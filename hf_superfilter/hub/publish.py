@@ -92,28 +92,52 @@ def publish(
         home = Path(folder)
         with one_sentence(repo_id, "while the card of the source was read"):
             facts = {
-                split: write_split(part, home / name / split, pairs=pairs, max_shard_bytes=max_shard_bytes)
+                split: write_split(
+                    part, home / name / split, pairs=pairs, max_shard_bytes=max_shard_bytes
+                )
                 for split, part in splits.items()
             }
-        _announce(repo_id, name, facts, home, "a pull request" if create_pr else revision or "main", private)
-        with one_sentence(repo_id, "before anything was committed; nothing was changed, run it again"):
+        _announce(
+            repo_id,
+            name,
+            facts,
+            home,
+            "a pull request" if create_pr else revision or "main",
+            private,
+        )
+        with one_sentence(
+            repo_id, "before anything was committed; nothing was changed, run it again"
+        ):
             _open(target, private)
             patiently(lambda: _upload(target, home))
-        with one_sentence(repo_id, "while committing; run it again, which is safe whether the commit arrived or not"):
+        with one_sentence(
+            repo_id,
+            "while committing; run it again, which is safe whether the commit arrived or not",
+        ):
             return patiently(lambda: _commit(target, name, facts, home, set_default))
 
 
-def _announce(repo_id: str, name: str, facts: Mapping[str, Any], home: Path, where: str, private: bool) -> None:
+def _announce(
+    repo_id: str, name: str, facts: Mapping[str, Any], home: Path, where: str, private: bool
+) -> None:
     """Print what is about to be published."""
     files = [path for path in home.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files) / 1e6
-    print(f"publish {name!r} to {repo_id} ({where}; a new repository is {'private' if private else 'PUBLIC'}):")
+    print(
+        f"publish {name!r} to {repo_id} ({where}; a new repository is {'private' if private else 'PUBLIC'}):"
+    )
     for split, fact in facts.items():
-        print(f"  split {split}: {fact['kept']:,} of {fact['rows']:,} rows, columns {', '.join(fact['columns'])}")
+        print(
+            f"  split {split}: {fact['kept']:,} of {fact['rows']:,} rows, columns {', '.join(fact['columns'])}"
+        )
         if fact["left_out"]:
-            print(f"  left out, made for scoring: {', '.join(fact['left_out'])} (pairs=True publishes them)")
+            print(
+                f"  left out, made for scoring: {', '.join(fact['left_out'])} (pairs=True publishes them)"
+            )
         if fact["recipe"] and not fact["source"]["for_all"]:
-            print(f"  the recipe names {fact['source']['dataset']!r}, which others cannot load from the Hub")
+            print(
+                f"  the recipe names {fact['source']['dataset']!r}, which others cannot load from the Hub"
+            )
         for warning in filter(None, (licence_warning(fact["license"]), fact["source_missing"])):
             print(f"  WARNING: {warning}")
     print(f"  {len(files) + 1} files, {size:,.1f} MB, in one commit", flush=True)
@@ -123,8 +147,14 @@ def _check_branch(revision: str | None) -> None:
     """Refuse what cannot be a branch."""
     if revision is None:
         return
-    if not re.fullmatch(r"\w[\w./-]*(?<![./-])", str(revision), re.ASCII) or ".." in revision or is_commit(revision):
-        raise ValueError(f"revision={revision!r}: give the name of a branch, of letters, digits, '-', '_', '.' and '/'")
+    if (
+        not re.fullmatch(r"\w[\w./-]*(?<![./-])", str(revision), re.ASCII)
+        or ".." in revision
+        or is_commit(revision)
+    ):
+        raise ValueError(
+            f"revision={revision!r}: give the name of a branch, of letters, digits, '-', '_', '.' and '/'"
+        )
 
 
 def _check_token(token: str | None) -> None:
@@ -133,9 +163,13 @@ def _check_token(token: str | None) -> None:
 
     token = token or get_token()
     if not token:
-        raise PermissionError("no token for the Hub: log in with 'hf auth login', or set HF_TOKEN to one that writes")
+        raise PermissionError(
+            "no token for the Hub: log in with 'hf auth login', or set HF_TOKEN to one that writes"
+        )
     if not re.fullmatch("[!-~]+", token):
-        raise PermissionError("the token holds a blank, a line break or a letter that no token has: give it without")
+        raise PermissionError(
+            "the token holds a blank, a line break or a letter that no token has: give it without"
+        )
 
 
 def _open(target: _Target, private: bool) -> None:
@@ -147,8 +181,12 @@ def _open(target: _Target, private: bool) -> None:
     except RepositoryNotFoundError:
         target.api.create_repo(target.repo_id, repo_type="dataset", private=private, exist_ok=True)
         now = target.repo_id
-    if now != target.repo_id:  # to create the old name anew would cut the redirection that the Hub keeps
-        raise FileNotFoundError(f"{target.repo_id!r} is called {now!r} on the Hub now: publish to that name")
+    if (
+        now != target.repo_id
+    ):  # to create the old name anew would cut the redirection that the Hub keeps
+        raise FileNotFoundError(
+            f"{target.repo_id!r} is called {now!r} on the Hub now: publish to that name"
+        )
     branch = target.revision
     if branch and not target.create_pr and not branch.startswith("refs/"):
         target.api.create_branch(target.repo_id, branch=branch, repo_type="dataset", exist_ok=True)
@@ -174,21 +212,32 @@ def _upload(target: _Target, home: Path) -> None:
     )
 
 
-def _commit(target: _Target, name: str, facts: Mapping[str, Any], home: Path, set_default: bool) -> str:
+def _commit(
+    target: _Target, name: str, facts: Mapping[str, Any], home: Path, set_default: bool
+) -> str:
     """One commit on top of the head as it is now, or an error 412 where another came first."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     api, repo_id = target.api, target.repo_id
     head = api.dataset_info(repo_id, revision=target.revision)
     there = [file.rfilename for file in head.siblings or []]
-    card = api.hf_hub_download(repo_id, CARD, repo_type="dataset", revision=head.sha) if CARD in there else None
+    card = (
+        api.hf_hub_download(repo_id, CARD, repo_type="dataset", revision=head.sha)
+        if CARD in there
+        else None
+    )
     before = card_text(Path(card).read_bytes()) if card else ""
     _check_nothing_hidden(repo_id, before, there)
     check_folders(there, before, name, facts, repo_id)
     text = merged_card(before, name, facts, repo_id, set_default)
     additions = _additions(home)
     new = {addition.path_in_repo for addition in additions}
-    old = [path for path in there for split in facts if path.startswith(f"{name}/{split}/") and path not in new]
+    old = [
+        path
+        for path in there
+        for split in facts
+        if path.startswith(f"{name}/{split}/") and path not in new
+    ]
     commit = api.create_commit(
         repo_id,
         [*additions, *map(CommitOperationDelete, old), CommitOperationAdd(CARD, text.encode())],
@@ -234,19 +283,32 @@ def publish_metric(
 
     check_repo_id(repo_id)
     if repo_id.split("/")[1] != name:
-        raise ValueError(f"repo_id={repo_id!r}: evaluate finds the metric only in 'user/{name}', by the script's name")
+        raise ValueError(
+            f"repo_id={repo_id!r}: evaluate finds the metric only in 'user/{name}', by the script's name"
+        )
     api, folder = HfApi(token=token), Path(metric_path(name))
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != "__init__.py"]
-    print(f"publish the metric {name!r} to the Space {repo_id}: {', '.join(path.name for path in files)}", flush=True)
+    files = [
+        path for path in sorted(folder.iterdir()) if path.is_file() and path.name != "__init__.py"
+    ]
+    print(
+        f"publish the metric {name!r} to the Space {repo_id}: {', '.join(path.name for path in files)}",
+        flush=True,
+    )
 
     def commit() -> str:
         head = api.space_info(repo_id).sha
         files_now = [CommitOperationAdd(path.name, str(path)) for path in files]
         message = f"Publish {name} with hf_superfilter"
-        made = api.create_commit(repo_id, files_now, commit_message=message, repo_type="space", parent_commit=head)
+        made = api.create_commit(
+            repo_id, files_now, commit_message=message, repo_type="space", parent_commit=head
+        )
         return str(made.commit_url)
 
-    with one_sentence(repo_id, "while committing; run it again, which is safe whether the commit arrived or not"):
+    with one_sentence(
+        repo_id, "while committing; run it again, which is safe whether the commit arrived or not"
+    ):
         _check_token(token)
-        api.create_repo(repo_id, repo_type="space", space_sdk="static", private=private, exist_ok=True)
+        api.create_repo(
+            repo_id, repo_type="space", space_sdk="static", private=private, exist_ok=True
+        )
         return patiently(commit)

@@ -85,7 +85,9 @@ def write_repo(
         }
         text = merged_card(before, name, facts, str(folder), set_default)
         (home / name).mkdir(exist_ok=True)
-        with whole_file(card) as unfinished:  # first, so that after a crash the folders are known as ours
+        with whole_file(
+            card
+        ) as unfinished:  # first, so that after a crash the folders are known as ours
             unfinished.write_bytes(text.encode("utf-8"))
         for split, new in written.items():
             if (home / name / split).exists():
@@ -94,7 +96,9 @@ def write_repo(
     return home
 
 
-def check_folders(files: Iterable[str], card: str, name: str, splits: Iterable[str], home: str) -> None:
+def check_folders(
+    files: Iterable[str], card: str, name: str, splits: Iterable[str], home: str
+) -> None:
     """Refuse to replace files, by their paths in a repository, in the folder of a split that its card does not name."""
     named = {
         split
@@ -113,10 +117,14 @@ def check_folders(files: Iterable[str], card: str, name: str, splits: Iterable[s
 def check_repo_id(repo_id: str) -> None:
     """Refuse what cannot be a repository's name on the Hub."""
     if not re.fullmatch(HUB_ID, str(repo_id)) or re.search(r"\.\.|--|[.-](/|$)|\.git$", repo_id):
-        raise ValueError(f"repo_id={repo_id!r}: give 'user/name', of letters, digits, '-', '_' and '.'")
+        raise ValueError(
+            f"repo_id={repo_id!r}: give 'user/name', of letters, digits, '-', '_' and '.'"
+        )
 
 
-def splits_of(selection: "Selection | Mapping[str, Selection]", name: str) -> "dict[str, Selection]":
+def splits_of(
+    selection: "Selection | Mapping[str, Selection]", name: str
+) -> "dict[str, Selection]":
     """The selections by split, after a check of every name and that there is something in each."""
     if not isinstance(name, str) or not re.fullmatch(NAME, name) or name == "data" or ".." in name:
         raise ValueError(
@@ -125,44 +133,72 @@ def splits_of(selection: "Selection | Mapping[str, Selection]", name: str) -> "d
         )
     splits = dict(selection) if isinstance(selection, Mapping) else {"train": selection}
     if not splits:
-        raise ValueError("there is no split to publish: give a selection, or a dict {'train': selection, ...}")
+        raise ValueError(
+            "there is no split to publish: give a selection, or a dict {'train': selection, ...}"
+        )
     for split, part in splits.items():
         if not isinstance(split, str) or not re.fullmatch(SPLIT, split) or split == "all":
             raise ValueError(
                 f"split {split!r}: a split's name is made of letters, digits, '_' and '.', and is not 'all'"
             )
         if not hasattr(part, "subset"):
-            raise ValueError(f"split {split!r} is of type {type(part).__name__}: give what select(...) answers")
+            raise ValueError(
+                f"split {split!r} is of type {type(part).__name__}: give what select(...) answers"
+            )
         if not len(part.rows):
-            raise ValueError(f"nothing was kept for the split {split!r}: there are no rows to publish")
+            raise ValueError(
+                f"nothing was kept for the split {split!r}: there are no rows to publish"
+            )
     return splits
 
 
-def write_split(selection: "Selection", folder: Path, *, pairs: bool, max_shard_bytes: int) -> dict[str, Any]:
+def write_split(
+    selection: "Selection", folder: Path, *, pairs: bool, max_shard_bytes: int
+) -> dict[str, Any]:
     """Write one split's files; the answer is what the card says of it, and `facts.json` holds."""
-    selection = dataclasses.replace(selection, table=selection.table.with_format(None))  # all columns, as they are
+    selection = dataclasses.replace(
+        selection, table=selection.table.with_format(None)
+    )  # all columns, as they are
     if not is_count(max_shard_bytes):
-        raise ValueError(f"max_shard_bytes={max_shard_bytes!r}: give a whole number of bytes, at least 1")
+        raise ValueError(
+            f"max_shard_bytes={max_shard_bytes!r}: give a whole number of bytes, at least 1"
+        )
     known = provenance_of(selection)
     columns = own_columns(selection, known["source"])
     rows = selection.subset if pairs else selection.subset.select_columns(columns)
     folder.mkdir(parents=True, exist_ok=True)
-    facts: dict[str, Any] = {**facts_of(selection), "created": known["created"], "scorers": known["scorers"]}
+    facts: dict[str, Any] = {
+        **facts_of(selection),
+        "created": known["created"],
+        "scorers": known["scorers"],
+    }
     for step, entry in zip(facts["steps"], selection.steps, strict=True):
         step["entry"] = entry.entry
     facts |= _inherited(known)
     facts |= {"tokens": token_facts(selection), "scripts": script_facts(selection)}
-    facts |= {"published": datetime.now(UTC).isoformat(timespec="seconds"), "recipe": None, "pictures": []}
+    facts |= {
+        "published": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": None,
+        "pictures": [],
+    }
     if known["recipe"]:
         facts["recipe"] = known["recipe"].to_yaml()
         (folder / RECIPE).write_text(facts["recipe"], encoding="utf-8")
-    for file, picture in (("scores.png", score_picture(selection)), ("lengths.png", length_picture(selection))):
+    for file, picture in (
+        ("scores.png", score_picture(selection)),
+        ("lengths.png", length_picture(selection)),
+    ):
         if picture:
             (folder / file).write_bytes(picture.png)
             facts["pictures"].append({"file": file, "alt": picture.alt})
     write_report(selection, folder / REPORT)
-    facts |= {"columns": rows.column_names, "num_bytes": _write_shards(rows, folder, max_shard_bytes)}
-    facts["left_out"] = [column for column in selection.table.column_names if column not in rows.column_names]
+    facts |= {
+        "columns": rows.column_names,
+        "num_bytes": _write_shards(rows, folder, max_shard_bytes),
+    }
+    facts["left_out"] = [
+        column for column in selection.table.column_names if column not in rows.column_names
+    ]
     facts["features"] = rows.features._to_yaml_list()
     text = json.dumps(facts, indent=1, ensure_ascii=False, default=str)
     (folder / FACTS).write_text(text + "\n", encoding="utf-8")
@@ -177,10 +213,19 @@ def _inherited(known: Mapping[str, Any]) -> dict[str, Any]:
     except FileNotFoundError as error:
         card, missing = {}, str(error)
     licences = [str(one) for one in listed(card.get("license")) if one]
-    models = [scorer["model"] for scorer in known["scorers"] if _on_the_hub(scorer["model"], scorer["revision"])]
+    models = [
+        scorer["model"]
+        for scorer in known["scorers"]
+        if _on_the_hub(scorer["model"], scorer["revision"])
+    ]
     on_the_hub = bool(source) and _on_the_hub(source["dataset"], source.get("revision"))
     return {
-        "source": source and {**source, "on_the_hub": on_the_hub, "for_all": on_the_hub or source["dataset"] == SAMPLE},
+        "source": source
+        and {
+            **source,
+            "on_the_hub": on_the_hub,
+            "for_all": on_the_hub or source["dataset"] == SAMPLE,
+        },
         "source_missing": missing,
         "license": licences[0] if len(licences) == 1 else licences or None,
         "language": [str(one) for one in listed(card.get("language")) if one],
@@ -203,7 +248,11 @@ def _write_shards(rows: "Dataset", folder: Path, max_shard_bytes: int) -> int:
     from datasets.table import embed_table_storage
 
     if any(map(require_storage_embed, rows.features.values())):
-        rows = rows.with_format("arrow").map(embed_table_storage, batched=True, batch_size=100).with_format(None)
+        rows = (
+            rows.with_format("arrow")
+            .map(embed_table_storage, batched=True, batch_size=100)
+            .with_format(None)
+        )
     size = rows.flatten_indices().data.nbytes if rows._indices is not None else rows.data.nbytes
     shards = min(len(rows), max(1, math.ceil(size / max_shard_bytes)))
     for number in range(shards):

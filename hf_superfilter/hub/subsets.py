@@ -41,7 +41,12 @@ class Subset(NamedTuple):
 
 
 def load_subset(
-    repo_id: str, name: str | None = None, *, split: str | None = None, revision: str | None = None, make: bool = False
+    repo_id: str,
+    name: str | None = None,
+    *,
+    split: str | None = None,
+    revision: str | None = None,
+    make: bool = False,
 ) -> "Dataset":
     """Load a published subset: from a repository, or by one short name from the catalogue.
 
@@ -106,11 +111,15 @@ def load_recipe(
         repo_id, name, revision = entry["repo"], entry.get("name"), entry["revision"]
     metadata = _metadata(repo_id, revision)
     name = _name(metadata, repo_id, name)
-    splits = next(own_splits(config) for config in configs_of(metadata) if str(config["config_name"]) == name)
+    splits = next(
+        own_splits(config) for config in configs_of(metadata) if str(config["config_name"]) == name
+    )
     wanted = split or ("train" if "train" in splits else next(iter(splits), "train"))
     text = _text(repo_id, f"{name}/{wanted}/{RECIPE}", revision)
     if text is None:
-        raise FileNotFoundError(f"no recipe was recorded for {name!r}, split {wanted!r}, of {repo_id!r}")
+        raise FileNotFoundError(
+            f"no recipe was recorded for {name!r}, split {wanted!r}, of {repo_id!r}"
+        )
     _check_only_ours(text, repo_id)
     return Recipe.from_yaml(text)
 
@@ -121,7 +130,11 @@ def _check_only_ours(text: str, repo_id: str) -> None:
         given = yaml.safe_load(text)
     except yaml.YAMLError:
         return  # Recipe.from_yaml says what is wrong
-    entries = [entry for key in KINDS for entry in _each(given.get(key) if isinstance(given, dict) else None)]
+    entries = [
+        entry
+        for key in KINDS
+        for entry in _each(given.get(key) if isinstance(given, dict) else None)
+    ]
     code = next((name for entry in entries for name in _each(entry) if ":" in str(name)), None)
     if code:
         raise ValueError(
@@ -160,7 +173,9 @@ def _made(name: str, entry: dict[str, Any], make: bool) -> "Dataset":
         )
     selection = _recipe_of(name, entry).run(Path("runs") / name)
     if selection is None:
-        raise ValueError(f"only the main one of several processes makes {name!r}: make it in one process before")
+        raise ValueError(
+            f"only the main one of several processes makes {name!r}: make it in one process before"
+        )
     return selection.subset
 
 
@@ -169,7 +184,9 @@ def _name(metadata: dict[str, Any], repo_id: str, name: str | None) -> str:
     known = [str(config["config_name"]) for config in configs_of(metadata)]
     name = name if name is not None else default_of(metadata)
     if not known:
-        raise ValueError(f"{repo_id!r} names no subsets in its README.md: load_rows({repo_id!r}) loads what it holds")
+        raise ValueError(
+            f"{repo_id!r} names no subsets in its README.md: load_rows({repo_id!r}) loads what it holds"
+        )
     if name is None:
         raise ValueError(f"{repo_id!r} has no default subset: name one of {', '.join(known)}")
     check_subset(name, known, repo_id)
@@ -187,7 +204,9 @@ def _facts(repo_id: str, name: str, split: str, revision: str | None) -> dict[st
         if facts is not None and not {"kept", "rows", "scorers", "steps", "published"} <= {*facts}:
             raise ValueError("facts are missing")
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path!r} of {repo_id!r} is damaged ({error}): publish the subset again") from error
+        raise ValueError(
+            f"{path!r} of {repo_id!r} is damaged ({error}): publish the subset again"
+        ) from error
     return facts
 
 
@@ -199,7 +218,9 @@ def _text(repo_id: str, path: str, revision: str | None) -> str | None:
     from huggingface_hub import errors, hf_hub_download
 
     try:
-        return Path(hf_hub_download(repo_id, path, repo_type="dataset", revision=revision)).read_text(encoding="utf-8")
+        return Path(
+            hf_hub_download(repo_id, path, repo_type="dataset", revision=revision)
+        ).read_text(encoding="utf-8")
     except errors.LocalEntryNotFoundError as error:
         raise FileNotFoundError(
             f"the Hub cannot be reached, and the cache holds no {path!r} of {repo_id!r}"
@@ -207,7 +228,11 @@ def _text(repo_id: str, path: str, revision: str | None) -> str | None:
         ) from error
     except errors.EntryNotFoundError:
         return None
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+    except (
+        errors.RepositoryNotFoundError,
+        errors.RevisionNotFoundError,
+        errors.HFValidationError,
+    ) as error:
         raise FileNotFoundError(
             f"the Hub has no data set {repo_id!r}"
             + (f" at revision {revision!r}" if revision else "")
@@ -215,4 +240,6 @@ def _text(repo_id: str, path: str, revision: str | None) -> str | None:
         ) from error
     except errors.HfHubHTTPError as error:
         said = " ".join((error.server_message or type(error).__name__).split())
-        raise PermissionError(f"the Hub lets you not read {repo_id!r} ({said}): check your token") from error
+        raise PermissionError(
+            f"the Hub lets you not read {repo_id!r} ({said}): check your token"
+        ) from error

@@ -6,13 +6,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-SLACK = 128  # tokens of padding that a batch may hold in any case: a batch more costs as much as these
+SLACK = (
+    128  # tokens of padding that a batch may hold in any case: a batch more costs as much as these
+)
 CPU_TOKENS = 2_048  # enough to fill the matrix units, few enough for the allocator to reuse blocks
 MOST_TOKENS = 65_536  # elsewhere: more make a GPU no faster
 FREE_SHARE = 0.5  # of the free memory that a batch may fill
 
 
-def batches_by_length(lengths: Sequence[int], budget: int, padding: float = 0.03) -> Iterator[np.ndarray]:
+def batches_by_length(
+    lengths: Sequence[int], budget: int, padding: float = 0.03
+) -> Iterator[np.ndarray]:
     """Group sequence numbers so that a batch costs at most `budget` tokens and little of it is padding.
 
     Args:
@@ -71,13 +75,20 @@ def tokens_that_fit(free: int, config: Any) -> int:
     budget is halved when memory ends.
     """
     text = config.get_text_config()
-    named = (getattr(text, key, None) for key in ("intermediate_size", "ffn_dim", "d_ff", "n_inner"))
+    named = (
+        getattr(text, key, None) for key in ("intermediate_size", "ffn_dim", "d_ff", "n_inner")
+    )
     inner = next((width for width in named if width), 4 * text.hidden_size)
-    return int(min(MOST_TOKENS, max(1_024, FREE_SHARE * free / (4 * (6 * text.hidden_size + 4 * inner)))))
+    return int(
+        min(MOST_TOKENS, max(1_024, FREE_SHARE * free / (4 * (6 * text.hidden_size + 4 * inner))))
+    )
 
 
 def run_by_length(
-    lm: Placed, sizes: np.ndarray, run: Callable[[np.ndarray], None], batch_tokens: int | None = None
+    lm: Placed,
+    sizes: np.ndarray,
+    run: Callable[[np.ndarray], None],
+    batch_tokens: int | None = None,
 ) -> None:
     """Hand every sequence to `run` once, longest first, all through one length-sorted queue.
 
@@ -90,7 +101,13 @@ def run_by_length(
     Raises:
         MemoryError: a single sequence does not fit.
     """
-    run_under_budget(lm, sizes, lambda todo, budget: batches_by_length(sizes[todo].tolist(), budget), run, batch_tokens)
+    run_under_budget(
+        lm,
+        sizes,
+        lambda todo, budget: batches_by_length(sizes[todo].tolist(), budget),
+        run,
+        batch_tokens,
+    )
 
 
 def run_under_budget(

@@ -25,7 +25,9 @@ from .prefix_tree import Tree, attention_by, can_share, run_trees
 from .tokenization import Ids, Window, WindowReader, batch_of, padded
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
-ONE_AT_A_TIME = threading.Lock()  # a forward pass patches its model and may set process-wide switches
+ONE_AT_A_TIME = (
+    threading.Lock()
+)  # a forward pass patches its model and may set process-wide switches
 
 
 @lru_cache(maxsize=4)
@@ -37,7 +39,13 @@ def load_causal_lm(
     attn_implementation: str | None = None,
 ) -> "CausalLM":
     """A `CausalLM`, loaded once per process for the same settings; `revision` has to be a resolved one."""
-    return CausalLM(model, revision=revision, dtype=dtype, device=device, attn_implementation=attn_implementation)
+    return CausalLM(
+        model,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        attn_implementation=attn_implementation,
+    )
 
 
 class CausalLM:
@@ -73,7 +81,9 @@ class CausalLM:
         self.revision = resolve_revision(self.name, revision)
         self.dtype = pick_dtype(dtype, self.device, int8=True)
         on_hub = None if self.revision.startswith("sha256:") else self.revision
-        self.model: Any = load_weights(self.name, on_hub, self.dtype, self.device, attn_implementation)
+        self.model: Any = load_weights(
+            self.name, on_hub, self.dtype, self.device, attn_implementation
+        )
         self.model.config.pad_token_id = None  # padding is never marked, see the module's docstring
         self.tokenizer = load_tokenizer(self.name, self.revision)
         self.window = window_of(self.model.config)
@@ -81,7 +91,9 @@ class CausalLM:
         self._body = self.model.get_decoder()
         with ONE_AT_A_TIME:
             self._shares = can_share(self.model)
-        self._packs = self._shares and self.device.type == "cuda"  # large batches of any lengths, without padding
+        self._packs = (
+            self._shares and self.device.type == "cuda"
+        )  # large batches of any lengths, without padding
         self._head = VocabularyHead(self.model.get_output_embeddings(), self.dtype)
         self.model.set_output_embeddings(self._head)
         self.windows = WindowReader(self.name, self.tokenizer, self.window).windows
@@ -108,7 +120,9 @@ class CausalLM:
         pairs = self.windows(prompts, responses, append_eos=append_eos, max_length=max_length)
         return self.losses([pair.given for pair in pairs])
 
-    def losses(self, windows: Sequence[Window], batch_tokens: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def losses(
+        self, windows: Sequence[Window], batch_tokens: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Mean loss of the scored tokens of each window, all windows through one length-sorted queue.
 
         Args:
@@ -120,7 +134,9 @@ class CausalLM:
         """
         after_fork()
         counts = np.array([window.scored for window in windows], dtype=np.int64)
-        sizes = np.array([len(window.ids) if window.scored else 0 for window in windows], dtype=np.int64)
+        sizes = np.array(
+            [len(window.ids) if window.scored else 0 for window in windows], dtype=np.int64
+        )
         # Losses stay on the device until all are there: reading one batch's would make a GPU wait for the next.
         owners, found = [np.arange(0)], [torch.zeros(0, device=self.device)]
 
@@ -131,7 +147,10 @@ class CausalLM:
         def run(chosen: np.ndarray) -> None:
             some = [windows[i] for i in chosen.tolist()]
             ids, positions = batch_of(some)
-            keep(np.repeat(chosen, [w.scored for w in some]), self._nats(ids, positions, positions - 1))
+            keep(
+                np.repeat(chosen, [w.scored for w in some]),
+                self._nats(ids, positions, positions - 1),
+            )
 
         def run_tree(chosen: np.ndarray, tree: Tree) -> None:
             with attention_by(tree.attend, self._body.config):
@@ -140,14 +159,20 @@ class CausalLM:
 
         with torch.inference_mode(), ONE_AT_A_TIME:
             if self._shares:
-                sizes[run_trees(self, windows, sizes, run_tree, batch_tokens, all_of_them=self._packs)] = 0
+                sizes[
+                    run_trees(self, windows, sizes, run_tree, batch_tokens, all_of_them=self._packs)
+                ] = 0
             run_by_length(self, sizes, run, batch_tokens)
             nats = torch.cat(found).double().cpu().numpy()
         sums = np.bincount(np.concatenate(owners), weights=nats, minlength=len(windows))
         return np.where(counts > 0, sums, np.nan) / np.maximum(counts, 1), counts
 
     def _nats(
-        self, ids: np.ndarray, scored: np.ndarray, before: np.ndarray, depths: np.ndarray | None = None
+        self,
+        ids: np.ndarray,
+        scored: np.ndarray,
+        before: np.ndarray,
+        depths: np.ndarray | None = None,
     ) -> torch.Tensor:
         """(m,) float32 losses of the tokens at positions `scored` of (k, t) ids, each told by the state at `before`."""
         wanted = iter(to_device(ids.reshape(-1)[scored], self.device).split(self._head.rows))
@@ -163,7 +188,11 @@ class CausalLM:
         return self._each_logits(ids, np.array(last), reduce)
 
     def _each_logits(
-        self, ids: np.ndarray, positions: np.ndarray, reduce: Reduce, depths: np.ndarray | None = None
+        self,
+        ids: np.ndarray,
+        positions: np.ndarray,
+        reduce: Reduce,
+        depths: np.ndarray | None = None,
     ) -> torch.Tensor:
         """The same at any positions of (k, t) token ids, counted through all rows: nothing else is projected.
 
@@ -190,7 +219,9 @@ class CausalLM:
             given[:] = [states[None]]
             return self.model(input_ids=nothing, use_cache=False).logits[0]
 
-        self._body.forward = lambda *args, **kwargs: dataclasses.replace(output, last_hidden_state=given[0])
+        self._body.forward = lambda *args, **kwargs: dataclasses.replace(
+            output, last_hidden_state=given[0]
+        )
         try:
             yield logits_of
         finally:

@@ -40,7 +40,9 @@ class OneDnnLinear(torch.nn.Linear):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(..., out) of (..., in)."""
         return (
-            super().forward(states) if _usual(states, self.weight) else _Product.apply(states, self.weight, self.bias)
+            super().forward(states)
+            if _usual(states, self.weight)
+            else _Product.apply(states, self.weight, self.bias)
         )
 
 
@@ -50,7 +52,9 @@ class OneDnnConv1D(Conv1D):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(..., out) of (..., in)."""
         return (
-            super().forward(states) if _usual(states, self.weight) else _Product.apply(states, self.weight.T, self.bias)
+            super().forward(states)
+            if _usual(states, self.weight)
+            else _Product.apply(states, self.weight.T, self.bias)
         )
 
 
@@ -61,7 +65,9 @@ def _usual(states: torch.Tensor, weight: torch.Tensor) -> bool:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        ctx: Any, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         ctx.save_for_backward(states, weight)
         return _times(states, weight, bias)
 
@@ -78,7 +84,9 @@ class _Product(torch.autograd.Function):
         )
 
 
-def _times(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def _times(
+    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """(..., out) of (..., in) states and (out, in) weights."""
     return torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
 
@@ -98,8 +106,12 @@ def to_int8(model: torch.nn.Module, name: str) -> None:
         if type(layer) in (torch.nn.Linear, Conv1D) and layer.weight.dtype == torch.float32
     ]
     held = {id(layer.weight) for *_, layer in places}
-    tables = {id(layer.weight) for layer in model.modules() if isinstance(layer, torch.nn.Embedding)} - held
-    sizes = {id(weight): weight.numel() for weight in model.parameters() if id(weight) not in tables}
+    tables = {
+        id(layer.weight) for layer in model.modules() if isinstance(layer, torch.nn.Embedding)
+    } - held
+    sizes = {
+        id(weight): weight.numel() for weight in model.parameters() if id(weight) not in tables
+    }
     share = sum(sizes[weight] for weight in held) / max(1, sum(sizes.values()))
     if share < LEAST:
         raise ValueError(
@@ -124,10 +136,14 @@ class Int8Linear(torch.nn.Module):
         weight = layer.weight.detach()
         weight = weight.T if isinstance(layer, Conv1D) else weight
         self.out_features, self.in_features = weight.shape
-        self.scales = weight.abs().amax(1).clamp_(min=SMALLEST).div_(STEPS if has_vnni() else STEPS // 2)
+        self.scales = (
+            weight.abs().amax(1).clamp_(min=SMALLEST).div_(STEPS if has_vnni() else STEPS // 2)
+        )
         self.zeros = torch.zeros(self.out_features, dtype=torch.int64)
         self.bias = None if layer.bias is None else layer.bias.detach()
-        whole = (weight / self.scales[:, None]).round_().to(torch.int8).contiguous()  # strides are not looked at
+        whole = (
+            (weight / self.scales[:, None]).round_().to(torch.int8).contiguous()
+        )  # strides are not looked at
         self.weight = torch.ops.onednn.qlinear_prepack(whole, None)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -136,10 +152,24 @@ class Int8Linear(torch.nn.Module):
         scale = flat.abs().amax(1, keepdim=True).clamp_(min=SMALLEST).div_(STEPS)
         whole = (flat / scale).add_(ZERO + 0.5).to(torch.uint8)  # rounds: all are positive
         out = torch.ops.onednn.qlinear_pointwise(
-            whole, 1.0, ZERO, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            whole,
+            1.0,
+            ZERO,
+            self.weight,
+            self.scales,
+            self.zeros,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
         )
         # The kernel cannot scale by row. With the bias in the same pass this costs a tenth of the product.
-        out = out.mul_(scale) if self.bias is None else torch.addcmul(self.bias, out, scale, out=out)
+        out = (
+            out.mul_(scale) if self.bias is None else torch.addcmul(self.bias, out, scale, out=out)
+        )
         return out.view(*states.shape[:-1], self.out_features)
 
 

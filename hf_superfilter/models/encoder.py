@@ -46,7 +46,13 @@ def load_encoder(
     attn_implementation: str | None = None,
 ) -> "TextEncoder":
     """A `TextEncoder`, loaded once per process for the same settings; `revision` has to be a resolved one."""
-    return TextEncoder(model, revision=revision, dtype=dtype, device=device, attn_implementation=attn_implementation)
+    return TextEncoder(
+        model,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        attn_implementation=attn_implementation,
+    )
 
 
 class TextEncoder:
@@ -81,13 +87,20 @@ class TextEncoder:
         on_hub = None if self.revision.startswith("sha256:") else self.revision
         self.pooling, self.normalize, self.library, limit = _plan(self.name, on_hub)
         if self.library:
-            self.model: Any = _from_library(self.name, on_hub, self.dtype, self.device, attn_implementation)
-            self.tokenizer, self.window = self.model.tokenizer, self.model.max_seq_length or DEFAULT_MAX_LENGTH
+            self.model: Any = _from_library(
+                self.name, on_hub, self.dtype, self.device, attn_implementation
+            )
+            self.tokenizer, self.window = (
+                self.model.tokenizer,
+                self.model.max_seq_length or DEFAULT_MAX_LENGTH,
+            )
         else:
             self.model = load_body(self.name, on_hub, self.dtype, self.device, attn_implementation)
             self.tokenizer = load_tokenizer(self.name, self.revision)
             # What the tokenizer knows, too: positions of RoBERTa-like models begin at 2.
-            self.window = min(window_of(self.model.config), int(self.tokenizer.model_max_length), limit)
+            self.window = min(
+                window_of(self.model.config), int(self.tokenizer.model_max_length), limit
+            )
         self.batch_tokens = default_batch_tokens(self.device, getattr(self.model, "config", None))
 
     def embed(
@@ -121,7 +134,9 @@ class TextEncoder:
         def run(chosen: np.ndarray) -> None:
             some = chosen.tolist()
             made = (
-                self._encoded([texts[i] for i in some], limit) if self.library else self._pooled([ids[i] for i in some])
+                self._encoded([texts[i] for i in some], limit)
+                if self.library
+                else self._pooled([ids[i] for i in some])
             )
             if self.normalize if normalize is None else normalize:
                 made = torch.nn.functional.normalize(made, dim=-1)
@@ -139,7 +154,9 @@ class TextEncoder:
         ids = self.tokenizer(list(texts), verbose=False)["input_ids"]
         cut = [len(one) > limit for one in ids]
         for number in np.flatnonzero(cut).tolist():
-            ids[number] = self.tokenizer(texts[number], truncation=True, max_length=limit)["input_ids"]
+            ids[number] = self.tokenizer(texts[number], truncation=True, max_length=limit)[
+                "input_ids"
+            ]
         return ids, cut
 
     def _pooled(self, ids: list[list[int]]) -> torch.Tensor:
@@ -156,7 +173,9 @@ class TextEncoder:
         """(k, d) float32 vectors as sentence-transformers makes them of so many tokens, in one forward pass."""
         before, self.model.max_seq_length = self.model.max_seq_length, limit
         try:
-            made = self.model.encode(texts, batch_size=len(texts), convert_to_tensor=True, show_progress_bar=False)
+            made = self.model.encode(
+                texts, batch_size=len(texts), convert_to_tensor=True, show_progress_bar=False
+            )
         finally:
             self.model.max_seq_length = before
         return made.float()
@@ -184,12 +203,18 @@ def _plan(model: str, revision: str | None) -> _Plan:
     reading = _json(model, revision, "sentence_bert_config.json") or {}
     plain = kinds in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
     settings = _json(model, revision, "config_sentence_transformers.json") or {}
-    prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))  # goes before every text
+    prompt = (settings.get("prompts") or {}).get(
+        settings.get("default_prompt_name")
+    )  # goes before every text
     if not plain or modules[0]["path"] or reading.get("do_lower_case") or prompt:
         return _Plan(normalize=False, library=True)
     pooling = _json(model, revision, f"{modules[1]['path']}/config.json") or {}
-    switches = [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True]
-    mode = pooling.get("pooling_mode") or ", ".join(POOLINGS.get(switch, switch) for switch in switches)
+    switches = [
+        key for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True
+    ]
+    mode = pooling.get("pooling_mode") or ", ".join(
+        POOLINGS.get(switch, switch) for switch in switches
+    )
     if mode not in POOLINGS.values():
         return _Plan(normalize=False, library=True)
     return _Plan(mode, "Normalize" in kinds, limit=reading.get("max_seq_length") or 1 << 30)
@@ -202,7 +227,11 @@ def _json(model: str, revision: str | None, name: str) -> Any:
 
 
 def _from_library(
-    model: str, revision: str | None, dtype: torch.dtype, device: torch.device, attn_implementation: str | None
+    model: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    attn_implementation: str | None,
 ) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
@@ -213,5 +242,8 @@ def _from_library(
         ) from error
     how = {"dtype": dtype, "attn_implementation": attn_implementation}
     return SentenceTransformer(
-        model, revision=revision, device=str(device), model_kwargs={k: v for k, v in how.items() if v is not None}
+        model,
+        revision=revision,
+        device=str(device),
+        model_kwargs={k: v for k, v in how.items() if v is not None},
     ).eval()

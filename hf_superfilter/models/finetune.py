@@ -22,7 +22,14 @@ from .tokenization import Window
 from .trainer import Batches, Plan, StepTrainer, arguments_of, own_randomness
 
 LOSSES, WHOLE, TRAINING = "loss.jsonl", "whole", "training"
-NOT_THE_MODEL = ("optimizer*", "scheduler*", "scaler*", "trainer_state.json", "training_args.bin", WHOLE)
+NOT_THE_MODEL = (
+    "optimizer*",
+    "scheduler*",
+    "scaler*",
+    "trainer_state.json",
+    "training_args.bin",
+    WHOLE,
+)
 
 
 def epoch_folders(folder: str | Path, epochs: int) -> list[Path]:
@@ -71,10 +78,16 @@ def finetune(
         ValueError: no row has a token to train on, or a device that training cannot be given.
         MemoryError: not even a single row fits.
     """
-    folders, process, batches = epoch_folders(folder, plan.stop_after), this_process(), Batches(rows, plan)
+    folders, process, batches = (
+        epoch_folders(folder, plan.stop_after),
+        this_process(),
+        Batches(rows, plan),
+    )
     where, work = pick_device(device, process.local), Path(folder) / TRAINING
     if where.type == "cuda" and process.count == 1 and (where.index or 0) > 0:
-        raise ValueError(f"device={device!r}: training takes the first GPU it sees; choose with CUDA_VISIBLE_DEVICES")
+        raise ValueError(
+            f"device={device!r}: training takes the first GPU it sees; choose with CUDA_VISIBLE_DEVICES"
+        )
 
     def saved(state: Path, steps: list[dict[str, Any]]) -> None:
         _write_losses(Path(folder) / LOSSES, steps)
@@ -95,7 +108,8 @@ def finetune(
                 load_weights(*weights, torch.float32, where, attn_implementation),
                 arguments_of(batches, own, where, process.count),
                 batches,
-                bfloat16=pick_dtype(dtype, where) == torch.bfloat16 and (dtype == "bfloat16" or where.type == "cuda"),
+                bfloat16=pick_dtype(dtype, where) == torch.bfloat16
+                and (dtype == "bfloat16" or where.type == "cuda"),
                 micro_tokens=batch_tokens,
                 saved=saved,
             )
@@ -110,13 +124,17 @@ def finetune(
 def _warn_of_few(rows: int, plan: Plan, process: Process) -> None:
     if process.is_main and rows < plan.batch_rows:
         few = f"the {rows} rows to train on are fewer than the {plan.batch_rows} of a batch"
-        warnings.warn(f"{few}: each epoch is one step; a smaller batch_rows makes more", stacklevel=4)
+        warnings.warn(
+            f"{few}: each epoch is one step; a smaller batch_rows makes more", stacklevel=4
+        )
 
 
 def _write_losses(path: Path, steps: list[dict[str, Any]]) -> None:
     kept = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "seconds")
     with whole_file(path) as unfinished:
-        unfinished.write_text("".join(json.dumps({key: entry[key] for key in kept}) + "\n" for entry in steps))
+        unfinished.write_text(
+            "".join(json.dumps({key: entry[key] for key in kept}) + "\n" for entry in steps)
+        )
 
 
 def _states(work: Path) -> dict[int, Path]:

@@ -22,14 +22,25 @@ class VocabularyHead(torch.nn.Module):
     def __init__(self, projection: Any, dtype: torch.dtype) -> None:
         super().__init__()
         weight = projection.weight.detach()
-        by_itself = type(projection) is not torch.nn.Linear and weight.dtype == torch.float32  # and faster
-        self.projection, self.plain = projection, isinstance(projection, torch.nn.Linear) and not by_itself
-        vocabulary = getattr(projection, "out_features", weight.shape[0])  # a packed weight has a shape of its own
-        self.rows = max(16, LOGITS_BYTES.get(weight.device.type, LOGITS_BYTES["cpu"]) // (4 * vocabulary))
+        by_itself = (
+            type(projection) is not torch.nn.Linear and weight.dtype == torch.float32
+        )  # and faster
+        self.projection, self.plain = (
+            projection,
+            isinstance(projection, torch.nn.Linear) and not by_itself,
+        )
+        vocabulary = getattr(
+            projection, "out_features", weight.shape[0]
+        )  # a packed weight has a shape of its own
+        self.rows = max(
+            16, LOGITS_BYTES.get(weight.device.type, LOGITS_BYTES["cpu"]) // (4 * vocabulary)
+        )
         self.bfloat16_products = weight.device.type == "cpu" and dtype == torch.bfloat16
         if self.plain:
             self.columns = (weight if weight.is_cuda else weight.float()).T
-            self.logits = torch.empty((self.rows, weight.shape[0]), dtype=torch.float32, device=weight.device)
+            self.logits = torch.empty(
+                (self.rows, weight.shape[0]), dtype=torch.float32, device=weight.device
+            )
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(a, b, V) float32 logits of (a, b, d) states, at most `rows` of them; they live until the next call."""

@@ -52,7 +52,9 @@ def _named_device(device: str, rank: int | None) -> torch.device:
         try:
             chosen = torch.device(device)
         except RuntimeError as error:
-            raise ValueError(f"device={device!r} is unknown: give auto, cpu, cuda, cuda:1 or mps") from error
+            raise ValueError(
+                f"device={device!r} is unknown: give auto, cpu, cuda, cuda:1 or mps"
+            ) from error
         if chosen.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(
                 f"device={device!r}, but this machine or this build of torch has no CUDA: give auto or cpu"
@@ -78,13 +80,19 @@ def pick_dtype(dtype: str, device: torch.device, *, int8: bool = False) -> torch
     """
     if dtype == "int8":
         if not int8:
-            raise ValueError("dtype='int8' is for scores of language models only: give auto, float32 or bfloat16")
+            raise ValueError(
+                "dtype='int8' is for scores of language models only: give auto, float32 or bfloat16"
+            )
         if device.type != "cpu":
-            raise ValueError(f"dtype='int8' is for CPUs: on {device} give dtype='auto', or give device='cpu'")
+            raise ValueError(
+                f"dtype='int8' is for CPUs: on {device} give dtype='auto', or give device='cpu'"
+            )
         return torch.int8
     if dtype != "auto":
         if dtype not in DTYPES:
-            raise ValueError(f"dtype={dtype!r}: {did_you_mean(dtype, ('auto', *DTYPES, *['int8'] * int8))}")
+            raise ValueError(
+                f"dtype={dtype!r}: {did_you_mean(dtype, ('auto', *DTYPES, *['int8'] * int8))}"
+            )
         return DTYPES[dtype]
     native = False
     if device.type == "cuda":
@@ -102,7 +110,9 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
     Raises:
         FileNotFoundError: there are no tokenizer files; transformers would make an empty tokenizer.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=None if Path(model).is_dir() else revision)
+    tokenizer = AutoTokenizer.from_pretrained(
+        model, revision=None if Path(model).is_dir() else revision
+    )
     if not tokenizer("a word")["input_ids"]:
         raise FileNotFoundError(
             f"the model {model!r} comes with no tokenizer: expected tokenizer.json beside its weights"
@@ -114,20 +124,32 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """The ids of each text, without special tokens and uncut."""
     after_fork()
     if not tokenizer.is_fast:
-        return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if len(texts) else []
+        return (
+            tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+            if len(texts)
+            else []
+        )
     # Without what transformers makes of every text besides: 0.2 s for 1,000 Alpaca rows and IFD instead of 0.38 s.
     engine = tokenizer.backend_tokenizer
-    if engine.truncation is not None:  # left over from whoever asked for it in a call of the tokenizer
+    if (
+        engine.truncation is not None
+    ):  # left over from whoever asked for it in a call of the tokenizer
         engine.no_truncation()
     if engine.padding is not None:
         engine.no_padding()
-    return [encoding.ids for encoding in engine.encode_batch_fast(list(texts), add_special_tokens=False)]
+    return [
+        encoding.ids for encoding in engine.encode_batch_fast(list(texts), add_special_tokens=False)
+    ]
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """An array as a tensor on a device; to CUDA by a copy for which neither the host nor earlier kernels are waited."""
     tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else tensor.to(device)
+    )
 
 
 def load_config(model: str, revision: str | None) -> Any:
@@ -142,7 +164,9 @@ def load_config(model: str, revision: str | None) -> Any:
     """
     folder = Path(model)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"the folder {model!r} holds no config.json: it is not a transformers model")
+        raise FileNotFoundError(
+            f"the folder {model!r} holds no config.json: it is not a transformers model"
+        )
     return AutoConfig.from_pretrained(model, revision=None if folder.is_dir() else revision)
 
 
@@ -157,7 +181,9 @@ def check_trainable(model: str, revision: str | None) -> None:
     _check_weights(model)
     quantised = getattr(config, "quantization_config", None)
     if quantised is not None:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+        method = (
+            quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+        )
         raise ValueError(
             f"{model!r} is quantised ({getattr(method, 'value', method)}) and cannot be trained: "
             "name the model that it was made of"
@@ -184,8 +210,12 @@ def load_weights(
     if not encoder_decoder:
         _causal(model, config)
     kind: Any = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
-    if type(config) not in (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING):
-        raise ValueError(f"{model!r} ({config.model_type}) has no vocabulary head: it cannot say how likely a word is")
+    if type(config) not in (
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    ):
+        raise ValueError(
+            f"{model!r} ({config.model_type}) has no vocabulary head: it cannot say how likely a word is"
+        )
     whole_numbers = dtype == torch.int8
     stored = torch.float32 if whole_numbers else dtype
     loaded, read = _read(kind, model, revision, stored, attn_implementation)
@@ -204,7 +234,11 @@ def load_weights(
 
 
 def load_body(
-    model: str, revision: str | None, dtype: torch.dtype, device: torch.device, attn_implementation: str | None
+    model: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    attn_implementation: str | None,
 ) -> PreTrainedModel:
     """The part of any text model that makes hidden states: an encoder, or a decoder without its head.
 
@@ -214,10 +248,14 @@ def load_body(
     """
     config = load_config(model, revision)
     loaded, read = _read(AutoModel, model, revision, dtype, attn_implementation)
-    unused = ("decoder.", "pooler.") if config.is_encoder_decoder else ("pooler.",)  # in no hidden state of ours
+    unused = (
+        ("decoder.", "pooler.") if config.is_encoder_decoder else ("pooler.",)
+    )  # in no hidden state of ours
     missing = sorted(key for key in read["missing_keys"] if not key.startswith(unused))
     if missing:  # transformers would have filled them at random
-        raise ValueError(f"the weights of {model!r} are not all there: {', '.join(missing[:3])} missing")
+        raise ValueError(
+            f"the weights of {model!r} are not all there: {', '.join(missing[:3])} missing"
+        )
     _fuse_gelu(loaded)
     loaded.config.use_cache = False
     body = (loaded.get_encoder() if config.is_encoder_decoder else loaded).to(device).eval()
@@ -227,14 +265,18 @@ def load_body(
 
 def _causal(model: str, config: Any) -> Any:
     if config.is_encoder_decoder:
-        raise ValueError(f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model")
+        raise ValueError(
+            f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model"
+        )
     return config
 
 
 def _check_weights(model: str) -> None:
     folder = Path(model)
     if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise FileNotFoundError(f"the model folder {model!r} holds no weights: expected model.safetensors")
+        raise FileNotFoundError(
+            f"the model folder {model!r} holds no weights: expected model.safetensors"
+        )
 
 
 def _read(
@@ -244,12 +286,20 @@ def _read(
     _check_weights(model)
     try:
         return kind.from_pretrained(
-            model, revision=revision, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
+            model,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
         )
     except SafetensorError as error:
-        raise OSError(f"the weights of {model!r} cannot be read ({error}): copy or download them again") from error
+        raise OSError(
+            f"the weights of {model!r} cannot be read ({error}): copy or download them again"
+        ) from error
     except ImportError as error:  # flash_attention_2 without its package
-        raise ValueError(f"attn_implementation={attn_implementation!r} does not work here: {error}") from error
+        raise ValueError(
+            f"attn_implementation={attn_implementation!r} does not work here: {error}"
+        ) from error
 
 
 def window_of(config: Any) -> int:

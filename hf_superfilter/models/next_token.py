@@ -16,10 +16,22 @@ from .batching import default_batch_tokens, run_by_length
 from .causal_lm import ONE_AT_A_TIME, Reduce, load_causal_lm
 from .fork_safety import after_fork
 from .lm_head import VocabularyHead
-from .loading import load_config, load_tokenizer, load_weights, pick_device, pick_dtype, token_ids, window_of
+from .loading import (
+    load_config,
+    load_tokenizer,
+    load_weights,
+    pick_device,
+    pick_dtype,
+    token_ids,
+    window_of,
+)
 from .tokenization import limit_of, padded
 
-CONTEXTS = ("", " ", "\n")  # what may stand before an answer; tokenizers differ in where they put a blank
+CONTEXTS = (
+    "",
+    " ",
+    "\n",
+)  # what may stand before an answer; tokenizers differ in where they put a blank
 
 
 @lru_cache(maxsize=4)
@@ -29,10 +41,14 @@ def load_reader(model: str, revision: str) -> "TokenReader":
 
 
 @lru_cache(maxsize=4)
-def load_answers(model: str, revision: str, dtype: str, device: str, attn_implementation: str | None) -> "Answers":
+def load_answers(
+    model: str, revision: str, dtype: str, device: str, attn_implementation: str | None
+) -> "Answers":
     """A model that answers, of the kind that its config says, loaded once per process for the same settings."""
     encoder_decoder = load_config(model, revision).is_encoder_decoder
-    return (Seq2SeqAnswers if encoder_decoder else CausalAnswers)(model, revision, dtype, device, attn_implementation)
+    return (Seq2SeqAnswers if encoder_decoder else CausalAnswers)(
+        model, revision, dtype, device, attn_implementation
+    )
 
 
 class TokenReader:
@@ -81,7 +97,9 @@ class TokenReader:
     def shorter(self, text: str, excess: int) -> str:
         """The beginning of a text without its last `excess` tokens; less where a character takes several."""
         after_fork()
-        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        found = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
         places = found["offset_mapping"]
         cut = places[-excess][0] if excess < len(places) else 0
         return text[: min(cut, len(text) - 1)].rstrip()
@@ -106,7 +124,11 @@ class TokenReader:
                 if context == "\n" and ids[: len(before[context])] == before[context]
                 else ids
             )
-            if len(ids) == 1 and ids[0] not in found.values() and ids[0] != self.tokenizer.unk_token_id:
+            if (
+                len(ids) == 1
+                and ids[0] not in found.values()
+                and ids[0] != self.tokenizer.unk_token_id
+            ):
                 found[context + form] = ids[0]
         if not found:
             raise ValueError(
@@ -129,7 +151,10 @@ class Answers(ABC):
         """What `reduce` makes of the (m, V) float32 logits at the answer position of each row, in order."""
 
     def probability(
-        self, questions: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], batch_tokens: int | None = None
+        self,
+        questions: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        batch_tokens: int | None = None,
     ) -> np.ndarray:
         """How likely the next token is one of each answer's, by a softmax over the whole vocabulary.
 
@@ -146,17 +171,23 @@ class Answers(ABC):
 
         def run(chosen: np.ndarray) -> None:
             rows = [questions[i] for i in chosen.tolist()]
-            found[chosen] = self._each_logits(rows, lambda logits: _shares(logits, answers)).cpu().numpy()
+            found[chosen] = (
+                self._each_logits(rows, lambda logits: _shares(logits, answers)).cpu().numpy()
+            )
 
         with torch.inference_mode(), ONE_AT_A_TIME:
-            run_by_length(self, np.array([len(ids) for ids in questions], dtype=np.int64), run, batch_tokens)
+            run_by_length(
+                self, np.array([len(ids) for ids in questions], dtype=np.int64), run, batch_tokens
+            )
         return found
 
 
 class CausalAnswers(Answers):
     """Answers of a causal language model; its weights are shared with every scorer that uses the same model."""
 
-    def __init__(self, model: str, revision: str, dtype: str, device: str, attn_implementation: str | None) -> None:
+    def __init__(
+        self, model: str, revision: str, dtype: str, device: str, attn_implementation: str | None
+    ) -> None:
         self.lm = load_causal_lm(model, revision, dtype, device, attn_implementation)
         self.revision, self.device, self.dtype = self.lm.revision, self.lm.device, self.lm.dtype
         self.batch_tokens = self.lm.batch_tokens
@@ -172,7 +203,9 @@ class Seq2SeqAnswers(Answers):
         ValueError: no vocabulary head, or a model that does not say with which token its decoder starts.
     """
 
-    def __init__(self, model: str, revision: str, dtype: str, device: str, attn_implementation: str | None) -> None:
+    def __init__(
+        self, model: str, revision: str, dtype: str, device: str, attn_implementation: str | None
+    ) -> None:
         self.revision, self.device = revision, pick_device(device)
         self.dtype = pick_dtype(dtype, self.device, int8=True)
         on_hub = None if revision.startswith("sha256:") else revision
@@ -185,22 +218,30 @@ class Seq2SeqAnswers(Answers):
         configs = (self.model.generation_config, self.model.config)
         starts = [getattr(config, "decoder_start_token_id", None) for config in configs]
         if not (known := [start for start in starts if start is not None]):
-            raise ValueError(f"the config of {model!r} has no decoder_start_token_id: its decoder cannot start")
+            raise ValueError(
+                f"the config of {model!r} has no decoder_start_token_id: its decoder cannot start"
+            )
         self._start: int = known[0]
 
     def _each_logits(self, rows: list[Sequence[int]], reduce: Reduce) -> torch.Tensor:
         most = self._head.rows
-        return torch.cat([reduce(self._logits(rows[i : i + most])) for i in range(0, len(rows), most)])
+        return torch.cat(
+            [reduce(self._logits(rows[i : i + most])) for i in range(0, len(rows), most)]
+        )
 
     def _logits(self, rows: list[Sequence[int]]) -> torch.Tensor:
         ids = torch.from_numpy(padded(rows)).to(self.device)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         mask = (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
         first = torch.full((len(rows), 1), self._start, dtype=torch.long, device=self.device)
-        return self.model(input_ids=ids, attention_mask=mask, decoder_input_ids=first, use_cache=False).logits[:, 0]
+        return self.model(
+            input_ids=ids, attention_mask=mask, decoder_input_ids=first, use_cache=False
+        ).logits[:, 0]
 
 
 def _shares(logits: torch.Tensor, answers: Sequence[Sequence[int]]) -> torch.Tensor:
     """(m, k) float64 shares of each answer's tokens in the softmax of (m, V) logits."""
     total = logits.logsumexp(-1, keepdim=True)
-    return torch.stack([(logits[:, list(ids)] - total).double().exp().sum(-1) for ids in answers], dim=-1)
+    return torch.stack(
+        [(logits[:, list(ids)] - total).double().exp().sum(-1) for ids in answers], dim=-1
+    )

@@ -25,7 +25,10 @@ import numpy as np
 AT_ONCE = 16  # requests under way
 RETRIES = 6  # the client waits 0.5 s, 1 s, 2 s ... up to 8 s, or as long as the server says
 BYTES = 4  # of UTF-8 text for one token, where the tokenizer is not here
-NAMED = (20, 5)  # log-probabilities to ask for: what OpenAI and vLLM allow at most, and TGI as it comes
+NAMED = (
+    20,
+    5,
+)  # log-probabilities to ask for: what OpenAI and vLLM allow at most, and TGI as it comes
 REFUSED = (400, 404, 405, 422, 501)
 BLANKS = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": " "})  # as vocabularies write them
 DEFAULT_MAX_LENGTH = 1_024
@@ -58,7 +61,9 @@ def check_endpoint(endpoint: Any) -> str:
     except ValueError:
         good = False
     if not good:
-        raise ValueError(f"endpoint={endpoint!r} is no server's address: give one such as 'http://localhost:8000/v1'")
+        raise ValueError(
+            f"endpoint={endpoint!r} is no server's address: give one such as 'http://localhost:8000/v1'"
+        )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError(
             f"the endpoint at {parts.hostname!r} holds more than an address: leave user, password and query out; "
@@ -134,7 +139,9 @@ def _route(endpoint: str, model: str) -> Route:
     """How a server can be asked, found out once per process: a chat if it has one, else plain completions."""
     server, refusal = Server(endpoint, model), ""
     with _client(endpoint, retries=2) as client:  # a wrong address is soon said
-        for route in (Route(path, named) for path in ("chat/completions", "completions") for named in NAMED):
+        for route in (
+            Route(path, named) for path in ("chat/completions", "completions") for named in NAMED
+        ):
             try:
                 _ask(client, server, route, "Is water wet? Answer yes or no.")
             except RefusedError as error:
@@ -155,12 +162,17 @@ def _client(endpoint: str, retries: int) -> Any:
         raise ValueError(
             "asking an endpoint needs OpenAI's client: install it with pip install 'hf-superfilter[api]'"
         ) from error
-    return openai.OpenAI(base_url=endpoint, api_key=_key_for(endpoint) or "none", max_retries=retries)
+    return openai.OpenAI(
+        base_url=endpoint, api_key=_key_for(endpoint) or "none", max_retries=retries
+    )
 
 
 def _key_for(endpoint: str) -> str:
     """The key of the environment, if it belongs to this server."""
-    home, here = urlsplit(os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"), urlsplit(endpoint)
+    home, here = (
+        urlsplit(os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"),
+        urlsplit(endpoint),
+    )
     at_home = (home.scheme, home.netloc) == (here.scheme, here.netloc)
     local = here.hostname in ("localhost", "127.0.0.1", "::1")
     return os.environ.get("OPENAI_API_KEY", "") if at_home or local else ""
@@ -211,7 +223,9 @@ def _as_ours(error: Any, server: Server) -> Exception:
             f"{where} refuses the question to {server.model!r} ({said}): check the model's name and the endpoint, "
             "which mostly ends in /v1, and lower max_length if the text is too long"
         )
-    return ConnectionError(f"{where} still fails after some retries ({said}): run it again, finished chunks are kept")
+    return ConnectionError(
+        f"{where} still fails after some retries ({said}): run it again, finished chunks are kept"
+    )
 
 
 def _line(error: BaseException) -> str:
@@ -229,11 +243,17 @@ def _named(answer: Mapping[str, Any]) -> list[tuple[str, float]]:
         return [(token, float(number)) for token, number in first.items()]
     chosen = numbers["content"][0]
     named = [(top["token"], float(top["logprob"])) for top in chosen.get("top_logprobs") or ()]
-    if named and chosen["token"] not in dict(named):  # some leave the token that they chose out of the list
+    if named and chosen["token"] not in dict(
+        named
+    ):  # some leave the token that they chose out of the list
         named.append((chosen["token"], float(chosen["logprob"])))
     return named
 
 
 def _share(top: list[tuple[str, float]], forms: Sequence[str]) -> float:
-    found = [math.exp(p) for token, p in top if token.translate(BLANKS).strip() in forms and math.isfinite(p)]
+    found = [
+        math.exp(p)
+        for token, p in top
+        if token.translate(BLANKS).strip() in forms and math.isfinite(p)
+    ]
     return min(sum(found), 1.0) if found else math.nan

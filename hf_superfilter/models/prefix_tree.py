@@ -30,7 +30,10 @@ from .tokenization import Ids, Window, padded
 
 PAYS = 0.1  # of a window's tokens have to be its neighbour's, and half of that share of all tokens
 NAME = "hf_superfilter_paths"  # under which transformers knows this attention
-HALVES, WIDEST = (torch.float16, torch.bfloat16), 256  # dtypes and widths of a head that torch's own kernel takes
+HALVES, WIDEST = (
+    (torch.float16, torch.bfloat16),
+    256,
+)  # dtypes and widths of a head that torch's own kernel takes
 
 
 def varlen_attention() -> Any:
@@ -39,7 +42,11 @@ def varlen_attention() -> Any:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    return varlen_attn if {"window_size", "enable_gqa"} <= set(signature(varlen_attn).parameters) else None
+    return (
+        varlen_attn
+        if {"window_size", "enable_gqa"} <= set(signature(varlen_attn).parameters)
+        else None
+    )
 
 
 VARLEN = varlen_attention()
@@ -68,12 +75,17 @@ def can_share(model: Any) -> bool:
     interface, and to see all tokens: sliding windows and recurrent layers are left to the plain way.
     """
     body, config, plain = model.get_decoder(), model.config.get_text_config(), []
-    if config._attn_implementation != "sdpa" or "position_ids" not in signature(body.forward).parameters:
+    if (
+        config._attn_implementation != "sdpa"
+        or "position_ids" not in signature(body.forward).parameters
+    ):
         return False
     if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=config).layers):
         return False
 
-    def look(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:
+    def look(
+        module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any
+    ) -> Any:
         plain.append(attention_mask is None and options.get("position_bias") is None)
         return AttentionInterface()["sdpa"](module, query, key, value, None, **options)
 
@@ -96,7 +108,9 @@ def families(rows: Sequence[Ids]) -> tuple[np.ndarray, np.ndarray]:
     order = np.array(sorted(range(len(rows)), key=lambda i: list(rows[i])), dtype=np.int64)
     sizes = np.array([len(rows[i]) for i in order], dtype=np.int64)
     common = np.zeros(len(rows), dtype=np.int64)
-    for place, (before, own) in enumerate(zip(order[:-1].tolist(), order[1:].tolist(), strict=True), 1):
+    for place, (before, own) in enumerate(
+        zip(order[:-1].tolist(), order[1:].tolist(), strict=True), 1
+    ):
         common[place] = _common(rows[before], rows[own])
     common[common < PAYS * sizes] = 0
     member = (common > 0) | (np.append(common[1:], 0) > 0)
@@ -146,7 +160,9 @@ def run_trees(
 
 def _common(a: Ids, b: Ids) -> int:
     """How many ids two rows share at their beginnings."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
 
 
 def batches_of_nodes(sizes: np.ndarray, common: np.ndarray, budget: int) -> Iterator[np.ndarray]:
@@ -209,7 +225,12 @@ class Tree:
     ) -> tuple[torch.Tensor, None]:
         """Attention of transformers' interface: (1, heads, nodes, d) states, (1, nodes, heads, d) results."""
         states = [x[0].transpose(0, 1) for x in (query, key, value)]
-        if VARLEN and query.dtype in HALVES and query.shape[-1] <= WIDEST and _is_ampere(query.device):
+        if (
+            VARLEN
+            and query.dtype in HALVES
+            and query.shape[-1] <= WIDEST
+            and _is_ampere(query.device)
+        ):
             return self._behind(states, options.get("scaling"))[None], None
         return self._beside(states, module, options)[None], None
 
@@ -219,17 +240,30 @@ class Tree:
         if cells is not None:
             states = [x.index_select(0, cells) for x in states]
         grouped = states[0].shape[1] != states[1].shape[1]
-        made = VARLEN(*states, ends, ends, longest, longest, scale=scale, window_size=(-1, 0), enable_gqa=grouped)
+        made = VARLEN(
+            *states,
+            ends,
+            ends,
+            longest,
+            longest,
+            scale=scale,
+            window_size=(-1, 0),
+            enable_gqa=grouped,
+        )
         return made if cells is None else made.index_select(0, first)
 
-    def _beside(self, states: list[torch.Tensor], module: torch.nn.Module, options: dict[str, Any]) -> torch.Tensor:
+    def _beside(
+        self, states: list[torch.Tensor], module: torch.nn.Module, options: dict[str, Any]
+    ) -> torch.Tensor:
         """Paths of nearly equal length side by side, through transformers' own attention."""
         attention: Callable[..., Any] = AttentionInterface()["sdpa"]
         grids, first = self._grids
         found = []
         for grid in grids:
             cells = grid.flatten()
-            along = [x.index_select(0, cells).unflatten(0, grid.shape).transpose(1, 2) for x in states]
+            along = [
+                x.index_select(0, cells).unflatten(0, grid.shape).transpose(1, 2) for x in states
+            ]
             found.append(attention(module, *along, None, **options)[0].flatten(0, 1))
         return torch.cat(found).index_select(0, first)
 

@@ -49,7 +49,9 @@ def batch_of(windows: Sequence[Window]) -> tuple[np.ndarray, np.ndarray]:
         ([[1, 2, 3], [4, 5, 0]], [1, 2, 4])
     """
     ids = padded([window.ids for window in windows])
-    positions = [number * ids.shape[1] + np.arange(w.start, len(w.ids)) for number, w in enumerate(windows)]
+    positions = [
+        number * ids.shape[1] + np.arange(w.start, len(w.ids)) for number, w in enumerate(windows)
+    ]
     return ids, np.concatenate(positions)
 
 
@@ -61,7 +63,14 @@ class Pair(NamedTuple):
 
 
 def pair_of_windows(
-    whole: Ids, prompt: Ids, response: Ids, *, limit: int, front: Ids = (), ending: Ids = (), skip_first: bool = False
+    whole: Ids,
+    prompt: Ids,
+    response: Ids,
+    *,
+    limit: int,
+    front: Ids = (),
+    ending: Ids = (),
+    skip_first: bool = False,
 ) -> Pair:
     """Both windows of a row from the tokenisations of prompt + response, of the prompt, of the response.
 
@@ -84,7 +93,9 @@ def pair_of_windows(
     length = min(len(front) + len(prompt), limit)
     reason = "" if response else "empty_response"
     too_long = "prompt_too_long" if length + skip_first >= limit else ""
-    room = min(limit - length + 1, limit)  # without a prompt the authors' rule would give one token too many
+    room = min(
+        limit - length + 1, limit
+    )  # without a prompt the authors' rule would give one token too many
     return Pair(
         _window([*front, *whole, *ending], length + skip_first, limit, reason or too_long),
         _window([*front, *response, *ending], len(front) + skip_first, room, reason),
@@ -109,7 +120,9 @@ def limit_of(max_length: int | None, window: int, name: str) -> int:
     if max_length is None:
         return min(DEFAULT_MAX_LENGTH, window)
     if max_length > window:
-        raise ValueError(f"max_length={max_length}, but {name} reads at most {window} tokens: lower it")
+        raise ValueError(
+            f"max_length={max_length}, but {name} reads at most {window} tokens: lower it"
+        )
     return max_length
 
 
@@ -164,5 +177,7 @@ class WindowReader:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         token = eos if wanted == "eos" or bos is None else bos
         if token is None:
-            raise ValueError(f"the tokenizer of {self.name} has no {wanted.upper()} token, which this setting needs")
+            raise ValueError(
+                f"the tokenizer of {self.name} has no {wanted.upper()} token, which this setting needs"
+            )
         return token

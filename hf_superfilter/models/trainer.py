@@ -19,8 +19,14 @@ from .batching import batches_by_length, is_out_of_memory
 from .tokenization import Window, batch_of
 
 WARM_UP, MAX_GRAD_NORM = 0.03, 1.0
-SAVE_SECONDS, SAVE_SHARE = 60.0, 0.05  # a state is saved at most so often, and takes at most this share of the time
-MICRO_TOKENS = {"cpu": (2_048, 0.10), "cuda": (16_384, 0.50)}  # of a micro-batch, and how much of it may be padding
+SAVE_SECONDS, SAVE_SHARE = (
+    60.0,
+    0.05,
+)  # a state is saved at most so often, and takes at most this share of the time
+MICRO_TOKENS = {
+    "cpu": (2_048, 0.10),
+    "cuda": (16_384, 0.50),
+}  # of a micro-batch, and how much of it may be padding
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,9 @@ class Batches(Dataset):
         return {"windows": [window for row in chosen.tolist() for window in self.rows[row]]}
 
 
-def arguments_of(batches: Batches, output: Path, device: torch.device, processes: int) -> TrainingArguments:
+def arguments_of(
+    batches: Batches, output: Path, device: torch.device, processes: int
+) -> TrainingArguments:
     """The Trainer's settings; saving, mixed precision and progress are decided here, not there."""
     plan = batches.plan
     arguments = TrainingArguments(
@@ -84,7 +92,9 @@ def arguments_of(batches: Batches, output: Path, device: torch.device, processes
         use_cpu=device.type == "cpu", ddp_backend="gloo" if device.type == "cpu" and processes > 1 else None,
         dataloader_pin_memory=False,
     )  # fmt: skip
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # a process without a launcher would spread each batch over all GPUs
+    arguments._n_gpu = min(
+        arguments.n_gpu, 1
+    )  # a process without a launcher would spread each batch over all GPUs
     return arguments
 
 
@@ -121,7 +131,9 @@ class StepTrainer(Trainer):
         self, model: Any, arguments: TrainingArguments, batches: Batches, *,
         bfloat16: bool, micro_tokens: int | None, saved: Callable[[Path, list[dict]], None],
     ) -> None:  # fmt: skip
-        super().__init__(model=model, args=arguments, train_dataset=batches, callbacks=[_Keeper(self, saved)])
+        super().__init__(
+            model=model, args=arguments, train_dataset=batches, callbacks=[_Keeper(self, saved)]
+        )
         self.remove_callback(PrinterCallback)
         budget, self.padding = MICRO_TOKENS.get(arguments.device.type, MICRO_TOKENS["cpu"])
         self.batches, self.bfloat16, self.budget = batches, bfloat16, micro_tokens or budget
@@ -132,7 +144,9 @@ class StepTrainer(Trainer):
         """One item a step; every process sees them all."""
         return DataLoader(self.batches, batch_size=1, collate_fn=itemgetter(0))
 
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self, model: Any, inputs: Any, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """The gradients of one step, summed over processes, and the mean loss of its tokens."""
         self.model.train()
         windows, number = inputs["windows"], self.args.process_index
@@ -145,7 +159,9 @@ class StepTrainer(Trainer):
                 nats = self._backward(mine)
             except RuntimeError as error:
                 self._lower_budget(mine, error)
-            if nats is None:  # outside the handler, which keeps the tensors of the failed pass alive
+            if (
+                nats is None
+            ):  # outside the handler, which keeps the tensors of the failed pass alive
                 self.model.zero_grad()
         wish = float(time.monotonic() > self.next_save)  # of any process: all have to save together
         facts = torch.tensor([nats / self.tokens, wish], device=self.args.device)
@@ -162,11 +178,16 @@ class StepTrainer(Trainer):
         device, sums = self.args.device, []
         lengths = [len(window.ids) for window in windows]
         for batch in batches_by_length(lengths, self.budget, self.padding):
-            ids, positions = (torch.from_numpy(a).to(device) for a in batch_of([windows[i] for i in batch.tolist()]))
+            ids, positions = (
+                torch.from_numpy(a).to(device)
+                for a in batch_of([windows[i] for i in batch.tolist()])
+            )
             products = torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16)
             with products, _head_only_at(self.model, positions - 1):
                 logits = self.model(input_ids=ids, use_cache=False).logits[0]
-            loss = torch.nn.functional.cross_entropy(logits.float(), ids.flatten()[positions], reduction="sum")
+            loss = torch.nn.functional.cross_entropy(
+                logits.float(), ids.flatten()[positions], reduction="sum"
+            )
             self.accelerator.backward(loss / self.tokens)
             sums.append(loss.detach())
         return float(torch.stack(sums).double().sum()) if sums else 0.0
@@ -221,14 +242,20 @@ class _Keeper(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         from datasets.utils import tqdm
 
-        shown: Any = {"unit": "steps", "desc": "Training", "disable": None if args.should_save else True}
+        shown: Any = {
+            "unit": "steps",
+            "desc": "Training",
+            "disable": None if args.should_save else True,
+        }
         self.bar = tqdm(total=self._last, initial=state.global_step, **shown)
 
     @property
     def _last(self) -> int:
         return self.trainer.batches.steps * self.trainer.batches.plan.stop_after
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] = {}, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] = {}, **_: Any
+    ) -> None:
         if "loss" in logs:
             self.bar.update(state.global_step - self.bar.n)
             speed = self.trainer.tokens / max(time.monotonic() - self.trainer.began, 1e-9)

@@ -16,7 +16,11 @@ RECIPES = Path(__file__).parent
 
 def user_catalogue() -> Path:
     """The user's own catalogue: `hf_superfilter/catalogue.yaml` in the configuration directory."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "hf_superfilter" / "catalogue.yaml"
+    return (
+        Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        / "hf_superfilter"
+        / "catalogue.yaml"
+    )
 
 
 def catalogue() -> dict[str, dict[str, Any]]:
@@ -64,7 +68,9 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
         entries = load_yaml(file.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"the catalogue {str(file)!r} is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"the catalogue {str(file)!r} is not YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(entries, dict):
         raise ValueError(f"the catalogue {str(file)!r} is not a mapping of short names to entries")
     for name, entry in entries.items():
@@ -72,14 +78,18 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         if (
             "/" in str(name)
             or str(name).startswith(".")
-            or not (given == {"recipe"} or {"repo", "revision"} <= given <= {"repo", "revision", "name"})
+            or not (
+                given == {"recipe"} or {"repo", "revision"} <= given <= {"repo", "revision", "name"}
+            )
         ):
             raise ValueError(
                 f"{name!r} in the catalogue {str(file)!r} needs repo and revision (and name), or recipe, and a name "
                 f"without '/' that does not begin with '.'; it has {', '.join(sorted(map(str, given))) or repr(entry)}"
             )
         if "repo" in given and not isinstance(entry["repo"], str):
-            raise ValueError(f"{name!r} in the catalogue {str(file)!r}: repo {entry['repo']!r} is not 'user/name'")
+            raise ValueError(
+                f"{name!r} in the catalogue {str(file)!r}: repo {entry['repo']!r} is not 'user/name'"
+            )
         if "repo" in given and not is_commit(entry["revision"]):
             raise ValueError(
                 f"{name!r} in the catalogue {str(file)!r}: revision {entry['revision']!r} is not a whole commit sha, "

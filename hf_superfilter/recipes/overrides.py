@@ -38,8 +38,12 @@ def varied(
     """
     plain = load_yaml(recipe.to_yaml())
     if dataset is not None:
-        plain = {key: plain[key] for key in (*KINDS, "template", "tokenizer") if key in plain} | {"dataset": dataset}
-    plain |= {key: value for key, value in (("format", format), ("split", split)) if value is not None}
+        plain = {key: plain[key] for key in (*KINDS, "template", "tokenizer") if key in plain} | {
+            "dataset": dataset
+        }
+    plain |= {
+        key: value for key, value in (("format", format), ("split", split)) if value is not None
+    }
     for setting, value in (settings or {}).items():
         _exchange(plain, setting, value)
     return Recipe.from_mapping(plain)
@@ -48,8 +52,14 @@ def varied(
 def _exchange(plain: dict[str, Any], setting: str, value: Any) -> None:
     """Put a value in the place of a setting's in the entries of a recipe."""
     owner, _, argument = setting.rpartition(".")
-    entries = [(key, name, entry[name]) for key in KINDS for entry in plain.get(key, []) for name in entry]
-    mine = [e for e in entries if not owner or owner in (e[1], getattr(build({e[1]: e[2]}, e[0]), "name", None))]
+    entries = [
+        (key, name, entry[name]) for key in KINDS for entry in plain.get(key, []) for name in entry
+    ]
+    mine = [
+        e
+        for e in entries
+        if not owner or owner in (e[1], getattr(build({e[1]: e[2]}, e[0]), "name", None))
+    ]
     if not mine:
         known = [name for _, name, _ in entries]
         raise ValueError(f"{setting!r}: the recipe has no {owner!r}; {did_you_mean(owner, known)}")
@@ -57,6 +67,8 @@ def _exchange(plain: dict[str, Any], setting: str, value: Any) -> None:
     if not able:
         takes = {argument for key, name, _ in mine for argument in parameters_of(name, key)}
         who = owner or "the recipe"
-        raise ValueError(f"{setting!r}: {who} takes no argument {argument!r}; {did_you_mean(argument, takes)}")
+        raise ValueError(
+            f"{setting!r}: {who} takes no argument {argument!r}; {did_you_mean(argument, takes)}"
+        )
     for arguments in [stated for stated in able if argument in stated] or able:
         arguments[argument] = value

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 FILE, SCORED = "recipe.yaml", "scored.parquet"
 KINDS = {"score": ("scoring.", "scorer"), "select": ("selection.", "selector")}
-ENTRY = {"score": "'- IFD: {model: openai-community/gpt2}'", "select": "'- TopK: {by: ifd, k: 0.10}'"}
+ENTRY = {
+    "score": "'- IFD: {model: openai-community/gpt2}'",
+    "select": "'- TopK: {by: ifd, k: 0.10}'",
+}
 TEXTS = ("dataset", "format", "template", "split", "config", "revision", "tokenizer")
 
 
@@ -73,16 +76,24 @@ class Recipe:
             parts = getattr(self, key)
             missing = key == "score" and not parts
             if not isinstance(parts, (list, tuple)) or missing or not all(map(callable, parts)):
-                raise ValueError(f"{key}={parts!r}: a recipe needs a list of {kind}s" + ", at least one" * missing)
+                raise ValueError(
+                    f"{key}={parts!r}: a recipe needs a list of {kind}s"
+                    + ", at least one" * missing
+                )
             object.__setattr__(self, key, tuple(parts))
         for key in TEXTS:
             value = getattr(self, key)
             if not (isinstance(value, str) and value) and (value is not None or key in TEXTS[:3]):
-                raise ValueError(f"{key}: {value!r} in the recipe has to be text, not {type(value).__name__}")
+                raise ValueError(
+                    f"{key}: {value!r} in the recipe has to be text, not {type(value).__name__}"
+                )
         if self.columns is not None and not (
-            isinstance(self.columns, dict) and all(isinstance(x, str) for pair in self.columns.items() for x in pair)
+            isinstance(self.columns, dict)
+            and all(isinstance(x, str) for pair in self.columns.items() for x in pair)
         ):
-            raise ValueError(f"columns: {self.columns!r} in the recipe has to map a format's names to the data set's")
+            raise ValueError(
+                f"columns: {self.columns!r} in the recipe has to map a format's names to the data set's"
+            )
 
     @classmethod
     def read(cls, path: str | Path) -> "Recipe":
@@ -114,7 +125,9 @@ class Recipe:
     def from_mapping(cls, given: Any) -> "Recipe":
         """Build a recipe from what its YAML says; the errors are those of `read`."""
         if not isinstance(given, dict):
-            raise ValueError("the recipe is not a mapping: it needs the keys dataset and score, and select to select")
+            raise ValueError(
+                "the recipe is not a mapping: it needs the keys dataset and score, and select to select"
+            )
         known = [f.name for f in fields(cls)]
         for key in given:
             if key not in known:
@@ -137,7 +150,9 @@ class Recipe:
                 plain[f.name] = value
         return dump_yaml(plain)
 
-    def score_rows(self, folder: str | Path, *, expect_processes: int | None = None) -> "Dataset | None":
+    def score_rows(
+        self, folder: str | Path, *, expect_processes: int | None = None
+    ) -> "Dataset | None":
         """Load, format and score; the folder then holds the run, `recipe.yaml` and `scored.parquet`, all rows.
 
         None on all processes of a launch but the main one.
@@ -147,11 +162,22 @@ class Recipe:
         revision = revision_of_rows(self.dataset, self.revision)
         pinned = revision if is_commit(revision) else self.revision
         rows = load_rows(self.dataset, split=self.split, config=self.config, revision=pinned)
-        pairs = format_pairs(rows, self.format, template=self.template, tokenizer=self.tokenizer, columns=self.columns)
+        pairs = format_pairs(
+            rows,
+            self.format,
+            template=self.template,
+            tokenizer=self.tokenizer,
+            columns=self.columns,
+        )
         table = score(pairs, self.score, folder)
         if table is None:
             return None
-        known = {"dataset": self.dataset, "revision": revision, "config": self.config, "split": self.split}
+        known = {
+            "dataset": self.dataset,
+            "revision": revision,
+            "config": self.config,
+            "split": self.split,
+        }
         note_source(store, {**known, "columns": rows.column_names})
         with store.file(SCORED) as unfinished:
             table.to_parquet(str(unfinished))
@@ -175,8 +201,12 @@ class Recipe:
         if recorded is None:
             return self
         scorers = {name_of(scorer): scorer for scorer in (*recorded.score, *self.score)}
-        kept = {key: getattr(recorded, key) for key in ("config", "revision", "tokenizer", "columns")}
-        return replace(self, score=tuple(scorers.values()), select=self.select or recorded.select, **kept)
+        kept = {
+            key: getattr(recorded, key) for key in ("config", "revision", "tokenizer", "columns")
+        }
+        return replace(
+            self, score=tuple(scorers.values()), select=self.select or recorded.select, **kept
+        )
 
     def run(self, folder: str | Path, *, expect_processes: int | None = None) -> Selection | None:
         """Score the rows and select; the folder then also holds `selected.parquet`, the kept rows, best first.
@@ -219,7 +249,9 @@ def recipe_of(selection: Selection) -> Recipe | None:
 
 def _parts(entries: Any, key: str) -> tuple[Any, ...]:
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{key}: {_shown(entries)} in the recipe has to be a list of entries such as {ENTRY[key]}")
+        raise ValueError(
+            f"{key}: {_shown(entries)} in the recipe has to be a list of entries such as {ENTRY[key]}"
+        )
     return tuple(build(entry, key) for entry in entries)
 
 
@@ -236,19 +268,28 @@ def build(entry: Any, key: str) -> Any:
     name, arguments = next(iter(entry.items()))
     arguments = {} if arguments is None else arguments
     if not isinstance(arguments, dict):
-        raise ValueError(f"{name}: {_shown(arguments)} is not arguments and values such as {ENTRY[key]}")
+        raise ValueError(
+            f"{name}: {_shown(arguments)} is not arguments and values such as {ENTRY[key]}"
+        )
     made_by, known = _find(str(name), key), parameters_of(str(name), key)
     for argument in arguments:
         if isinstance(argument, bool):  # as YAML reads yes, no, on and off
-            raise ValueError(f"{name} has an argument that YAML reads as {argument}: write 'yes' and 'no' in quotes")
+            raise ValueError(
+                f"{name} has an argument that YAML reads as {argument}: write 'yes' and 'no' in quotes"
+            )
         if argument not in known:
-            raise ValueError(f"{name} has no argument {argument!r}: {did_you_mean(argument, known)}")
+            raise ValueError(
+                f"{name} has no argument {argument!r}: {did_you_mean(argument, known)}"
+            )
     for argument, parameter in known.items():
         if parameter.default is parameter.empty and argument not in arguments:
             raise ValueError(f"{name} needs the argument {argument!r}, such as {ENTRY[key]}")
     try:
         return made_by(**arguments)
-    except (TypeError, ValueError) as error:  # a constructor that is not ours may answer a wrong type with either
+    except (
+        TypeError,
+        ValueError,
+    ) as error:  # a constructor that is not ours may answer a wrong type with either
         raise ValueError(f"{name}: {error}") from error
 
 
@@ -266,7 +307,9 @@ def _find(name: str, key: str) -> Any:
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{name!r} cannot be imported: {error}") from error
         if not isinstance(found, type):
-            raise ValueError(f"{name!r} is no class: name one, whose instances are {KINDS[key][1]}s")
+            raise ValueError(
+                f"{name!r} is no class: name one, whose instances are {KINDS[key][1]}s"
+            )
         return found
     package = import_module("hf_superfilter")
     known = [public for public, home in package._HOME.items() if home.startswith(KINDS[key][0])]
@@ -283,5 +326,7 @@ def _shown(value: Any) -> str:
 def _entry(part: Any) -> dict[str, Any]:
     """The YAML entry of a scorer or selector."""
     if not isinstance(part, Settings):
-        raise ValueError(f"{part!r} cannot be written into a recipe: only scorers and selectors with settings can")
+        raise ValueError(
+            f"{part!r} cannot be written into a recipe: only scorers and selectors with settings can"
+        )
     return part.entry()

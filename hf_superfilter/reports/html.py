@@ -38,7 +38,9 @@ def write_report(selection: "Selection", path: str | Path) -> Path:
         >>> write_report(select(table, [TopK("ifd", 1)]), "runs/docs/report.html").name
         'report.html'
     """
-    pictures = [picture for picture in (score_picture(selection), length_picture(selection)) if picture]
+    pictures = [
+        picture for picture in (score_picture(selection), length_picture(selection)) if picture
+    ]
     pictures += loss_pictures(selection.run).values() if selection.run is not None else []
     facts = facts_of(selection)
     recipe = recipe_of(selection)
@@ -48,8 +50,14 @@ def write_report(selection: "Selection", path: str | Path) -> Path:
         cut=facts["score"] and facts["score"]["cut"],
         title=recipe.dataset if recipe else "A selection",
         recipe=recipe.to_yaml() if recipe else None,
-        pictures=[{"alt": picture.alt, "data": base64.b64encode(picture.png).decode()} for picture in pictures],
-        examples=[{"title": title, "rows": _shown(selection, rows)} for title, rows in examples_of(selection).items()],
+        pictures=[
+            {"alt": picture.alt, "data": base64.b64encode(picture.png).decode()}
+            for picture in pictures
+        ],
+        examples=[
+            {"title": title, "rows": _shown(selection, rows)}
+            for title, rows in examples_of(selection).items()
+        ],
     )
     with whole_file(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
@@ -86,7 +94,9 @@ def _scores(selection: "Selection") -> np.ndarray:
 
 def _clipped(cell: Any) -> str:
     """At most `LONGEST_TEXT` characters; a chat shows its last turn."""
-    text = str((cell[-1] if cell else "") if isinstance(cell, list) else "" if cell is None else cell).strip("\n")
+    text = str(
+        (cell[-1] if cell else "") if isinstance(cell, list) else "" if cell is None else cell
+    ).strip("\n")
     return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
@@ -103,7 +113,8 @@ def summarise(selection: "Selection") -> str:
         for column, counts in facts["status"].items()
     ]
     statuses += [
-        f"{column}, kept as they are: " + ", ".join(f"{words} {count:,}" for words, count in counts.items())
+        f"{column}, kept as they are: "
+        + ", ".join(f"{words} {count:,}" for words, count in counts.items())
         for column, counts in facts["beyond"].items()
     ]
     examples = []
@@ -111,20 +122,35 @@ def summarise(selection: "Selection") -> str:
     for title, rows in examples_of(selection).items():
         if title in ("Kept", "Best kept", "Just under the line", "Worst"):
             examples.append(f"{title}:")
-            examples += [f"  {_line(selection.table[number], scores[number])}" for number in rows[:3].tolist()]
+            examples += [
+                f"  {_line(selection.table[number], scores[number])}"
+                for number in rows[:3].tolist()
+            ]
     cost = [_cost_line(entry) for entry in facts["cost"] or []] or ["cost of scoring: not recorded"]
     parts = [[repr(selection)], statuses, examples, cost]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
 def _line(row: dict[str, Any], score: float) -> str:
-    cells = [" ".join(_clipped(row[column]).split()) for column in ("prompt", "response") if column in row]
+    cells = [
+        " ".join(_clipped(row[column]).split())
+        for column in ("prompt", "response")
+        if column in row
+    ]
     short = [cell if len(cell) <= 70 else cell[:69] + "…" for cell in cells]
     return ("" if np.isnan(score) else f"{score:.3f}  ") + "  |  ".join(short)
 
 
 def _cost_line(entry: dict[str, Any]) -> str:
     tokens = f", {entry['tokens']:,} response tokens" if entry["tokens"] is not None else ""
-    made = f"; {entry['model']} at {entry['revision']}, {entry['device']}, {entry['dtype']}" if entry["model"] else ""
-    trained = f" ({entry['training_seconds']:.1f} s of them training)" if entry["training_seconds"] is not None else ""
+    made = (
+        f"; {entry['model']} at {entry['revision']}, {entry['device']}, {entry['dtype']}"
+        if entry["model"]
+        else ""
+    )
+    trained = (
+        f" ({entry['training_seconds']:.1f} s of them training)"
+        if entry["training_seconds"] is not None
+        else ""
+    )
     return f"{entry['name']}: {entry['rows']:,} rows{tokens} in {entry['seconds']:.1f} s{trained}{made}"

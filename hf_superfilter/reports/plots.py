@@ -81,10 +81,18 @@ def length_picture(selection: "Selection") -> Picture | None:
         if not len(mine):
             continue
         weights = np.full(len(mine), 1 / len(mine))
-        axes.hist(np.clip(mine, 0, top), bins=bins, weights=weights, label=f"{name} ({len(mine):,})", **looks[name])
+        axes.hist(
+            np.clip(mine, 0, top),
+            bins=bins,
+            weights=weights,
+            label=f"{name} ({len(mine):,})",
+            **looks[name],
+        )
         medians.append(f"median {np.median(mine):,.0f} characters over {len(mine):,} rows {name}")
     figure.legend(frameon=False, loc="outside upper right", ncols=3)
-    return Picture(png_of(figure), f"Histogram of response lengths: {', '.join(reversed(medians))}.")
+    return Picture(
+        png_of(figure), f"Histogram of response lengths: {', '.join(reversed(medians))}."
+    )
 
 
 def loss_pictures(run: str | Path) -> dict[str, Picture]:
@@ -94,13 +102,18 @@ def loss_pictures(run: str | Path) -> dict[str, Picture]:
         at, loss = [step["epoch"] for step in steps], [step["loss"] for step in steps]
         figure, axes = _figure("epochs", "training loss, nats a token")
         axes.plot(at, loss, color=KEPT, linewidth=1.2, marker="." if len(at) < 100 else "")
-        first, last = (np.mean([x for x, e in zip(loss, at, strict=True) if ceil(e) == n]) for n in (1, ceil(at[-1])))
+        first, last = (
+            np.mean([x for x, e in zip(loss, at, strict=True) if ceil(e) == n])
+            for n in (1, ceil(at[-1]))
+        )
         alt = f"Training loss of {name} over {len(at):,} steps: {first:.3f} in the first epoch, {last:.3f} in the last."
         pictures[name] = Picture(png_of(figure), alt)
     return pictures
 
 
-def new_figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (5.2, 3.1)) -> "tuple[Figure, Any]":
+def new_figure(
+    rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (5.2, 3.1)
+) -> "tuple[Figure, Any]":
     """A figure with empty axes, or an array of them; no pyplot, so that several threads may draw at once."""
     from matplotlib.figure import Figure
 

@@ -104,7 +104,10 @@ def response_lengths(selection: "Selection") -> np.ndarray | None:
         return None
     cells = selection.table["response"][:]
     return np.array(
-        [sum(map(len, filter(None, cell))) if isinstance(cell, list) else len(cell or "") for cell in cells]
+        [
+            sum(map(len, filter(None, cell))) if isinstance(cell, list) else len(cell or "")
+            for cell in cells
+        ]
     )
 
 
@@ -126,7 +129,10 @@ def examples_of(selection: "Selection") -> dict[str, np.ndarray]:
     if step is None:
         order, last_ranks = np.arange(len(kept)), False
     else:
-        order, last_ranks = np.argsort(-values if step.largest else values, kind="stable"), cut is not None
+        order, last_ranks = (
+            np.argsort(-values if step.largest else values, kind="stable"),
+            cut is not None,
+        )
     order = order[~np.isnan(values[order])]
     groups = {}
     if step is None:
@@ -134,10 +140,14 @@ def examples_of(selection: "Selection") -> dict[str, np.ndarray]:
     else:
         groups["Best kept"] = selection.rows if last_ranks else order[kept[order]]
         if last_ranks:
-            groups["Just under the line"] = order[selection.dropped_by[order] == len(selection.steps) - 1]
+            groups["Just under the line"] = order[
+                selection.dropped_by[order] == len(selection.steps) - 1
+            ]
         groups["Worst"] = order[~kept[order]][::-1]
     for number, other in enumerate(selection.steps[:-1] if last_ranks else selection.steps):
-        groups[f"Dropped by {other.selector}, step {number + 1}"] = order[selection.dropped_by[order] == number]
+        groups[f"Dropped by {other.selector}, step {number + 1}"] = order[
+            selection.dropped_by[order] == number
+        ]
     groups["Undefined"] = np.flatnonzero(np.isnan(values))
     return {title: rows[:EXAMPLES] for title, rows in groups.items() if len(rows)}
 
@@ -158,8 +168,13 @@ def _score(selection: "Selection") -> dict[str, float | None] | None:
 def _statuses(selection: "Selection") -> dict[str, dict[str, int]]:
     """How often each status occurs, of every scorer: `ifd_status` beside `ifd`."""
     names = selection.table.column_names
-    columns = [name for name in names if name.endswith("_status") and name.removesuffix("_status") in names]
-    return {column: dict(Counter(map(str, selection.table[column][:])).most_common(10)) for column in columns}
+    columns = [
+        name for name in names if name.endswith("_status") and name.removesuffix("_status") in names
+    ]
+    return {
+        column: dict(Counter(map(str, selection.table[column][:])).most_common(10))
+        for column in columns
+    }
 
 
 def _lengths(selection: "Selection") -> dict[str, float | None] | None:
@@ -214,7 +229,9 @@ def _baselines(selection: "Selection") -> list[dict[str, Any]]:
         if column in selection.table.column_names and column != by:
             values = np.nan_to_num(numbers_of(selection.table, column), nan=-np.inf)
             highest = np.argsort(-values, kind="stable")[:k]
-            baselines.append({"name": f"highest perplexity ({column})", "overlap": float(kept[highest].mean())})
+            baselines.append(
+                {"name": f"highest perplexity ({column})", "overlap": float(kept[highest].mean())}
+            )
     return baselines
 
 
@@ -229,7 +246,8 @@ def _cost(record: dict[str, Any]) -> list[dict[str, Any]]:
             "training_seconds": _training_seconds(scorer),
             "scorer": scorer["scorer"],
             **{
-                key: scorer.get("made_with", {}).get(key) for key in ("model", "revision", "device", "dtype", "threads")
+                key: scorer.get("made_with", {}).get(key)
+                for key in ("model", "revision", "device", "dtype", "threads")
             },
         }
         for name, scorer in record["scorers"].items()
@@ -244,7 +262,11 @@ def _training_seconds(scorer: dict[str, Any]) -> float | None:
 
 
 def _beyond(record: dict[str, Any]) -> dict[str, dict[str, int]]:
-    return {scorer["main"]: scorer["beyond"] for scorer in record["scorers"].values() if "beyond" in scorer}
+    return {
+        scorer["main"]: scorer["beyond"]
+        for scorer in record["scorers"].values()
+        if "beyond" in scorer
+    }
 
 
 def losses_of(run: str | Path) -> dict[str, list[dict[str, Any]]]:
@@ -267,8 +289,13 @@ def token_facts(selection: "Selection") -> list[dict[str, Any]]:
         defined = np.isfinite(values)
         mine, every = values[defined & kept], values[defined]
         if len(every):
-            means = {"mean_kept": float(mine.mean()) if len(mine) else None, "mean_all": float(every.mean())}
-            facts.append({"column": column, "kept": int(mine.sum()), "all": int(every.sum()), **means})
+            means = {
+                "mean_kept": float(mine.mean()) if len(mine) else None,
+                "mean_all": float(every.mean()),
+            }
+            facts.append(
+                {"column": column, "kept": int(mine.sum()), "all": int(every.sum()), **means}
+            )
     return facts
 
 
@@ -282,7 +309,10 @@ def script_facts(selection: "Selection") -> list[dict[str, Any]]:
     kept = kept_mask(selection)
     scripts = [_script(_text(cell)) for cell in selection.table["response"][:]]
     mine = Counter(script for script, k in zip(scripts, kept, strict=True) if k)
-    return [{"script": name, "rows": rows, "kept": mine[name]} for name, rows in Counter(scripts).most_common()]
+    return [
+        {"script": name, "rows": rows, "kept": mine[name]}
+        for name, rows in Counter(scripts).most_common()
+    ]
 
 
 def _text(cell: Any) -> str:
@@ -294,7 +324,9 @@ def _script(text: str) -> str:
     if head.isascii():
         return "Latin" if any(map(str.isalpha, head)) else "no letters"
     letters = [letter for letter in head if letter.isalpha()][:LETTERS]
-    return Counter(map(_script_of_letter, letters)).most_common(1)[0][0] if letters else "no letters"
+    return (
+        Counter(map(_script_of_letter, letters)).most_common(1)[0][0] if letters else "no letters"
+    )
 
 
 @lru_cache(maxsize=4_096)

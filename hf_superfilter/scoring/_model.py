@@ -56,7 +56,9 @@ class ModelSettings(Settings):
     def __post_init__(self) -> None:
         """Check what can be checked without the model."""
         if not isinstance(self.model, (str, os.PathLike)) or not str(self.model):
-            raise ValueError(f"model={self.model!r}: give a Hub id, a local folder or 'embedded:strong'")
+            raise ValueError(
+                f"model={self.model!r}: give a Hub id, a local folder or 'embedded:strong'"
+            )
         object.__setattr__(self, "model", portable_name(str(self.model)))
         object.__setattr__(self, "columns", pair_of_columns(self.columns))
         check_name(self.name)
@@ -69,7 +71,9 @@ class ModelSettings(Settings):
         for setting in ("max_length", "batch_tokens"):
             value = getattr(self, setting)
             if value is not None and not is_count(value, 2):
-                raise ValueError(f"{setting}={value!r}: give a number of tokens, at least 2, or leave it out")
+                raise ValueError(
+                    f"{setting}={value!r}: give a number of tokens, at least 2, or leave it out"
+                )
 
     @property
     def main(self) -> str:
@@ -88,7 +92,11 @@ class ModelSettings(Settings):
         """The facts about a loaded model, whichever of its kinds, that a run records."""
         import torch
 
-        device = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else str(loaded.device)
+        device = (
+            torch.cuda.get_device_name(loaded.device)
+            if loaded.device.type == "cuda"
+            else str(loaded.device)
+        )
         return {
             "model": self.model,
             "revision": loaded.revision,
@@ -118,7 +126,11 @@ class ModelSettings(Settings):
         load_answers.cache_clear()  # the float32 weights are not needed again
         load_causal_lm.cache_clear()
         found = rank_consistency(*scores, budgets=(0.10,))
-        said = {"rows": found["pairs"], "spearman": found["spearman"], "top_10_percent": found["overlap@0.10"]}
+        said = {
+            "rows": found["pairs"],
+            "spearman": found["spearman"],
+            "top_10_percent": found["overlap@0.10"],
+        }
         logger.warning(
             "%s in int8 against float32, on %d of the rows: Spearman %.4f, %.2f of the top 10%% in common",
             self.name, *said.values(),
@@ -134,12 +146,17 @@ class ModelSettings(Settings):
 
         return load_causal_lm(*self.resolved(rank, model))
 
-    def resolved(self, rank: int | None = None, model: str | None = None) -> tuple[str, str, str, str, str | None]:
+    def resolved(
+        self, rank: int | None = None, model: str | None = None
+    ) -> tuple[str, str, str, str, str | None]:
         """What a loaded model is known by: folder, resolved revision, dtype, device, attention."""
         from ..models.loading import pick_device
 
         after_fork()
-        folder, device = model or model_folder(self.model), str(pick_device(self.device, device_number(rank)))
+        folder, device = (
+            model or model_folder(self.model),
+            str(pick_device(self.device, device_number(rank))),
+        )
         # The resolved revision is part of what is looked up: a folder that changed is loaded again.
         revision = resolve_revision(folder, None if model else self.revision)
         return folder, revision, self.dtype, device, self.attn_implementation

@@ -90,9 +90,13 @@ def template_of(prompt: str) -> str:
             f"prompt={prompt!r} cannot be filled ({error}): double the braces that are no field"
         ) from error
     for field in sorted(fields - set(FIELDS)):
-        raise ValueError(f"prompt={prompt!r} has the field {{{field}}}: {did_you_mean(field, FIELDS)}")
+        raise ValueError(
+            f"prompt={prompt!r} has the field {{{field}}}: {did_you_mean(field, FIELDS)}"
+        )
     if not fields & {"text", "response"} or ("text" in fields and len(fields) > 1):
-        raise ValueError(f"prompt={prompt!r}: ask about {{text}}, or about {{prompt}} and {{response}}")
+        raise ValueError(
+            f"prompt={prompt!r}: ask about {{text}}, or about {{prompt}} and {{response}}"
+        )
     return prompt
 
 
@@ -122,7 +126,11 @@ def fit(rows: Sequence[tuple[str, str]], prompt: str, reader: Reader, limit: int
         )
     questions = [Question(*one) for one in ask(range(len(rows)))]
     status = ["ok" if response.strip() else "empty_response" for _, response in rows]
-    while over := [i for i, q in enumerate(questions) if status[i] in ("ok", "truncated") and len(q.units) > limit]:
+    while over := [
+        i
+        for i, q in enumerate(questions)
+        if status[i] in ("ok", "truncated") and len(q.units) > limit
+    ]:
         for i in over:
             cuts[i] = reader.shorter(cuts[i], len(questions[i].units) - limit)
             status[i] = "truncated" if cuts[i] else "prompt_too_long"

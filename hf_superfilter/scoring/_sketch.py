@@ -16,7 +16,9 @@ FORMAT = 1
 # Projections are multiples of 2^-12 and rows, in bandwidths, of 2^-20. Then every sum of products is exact in float64,
 # and a row falls into the same cells whatever block, thread or machine computes them.
 PROJECTION_GRID, ROW_GRID = 2.0**12, 2.0**20
-FARTHEST = 2.0**30  # bandwidths from the origin: beyond, a place along a projection is no longer a number to rely on
+FARTHEST = (
+    2.0**30
+)  # bandwidths from the origin: beyond, a place along a projection is no longer a number to rely on
 FRACTION = 0.1  # of the median distance: the automatic bandwidth
 MOST_ROWS = 2**31 - 1  # that an int32 cell can count
 
@@ -35,7 +37,9 @@ def collision_probability(distance: np.ndarray | float, bandwidth: float) -> np.
     from scipy.special import erf
 
     ratio = bandwidth / np.maximum(np.asarray(distance, dtype=np.float64), bandwidth * 1e-100)
-    return erf(ratio / math.sqrt(2)) + 2 / (math.sqrt(2 * math.pi) * ratio) * np.expm1(-(ratio**2) / 2)
+    return erf(ratio / math.sqrt(2)) + 2 / (math.sqrt(2 * math.pi) * ratio) * np.expm1(
+        -(ratio**2) / 2
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +123,9 @@ class Sketch:
             or not np.array_equal(self.projections, other.projections)
             or not np.array_equal(self.offsets, other.offsets)
         ):
-            raise ValueError(f"two sketches of different hash functions cannot be added: {self} and {other}")
+            raise ValueError(
+                f"two sketches of different hash functions cannot be added: {self} and {other}"
+            )
         if self.rows + other.rows > MOST_ROWS:
             raise ValueError(f"a sketch counts {MOST_ROWS:,} rows at most: sketch a sample of them")
         return Sketch(self.bandwidth, self.projections, self.offsets, self.counts + other.counts)
@@ -165,11 +171,19 @@ class Sketch:
             some = slice(first, first + REPETITIONS)
             places = (self.projections[some] / PROJECTION_GRID) @ columns
             places += self.offsets[some, None] / ROW_GRID
-            yield first, np.remainder(np.floor(places, out=places).astype(np.int64), self.counts.shape[1])
+            yield (
+                first,
+                np.remainder(np.floor(places, out=places).astype(np.int64), self.counts.shape[1]),
+            )
 
 
 def new_sketch(
-    dimensions: int, bandwidth: float, *, repetitions: int = 1_000, buckets: int = 20_000, seed: int = 0
+    dimensions: int,
+    bandwidth: float,
+    *,
+    repetitions: int = 1_000,
+    buckets: int = 20_000,
+    seed: int = 0,
 ) -> Sketch:
     """An empty sketch for vectors of some length; equal arguments give equal hash functions."""
     rng = np.random.default_rng(seed)
@@ -202,10 +216,16 @@ def sketch_from(data: bytes, name: str) -> Sketch:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as parts:
             if int(parts["format"]) != FORMAT:
-                raise ValueError(f"it is of format {int(parts['format'])}, and this version reads {FORMAT}")
-            return Sketch(float(parts["bandwidth"]), parts["projections"], parts["offsets"], parts["counts"])
+                raise ValueError(
+                    f"it is of format {int(parts['format'])}, and this version reads {FORMAT}"
+                )
+            return Sketch(
+                float(parts["bandwidth"]), parts["projections"], parts["offsets"], parts["counts"]
+            )
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{name!r} holds no sketch of Density, or a damaged one ({error}): make it again") from error
+        raise ValueError(
+            f"{name!r} holds no sketch of Density, or a damaged one ({error}): make it again"
+        ) from error
 
 
 def auto_bandwidth(sample: np.ndarray) -> float:

@@ -76,7 +76,11 @@ class AskLLM(ModelSettings):
         for setting in ("yes", "no"):
             words = getattr(self, setting)
             words = (words,) if isinstance(words, str) else words
-            if not isinstance(words, Sequence) or not words or not all(isinstance(w, str) and w.strip() for w in words):
+            if (
+                not isinstance(words, Sequence)
+                or not words
+                or not all(isinstance(w, str) and w.strip() for w in words)
+            ):
                 raise ValueError(
                     f"{setting}={words!r}: give answers, such as {setting}=({setting!r},), and in YAML in quotes"
                 )
@@ -92,7 +96,9 @@ class AskLLM(ModelSettings):
         object.__setattr__(self, "endpoint", check_endpoint(self.endpoint))
         given = self.settings()
         for setting in [name for name in SERVERS_OWN if name in given]:
-            raise ValueError(f"{setting}={getattr(self, setting)!r} is the server's to choose: leave it out")
+            raise ValueError(
+                f"{setting}={getattr(self, setting)!r} is the server's to choose: leave it out"
+            )
 
     def settings(self) -> dict[str, Any]:
         """The arguments that build this scorer again, among them always the answers that are summed."""
@@ -100,7 +106,11 @@ class AskLLM(ModelSettings):
 
     def identity(self) -> dict[str, Any]:
         """The model's immutable revision; of a server nothing is known but where it is and what it was asked for."""
-        return super().identity() if self.endpoint is None else {"endpoint": self.endpoint, "model": self.model}
+        return (
+            super().identity()
+            if self.endpoint is None
+            else {"endpoint": self.endpoint, "model": self.model}
+        )
 
     def questions(self, batch: Batch) -> list[str | None]:
         """The exact text that is asked about each row of a batch; None where nothing is.
@@ -128,26 +138,38 @@ class AskLLM(ModelSettings):
         with np.errstate(invalid="ignore"):
             relative = yes / (yes + no)
         unknown = "not_finite" if self.endpoint is None else "not_in_top"
-        status = [unknown if q.status in SCORED and np.isnan(p) else q.status for q, p in zip(asked, yes, strict=True)]
+        status = [
+            unknown if q.status in SCORED and np.isnan(p) else q.status
+            for q, p in zip(asked, yes, strict=True)
+        ]
         columns: Columns = {self.name: yes, f"{self.name}_relative": relative}
         if self.endpoint is None:
             turns = flatten_turns(batch, self.columns)
-            columns[f"{self.name}_tokens"] = turns.total(self._local_reader().count(turns.responses))
+            columns[f"{self.name}_tokens"] = turns.total(
+                self._local_reader().count(turns.responses)
+            )
         return columns | {f"{self.name}_status": status}
 
     def _asked(self, batch: Batch) -> list[Question]:
         turns = flatten_turns(batch, self.columns)
         rows = [("", "")] * turns.count
-        for row, prompt, response in zip(turns.rows.tolist(), turns.prompts, turns.responses, strict=True):
+        for row, prompt, response in zip(
+            turns.rows.tolist(), turns.prompts, turns.responses, strict=True
+        ):
             if response.strip():
-                rows[row] = prompt, response  # of a chat the last, whose prompt holds what was said before it
+                rows[row] = (
+                    prompt,
+                    response,
+                )  # of a chat the last, whose prompt holds what was said before it
         reader = self._reader()
         return fit(rows, self.prompt, reader, reader.limit(self.max_length))
 
     def _probability(self, asked: list[Question], rank: int | None) -> np.ndarray:
         """(n, 2) probabilities of yes and no."""
         if self.endpoint is not None:
-            return self._server().probability([q.text for q in asked], [forms_of(self.yes), forms_of(self.no)])
+            return self._server().probability(
+                [q.text for q in asked], [forms_of(self.yes), forms_of(self.no)]
+            )
         answers = [list(self._tokens(words).values()) for words in (self.yes, self.no)]
         return self._answers(rank).probability([q.units for q in asked], answers, self.batch_tokens)
 
@@ -181,7 +203,11 @@ def forms_of(words: Sequence[str]) -> list[str]:
         >>> forms_of(["yes", "A"])
         ['yes', 'Yes', 'YES', 'A']
     """
-    return list(dict.fromkeys(f for w in words for f in ((w, w.capitalize(), w.upper()) if w.islower() else (w,))))
+    return list(
+        dict.fromkeys(
+            f for w in words for f in ((w, w.capitalize(), w.upper()) if w.islower() else (w,))
+        )
+    )
 
 
 def _said(tokens: dict[str, int]) -> str:

@@ -76,7 +76,9 @@ class Density(Settings):
             raise ValueError(f"bandwidth={self.bandwidth!r}: give a distance above 0, or 'auto'")
         for setting in ("repetitions", "buckets"):
             if not is_count(getattr(self, setting)):
-                raise ValueError(f"{setting}={getattr(self, setting)!r}: give a whole number, at least 1")
+                raise ValueError(
+                    f"{setting}={getattr(self, setting)!r}: give a whole number, at least 1"
+                )
         check_seed(self.seed)
         check_vector_column(self.column)
         if self.sketch is not None:
@@ -133,17 +135,23 @@ class Density(Settings):
         status = np.where(there, "ok", "no_embedding").astype(object)
         density = np.full(len(cells), np.nan)
         if there.any():
-            vectors = _matrix([cell for cell, is_there in zip(cells, there, strict=True) if is_there], self.column)
+            vectors = _matrix(
+                [cell for cell, is_there in zip(cells, there, strict=True) if is_there], self.column
+            )
             finite = np.isfinite(vectors).all(axis=1)
             mine = np.flatnonzero(there)
             density[mine[finite]] = sketch.density(vectors[finite])
             status[mine[~finite]] = "not_finite"
-            status[mine[np.isnan(vectors).all(axis=1)]] = "no_embedding"  # what Embed writes for a row without text
+            status[mine[np.isnan(vectors).all(axis=1)]] = (
+                "no_embedding"  # what Embed writes for a row without text
+            )
         return {self.name: density, f"{self.name}_status": status.tolist()}
 
     def _sketched(self, rows: "Dataset") -> Sketch:
         """The sketch of all rows that have a finite vector."""
-        drawn = np.random.default_rng(self.seed).choice(len(rows), min(len(rows), SAMPLE), replace=False)
+        drawn = np.random.default_rng(self.seed).choice(
+            len(rows), min(len(rows), SAMPLE), replace=False
+        )
         sample = _defined(vectors_or_nan(rows, drawn, self.column))
         if not len(sample):
             raise ValueError(
@@ -152,7 +160,11 @@ class Density(Settings):
             )
         bandwidth = auto_bandwidth(sample) if self.bandwidth == "auto" else float(self.bandwidth)
         sketch = new_sketch(
-            sample.shape[1], bandwidth, repetitions=self.repetitions, buckets=self.buckets, seed=self.seed
+            sample.shape[1],
+            bandwidth,
+            repetitions=self.repetitions,
+            buckets=self.buckets,
+            seed=self.seed,
         )
         for start in range(0, len(rows), BLOCK):
             numbers = np.arange(start, min(start + BLOCK, len(rows)))
@@ -184,7 +196,9 @@ def _matrix(cells: Sequence[Any], column: str) -> np.ndarray:
             f"column {column!r} does not hold vectors of one length ({error}): embed all rows with one model"
         ) from error
     if vectors.ndim != 2:
-        raise ValueError(f"column {column!r} holds {type(cells[0]).__name__}, not vectors: name one that Embed() adds")
+        raise ValueError(
+            f"column {column!r} holds {type(cells[0]).__name__}, not vectors: name one that Embed() adds"
+        )
     return vectors
 
 
@@ -195,7 +209,9 @@ def _read(file: str) -> tuple[Sketch, str]:
     try:
         state = store.path(name).stat() if store.exclusive else None
     except FileNotFoundError:
-        raise FileNotFoundError(f"no sketch {file!r}: make it with Density().prepare(rows, folder)") from None
+        raise FileNotFoundError(
+            f"no sketch {file!r}: make it with Density().prepare(rows, folder)"
+        ) from None
     return _load(file, (state.st_mtime_ns, state.st_size) if state else None)
 
 

@@ -73,7 +73,9 @@ class Embed(ModelSettings):
         """The text of each row; a chat's last prompt holds everything before its last response."""
         turns = flatten_turns(batch, self.columns)
         answer = [""] * turns.count
-        for row, prompt, response in zip(turns.rows.tolist(), turns.prompts, turns.responses, strict=True):
+        for row, prompt, response in zip(
+            turns.rows.tolist(), turns.prompts, turns.responses, strict=True
+        ):
             between = "\n" if prompt and response and not prompt[-1].isspace() else ""
             answer[row] = prompt + between + response
         return answer
@@ -83,11 +85,16 @@ class Embed(ModelSettings):
         texts = self.texts(batch)
         there = [text if text.strip() else "" for text in texts]
         vectors, tokens, cut = self.encoder(rank).embed(
-            there, normalize=self.normalize, max_length=self.max_length, batch_tokens=self.batch_tokens
+            there,
+            normalize=self.normalize,
+            max_length=self.max_length,
+            batch_tokens=self.batch_tokens,
         )
         finite = np.isfinite(vectors).all(axis=1)
         vectors[~finite] = np.nan
-        status = np.select([tokens == 0, ~finite, cut], ["empty_text", "not_finite", "truncated"], "ok")
+        status = np.select(
+            [tokens == 0, ~finite, cut], ["empty_text", "not_finite", "truncated"], "ok"
+        )
         return {
             self.name: vectors,
             f"{self.name}_tokens": np.where(finite, tokens, np.nan),

@@ -51,7 +51,9 @@ class IFD(ModelSettings):
         """Check the variant as well as what every model scorer checks."""
         super().__post_init__()
         if self.variant not in VARIANTS:
-            raise ValueError(f"variant={self.variant!r}: {did_you_mean(str(self.variant), VARIANTS)}")
+            raise ValueError(
+                f"variant={self.variant!r}: {did_you_mean(str(self.variant), VARIANTS)}"
+            )
 
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Score a batch of n rows; both passes of all turns go through one queue."""
@@ -68,7 +70,9 @@ class IFD(ModelSettings):
         nats, tokens = (both.reshape(2, -1) for both in lm.losses(windows, self.batch_tokens))
         used = (tokens[0] > 0) & (tokens[1] > 0)
         scored = np.stack([turns.total(np.where(used, n, 0)) for n in tokens])
-        sums = np.stack([turns.total(np.where(used, mean * n, 0)) for mean, n in zip(nats, tokens, strict=True)])
+        sums = np.stack(
+            [turns.total(np.where(used, mean * n, 0)) for mean, n in zip(nats, tokens, strict=True)]
+        )
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             given, alone = sums / scored
             ifd = given / alone if self.variant == "loss_ratio" else np.exp(given - alone)

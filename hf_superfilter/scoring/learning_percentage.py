@@ -81,7 +81,10 @@ class LearningPercentage(ModelSettings):
     name: str = default_name("lp")
 
     dtypes: ClassVar[tuple[str, ...]] = DTYPES[:-1]  # nothing can be trained in int8
-    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)  # values of `main` beyond them are counted in the record
+    bounds: ClassVar[tuple[float, float]] = (
+        0.0,
+        1.0,
+    )  # values of `main` beyond them are counted in the record
 
     def __post_init__(self) -> None:
         """Check the training as well as what every model scorer checks."""
@@ -89,18 +92,28 @@ class LearningPercentage(ModelSettings):
         check_switch("approximate", self.approximate)
         least = 1 if self.approximate else 2
         if not is_count(self.epochs, least):
-            raise ValueError(f"epochs={self.epochs!r}: give a whole number, at least {least} (one of two is a share)")
+            raise ValueError(
+                f"epochs={self.epochs!r}: give a whole number, at least {least} (one of two is a share)"
+            )
         if not is_count(self.batch_rows):
             raise ValueError(f"batch_rows={self.batch_rows!r}: give a number of rows, at least 1")
         if not is_number(self.learning_rate) or self.learning_rate <= 0:
-            raise ValueError(f"learning_rate={self.learning_rate!r}: give a number above 0, such as 2e-5")
+            raise ValueError(
+                f"learning_rate={self.learning_rate!r}: give a number above 0, such as 2e-5"
+            )
         if not is_count(self.seed, 0):
             raise ValueError(f"seed={self.seed!r}: give a whole number, at least 0")
-        if isinstance(self.checkpoints, str) or not all(isinstance(path, str) for path in self.checkpoints):
-            raise ValueError(f"checkpoints={self.checkpoints!r}: give a list of model folders, one an epoch")
+        if isinstance(self.checkpoints, str) or not all(
+            isinstance(path, str) for path in self.checkpoints
+        ):
+            raise ValueError(
+                f"checkpoints={self.checkpoints!r}: give a list of model folders, one an epoch"
+            )
         object.__setattr__(self, "checkpoints", tuple(self.checkpoints))
         if self.checkpoints and len(self.checkpoints) != self._trained:
-            raise ValueError(f"checkpoints={self.checkpoints!r}: give {self._trained} folders, one an epoch, or none")
+            raise ValueError(
+                f"checkpoints={self.checkpoints!r}: give {self._trained} folders, one an epoch, or none"
+            )
 
     @property
     def main(self) -> str:
@@ -120,9 +133,13 @@ class LearningPercentage(ModelSettings):
         """What a run records, with what the training took: seconds of all processes together."""
         made = super().provenance(rank)
         losses = [Path(path).parent / "loss.jsonl" for path in self.checkpoints[-1:]]
-        for line in [line for file in losses if file.is_file() for line in file.read_text().splitlines()]:
+        for line in [
+            line for file in losses if file.is_file() for line in file.read_text().splitlines()
+        ]:
             made["training_steps"] = made.get("training_steps", 0) + 1
-            made["training_seconds"] = round(made.get("training_seconds", 0.0) + json.loads(line)["seconds"], 1)
+            made["training_seconds"] = round(
+                made.get("training_seconds", 0.0) + json.loads(line)["seconds"], 1
+            )
         return made
 
     def language_model(self, rank: int | None = None, model: str | None = None) -> "CausalLM":
@@ -147,15 +164,21 @@ class LearningPercentage(ModelSettings):
         if self.checkpoints:
             return self
         if "://" in str(folder):
-            raise ValueError(f"folder={str(folder)!r}: models are trained into a local folder; score(...) copies them")
+            raise ValueError(
+                f"folder={str(folder)!r}: models are trained into a local folder; score(...) copies them"
+            )
         if len(rows) < FEWEST_ROWS:
-            raise ValueError(f"{len(rows)} rows: learning percentage needs at least {FEWEST_ROWS} to train on")
+            raise ValueError(
+                f"{len(rows)} rows: learning percentage needs at least {FEWEST_ROWS} to train on"
+            )
         revision = resolve_revision(model_folder(self.model), self.revision)
         plan = Plan(self.epochs, self._trained, self.learning_rate, self.batch_rows, self.seed)
         made = tuple(str(path.absolute()) for path in epoch_folders(folder, self._trained))
         self._claim(Path(folder), rows)
         if not all(Path(path).is_dir() for path in made):
-            check_trainable(model_folder(self.model), None if revision.startswith("sha256:") else revision)
+            check_trainable(
+                model_folder(self.model), None if revision.startswith("sha256:") else revision
+            )
             finetune(
                 model_folder(self.model), revision, self._windows_of(rows), folder, plan,
                 device=self.device, dtype=self.dtype, attn_implementation=self.attn_implementation,
@@ -167,11 +190,15 @@ class LearningPercentage(ModelSettings):
         """Write down what the folder's models are made of, or refuse a folder of others."""
         speed = ("device", "batch_tokens", "name", "columns")
         settings = {key: value for key, value in self.settings().items() if key not in speed}
-        made_of = json.dumps(settings | self.identity() | {"rows": digest_of(rows, self.columns)}, indent=2)
+        made_of = json.dumps(
+            settings | self.identity() | {"rows": digest_of(rows, self.columns)}, indent=2
+        )
         file = folder / MADE_OF
         if file.is_file():
             if file.read_text() != made_of:
-                raise ValueError(f"{str(folder)!r} holds a training on other rows or settings: use another folder")
+                raise ValueError(
+                    f"{str(folder)!r} holds a training on other rows or settings: use another folder"
+                )
             return
         with whole_file(file) as unfinished:
             unfinished.write_text(made_of)
@@ -218,7 +245,9 @@ class LearningPercentage(ModelSettings):
             scored = turns.total(tokens)
             with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
                 ppl.append(np.exp(turns.total(np.where(tokens > 0, nats * tokens, 0)) / scored))
-        status = turns.statuses([w.status for w in windows], tokens > 0, np.isfinite(np.stack(ppl)).all(axis=0))
+        status = turns.statuses(
+            [w.status for w in windows], tokens > 0, np.isfinite(np.stack(ppl)).all(axis=0)
+        )
         return self._columns(np.stack(ppl), scored, status)
 
     def _columns(self, ppl: np.ndarray, scored: np.ndarray, status: list[str]) -> Columns:
@@ -227,8 +256,13 @@ class LearningPercentage(ModelSettings):
         shares, roughly = learning_percentages(np.where(finite, ppl, np.nan))
         columns: Columns = {}
         if not self.approximate:
-            status = ["unchanged" if gone else s for s, gone in zip(status, finite & np.isnan(shares[0]), strict=True)]
-            columns |= {f"{self.name}_{number}": share for number, share in enumerate(shares, start=1)}
+            status = [
+                "unchanged" if gone else s
+                for s, gone in zip(status, finite & np.isnan(shares[0]), strict=True)
+            ]
+            columns |= {
+                f"{self.name}_{number}": share for number, share in enumerate(shares, start=1)
+            }
         columns[f"{self.name}_app"] = roughly
         defined = np.where(np.isfinite(ppl), ppl, np.nan)
         columns |= {f"{self.name}_ppl_{number}": values for number, values in enumerate(defined)}

@@ -49,7 +49,9 @@ class Length(Settings):
         if self.model is not None:
             object.__setattr__(self, "model", portable_name(str(self.model)))
         if (self.unit == "tokens") != (self.model is not None):
-            raise ValueError("unit='tokens' needs model=..., whose tokenizer counts them, and characters need none")
+            raise ValueError(
+                "unit='tokens' needs model=..., whose tokenizer counts them, and characters need none"
+            )
         check_name(self.name)
 
     @property

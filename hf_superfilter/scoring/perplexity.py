@@ -45,7 +45,10 @@ class Perplexity(ModelSettings):
         windows = [
             pair.given
             for pair in lm.windows(
-                turns.prompts, turns.responses, max_length=self.max_length, append_eos=self.append_eos
+                turns.prompts,
+                turns.responses,
+                max_length=self.max_length,
+                append_eos=self.append_eos,
             )
         ]
         nats, tokens = lm.losses(windows, self.batch_tokens)
@@ -57,5 +60,7 @@ class Perplexity(ModelSettings):
         return {
             self.name: np.where(finite, ppl, np.nan),
             f"{self.name}_tokens": scored,
-            f"{self.name}_status": turns.statuses([window.status for window in windows], used, finite),
+            f"{self.name}_status": turns.statuses(
+                [window.status for window in windows], used, finite
+            ),
         }

@@ -30,11 +30,15 @@ def count_of(k: int | float, total: int) -> int:
 def check_budget(k: int | float | None, tokens: int | None) -> None:
     """Refuse a budget that is not exactly one of `k` (count or share) and `tokens`, or is out of range."""
     if (k is None) == (tokens is None):
-        raise ValueError(f"k={k!r}, tokens={tokens!r}: give one of the two, k rows (or a share) or a number of tokens")
+        raise ValueError(
+            f"k={k!r}, tokens={tokens!r}: give one of the two, k rows (or a share) or a number of tokens"
+        )
     if tokens is not None and not is_count(tokens):
         raise ValueError(f"tokens={tokens!r}: give a whole number of response tokens, at least 1")
     if k is not None and not (is_count(k) or (isinstance(k, float) and 0 < k <= 1)):
-        raise ValueError(f"k={k!r}: give a number of rows, 1 or more, or a share of all rows, above 0 and at most 1.0")
+        raise ValueError(
+            f"k={k!r}: give a number of rows, 1 or more, or a share of all rows, above 0 and at most 1.0"
+        )
 
 
 def within_budget(order: np.ndarray, table: "Dataset", selector: Any) -> np.ndarray:
@@ -61,7 +65,11 @@ def within_budget(order: np.ndarray, table: "Dataset", selector: Any) -> np.ndar
         complaint = f"the first row alone takes {int(used[0])}: nothing is kept"
     if complaint:  # the fourth frame up is the caller of select()
         warnings.warn(f"{selector!r} has room for {room} {unit}, and {complaint}", stacklevel=4)
-    fit = min(room, len(order)) if selector.k is not None else np.searchsorted(used, room, side="right")
+    fit = (
+        min(room, len(order))
+        if selector.k is not None
+        else np.searchsorted(used, room, side="right")
+    )
     return order[:fit].copy()  # a slice would keep all of them in memory
 
 

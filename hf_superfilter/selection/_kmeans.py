@@ -28,7 +28,9 @@ def check_clusters(clusters: Any) -> None:
         raise ValueError(f"clusters={clusters!r}: give a whole number, at least 1, or leave it out")
 
 
-def cluster_of(vectors: np.ndarray, clusters: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def cluster_of(
+    vectors: np.ndarray, clusters: int | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """k-means: (n,) int64 cluster of each row, and the (clusters, d) float32 centroids.
 
     Mini-batch k-means above 100,000 rows. Where there are fewer different vectors than clusters, some stay
@@ -45,7 +47,9 @@ def cluster_of(vectors: np.ndarray, clusters: int | None, seed: int) -> tuple[np
     if not len(vectors):
         return np.zeros(0, dtype=np.int64), np.zeros((0, vectors.shape[1]), dtype=np.float32)
     if clusters > len(vectors):
-        raise ValueError(f"clusters={clusters} and only {len(vectors)} rows in play: give at most as many clusters")
+        raise ValueError(
+            f"clusters={clusters} and only {len(vectors)} rows in play: give at most as many clusters"
+        )
     kind = KMeans if len(vectors) <= MANY_ROWS else MiniBatchKMeans
     means = kind(n_clusters=clusters, n_init=1, random_state=seed)
     with warnings.catch_warnings():

@@ -67,15 +67,21 @@ class FacilityLocation(Settings):
         plain_numbers(self, "k", "neighbours", "seed")
         check_budget(self.k, None)
         if self.similarity not in SIMILARITIES:
-            raise ValueError(f"similarity={self.similarity!r}: {did_you_mean(str(self.similarity), SIMILARITIES)}")
+            raise ValueError(
+                f"similarity={self.similarity!r}: {did_you_mean(str(self.similarity), SIMILARITIES)}"
+            )
         if self.neighbours is not None and not is_count(self.neighbours):
-            raise ValueError(f"neighbours={self.neighbours!r}: give a number of rows, at least 1, or leave it out")
+            raise ValueError(
+                f"neighbours={self.neighbours!r}: give a number of rows, at least 1, or leave it out"
+            )
         check_vector_column(self.column)
         check_seed(self.seed)
 
     def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
         """The kept row numbers, in the order they were chosen."""
-        order = np.random.default_rng(self.seed).permutation(len(pool))  # ties go to the first of these
+        order = np.random.default_rng(self.seed).permutation(
+            len(pool)
+        )  # ties go to the first of these
         kernel, rows = self._kernel(table, np.sort(pool), order), np.sort(pool)[order]
         room = min(count_of(self.k, len(table)), len(rows))
         costs: _Costs = _Held(kernel) if _fits(len(rows)) else kernel
@@ -97,7 +103,9 @@ class FacilityLocation(Settings):
         if self.neighbours is not None and self.neighbours < count:
             memory = f"{self.neighbours:,} of {count:,} neighbours a row"
         else:
-            memory = f"{pairs} of pairs " + ("held" if _fits(count) else f"recomputed (over {MEMORY / 1e6:,.0f} MB)")
+            memory = f"{pairs} of pairs " + (
+                "held" if _fits(count) else f"recomputed (over {MEMORY / 1e6:,.0f} MB)"
+            )
         return {"coverage": round(1 - float(best.mean(dtype=np.float64)), 6), "memory": memory}
 
     def _kernel(self, table: "Dataset", rows: np.ndarray, order: np.ndarray) -> "_Kernel":
@@ -132,12 +140,16 @@ class _Kernel:
 
     def __init__(self, vectors: np.ndarray, similarity: str) -> None:
         self.similarity = similarity
-        if similarity != "cosine" and len(vectors):  # small numbers have small errors in the squared distances
+        if similarity != "cosine" and len(
+            vectors
+        ):  # small numbers have small errors in the squared distances
             vectors = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.vectors = vectors
         self.squares = np.einsum("nd,nd->n", vectors, vectors)
         # The mean over all pairs of |x - y|^2 is twice the mean square distance from the mean.
-        self.scale = 2 * max(float(self.squares.mean(dtype=np.float64)), 1e-30) if len(vectors) else 1.0
+        self.scale = (
+            2 * max(float(self.squares.mean(dtype=np.float64)), 1e-30) if len(vectors) else 1.0
+        )
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -155,7 +167,11 @@ class _Kernel:
             np.maximum(out, 0, out=out)
             if self.similarity == "euclidean":
                 np.sqrt(out, out=out)
-            np.multiply(out, -1 / (self.scale if self.similarity == "rbf" else self.vectors.shape[1]), out=out)
+            np.multiply(
+                out,
+                -1 / (self.scale if self.similarity == "rbf" else self.vectors.shape[1]),
+                out=out,
+            )
             np.negative(np.expm1(out, out=out), out=out)
         out[np.arange(len(rows)), rows] = 0
         return np.clip(out, 0, 1, out=out)
@@ -222,19 +238,32 @@ class _Nearest:
 def _greedy(costs: _Costs, room: int) -> Iterator[int]:
     """`room` rows, each the one that adds most to those before it; of equal ones the first."""
     best = np.ones(len(costs), dtype=np.float32)
-    bounds = [-g for some in _blocks(np.arange(len(costs)), len(costs)) for g in costs.gains(some, best)]
-    heap = [(bound, row) for row, bound in enumerate(bounds)]  # what a row added when last looked at, largest first
+    bounds = [
+        -g for some in _blocks(np.arange(len(costs)), len(costs)) for g in costs.gains(some, best)
+    ]
+    heap = [
+        (bound, row) for row, bound in enumerate(bounds)
+    ]  # what a row added when last looked at, largest first
     heapq.heapify(heap)
     for _ in range(room):
         fresh: set[int] = set()
-        while heap[0][1] not in fresh and heap[0][0] < 0:  # a row that adds nothing never will again
+        while (
+            heap[0][1] not in fresh and heap[0][0] < 0
+        ):  # a row that adds nothing never will again
             stale = [heapq.heappop(heap)]
             # Twice as many at each look, for one product of many is faster than many of one.
-            while heap and len(stale) <= len(fresh) and len(stale) * len(costs) < CELLS and heap[0][1] not in fresh:
+            while (
+                heap
+                and len(stale) <= len(fresh)
+                and len(stale) * len(costs) < CELLS
+                and heap[0][1] not in fresh
+            ):
                 stale.append(heapq.heappop(heap))
             gains = costs.gains([row for _, row in stale], best)
             for (bound, row), gain in zip(stale, gains.tolist(), strict=True):
-                heapq.heappush(heap, (max(bound, -gain), row))  # by rounding, a product may come out larger than before
+                heapq.heappush(
+                    heap, (max(bound, -gain), row)
+                )  # by rounding, a product may come out larger than before
             fresh |= {row for _, row in stale}
         _, row = heapq.heappop(heap)
         costs.keep(row, best)

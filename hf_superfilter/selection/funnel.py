@@ -84,12 +84,17 @@ class Selection:
         width = max([len(step.selector) for step in self.steps], default=0)
         for step in self.steps:
             facts = "".join(f", {name} {value}" for name, value in step.facts.items())
-            lines.append(f"  {step.selector:<{width}}  {step.rows_in:>9,} -> {step.rows_out:>9,}{facts}")
+            lines.append(
+                f"  {step.selector:<{width}}  {step.rows_in:>9,} -> {step.rows_out:>9,}{facts}"
+            )
         return "\n".join(lines)
 
 
 def select(
-    table: "Dataset", selectors: "Selector | Callable | Iterable[Selector | Callable]", *, run: str | Path | None = None
+    table: "Dataset",
+    selectors: "Selector | Callable | Iterable[Selector | Callable]",
+    *,
+    run: str | Path | None = None,
 ) -> Selection:
     """Apply selectors in order; each sees the whole table and the rows still in play.
 
@@ -123,19 +128,29 @@ def select(
         entry = selector.entry() if isinstance(selector, Settings) else None
         steps.append(Step(_name_of(selector), len(pool), len(rows), by, facts, largest, entry))
         pool = rows
-    return Selection(table, pool, tuple(steps), dropped_by, place_of(run) if run is not None else None)
+    return Selection(
+        table, pool, tuple(steps), dropped_by, place_of(run) if run is not None else None
+    )
 
 
 def _checked(table: "Dataset", selectors: Any) -> list[Callable]:
     """The selectors as a list, for a table that can be selected from."""
     if isinstance(table, Mapping) or not hasattr(table, "__len__"):
-        raise ValueError(f"select takes one Dataset, and got {type(table).__name__}: pick a split, dataset['train']")
+        raise ValueError(
+            f"select takes one Dataset, and got {type(table).__name__}: pick a split, dataset['train']"
+        )
     if len(table) == 0:
         raise ValueError("the table has no rows: there is nothing to select from")
-    chosen = list(selectors) if isinstance(selectors, Iterable) and not callable(selectors) else [selectors]
+    chosen = (
+        list(selectors)
+        if isinstance(selectors, Iterable) and not callable(selectors)
+        else [selectors]
+    )
     for selector in chosen:
         if not callable(selector):
-            raise ValueError(f"{selector!r} is not a selector: give TopK('ifd', k=0.10) or a function (table, pool)")
+            raise ValueError(
+                f"{selector!r} is not a selector: give TopK('ifd', k=0.10) or a function (table, pool)"
+            )
     if not chosen:
         raise ValueError("select needs at least one selector, such as TopK('ifd', k=0.10)")
     return chosen
@@ -159,7 +174,9 @@ def _checked_rows(answer: Any, pool: np.ndarray, total: int, name: str) -> np.nd
     in_play[pool] = True
     foreign = outside if len(outside) else rows[~in_play[rows]]
     if len(foreign):
-        raise ValueError(f"{name} answered with row {foreign.min()}, which is not among the rows still in play")
+        raise ValueError(
+            f"{name} answered with row {foreign.min()}, which is not among the rows still in play"
+        )
     in_play[rows] = False
     if np.count_nonzero(in_play) != len(pool) - len(rows):
         values, times = np.unique(rows, return_counts=True)

@@ -69,7 +69,9 @@ class InversePropensity(Settings):
             weights = scores.min() / scores  # 1 for the likeliest
             with np.errstate(over="ignore"):
                 facts["max/min weight"] = float(f"{scores.max() / scores.min():.4g}")
-            facts["effective sample size"] = round(float(weights.sum() ** 2 / (weights**2).sum()), 1)
+            facts["effective sample size"] = round(
+                float(weights.sum() ** 2 / (weights**2).sum()), 1
+            )
         if len(drawable) < len(pool):
             facts[f"without a {self.by} above 0"] = len(pool) - len(drawable)
         return facts

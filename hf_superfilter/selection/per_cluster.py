@@ -72,7 +72,9 @@ class PerCluster(Settings):
         if self.group is not None and (not isinstance(self.group, str) or not self.group):
             raise ValueError(f"group={self.group!r}: name the column whose values are the groups")
         if self.group is not None and self.clusters is not None:
-            raise ValueError(f"clusters={self.clusters!r}, group={self.group!r}: give one of the two")
+            raise ValueError(
+                f"clusters={self.clusters!r}, group={self.group!r}: give one of the two"
+            )
         check_switch("largest", self.largest)
         check_vector_column(self.column)
         check_seed(self.seed)
@@ -82,7 +84,9 @@ class PerCluster(Settings):
         order, mine, _, quotas = self._plan(table, pool)
         wanted = count_of(self.k, len(table))
         if len(order) < wanted:  # the second frame up is the caller of select()
-            message = f"{self!r} has room for {wanted} rows, and only {len(order)} rows can be chosen"
+            message = (
+                f"{self!r} has room for {wanted} rows, and only {len(order)} rows can be chosen"
+            )
             warnings.warn(message, stacklevel=3)
         return order[_places(mine) < quotas[mine]]
 
@@ -97,7 +101,9 @@ class PerCluster(Settings):
             "rows that fell to others": int(min(short, quotas.sum())),
         }
 
-    def _plan(self, table: "Dataset", pool: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _plan(
+        self, table: "Dataset", pool: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The rows that can be kept, best first; their clusters; all clusters' rows and quotas."""
         labels = self._labels(table, pool)
         if self.by is None:
@@ -105,7 +111,9 @@ class PerCluster(Settings):
         else:
             values = numbers_of(table, self.by)
             order = np.sort(pool[~np.isnan(values[pool])])
-            order = order[np.argsort(-values[order] if self.largest else values[order], kind="stable")]
+            order = order[
+                np.argsort(-values[order] if self.largest else values[order], kind="stable")
+            ]
         sizes = np.bincount(labels[labels >= 0])
         room = np.bincount(labels[order], minlength=len(sizes))
         return order, labels[order], sizes, quotas_of(count_of(self.k, len(table)), sizes, room)
@@ -113,8 +121,14 @@ class PerCluster(Settings):
     def _labels(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
         """(n,) cluster of each row, numbered as they begin; -1 for a row that is out of play and has no vector."""
         known = self.__dict__.get("_known")
-        if known is None or known[0] != table._fingerprint:  # k-means takes its time, and facts() asks again
-            made = _groups(table, self.group) if self.group is not None else self._clusters(table, pool)
+        if (
+            known is None or known[0] != table._fingerprint
+        ):  # k-means takes its time, and facts() asks again
+            made = (
+                _groups(table, self.group)
+                if self.group is not None
+                else self._clusters(table, pool)
+            )
             known = (table._fingerprint, made)
             object.__setattr__(self, "_known", known)
         if (known[1][pool] < 0).any():
@@ -142,7 +156,10 @@ def quotas_of(total: int, sizes: np.ndarray, room: np.ndarray) -> np.ndarray:
         [6, 1, 3]
     """
     quotas = np.zeros(len(sizes), dtype=np.int64)
-    left, shared = min(total, int(room.sum())), sizes  # at first by all, so that each gets the share it has room for
+    left, shared = (
+        min(total, int(room.sum())),
+        sizes,
+    )  # at first by all, so that each gets the share it has room for
     while left:
         quotas += apportioned(left, shared)
         left = int(np.maximum(quotas - room, 0).sum())
@@ -158,7 +175,9 @@ def apportioned(total: int, sizes: np.ndarray) -> np.ndarray:
         >>> apportioned(10, np.array([50, 30, 17, 3])).tolist()
         [5, 3, 2, 0]
     """
-    exact = [total * size for size in sizes.tolist()]  # Python's whole numbers: no overflow, no rounding
+    exact = [
+        total * size for size in sizes.tolist()
+    ]  # Python's whole numbers: no overflow, no rounding
     everything = max(sum(sizes.tolist()), 1)
     floors = np.array([share // everything for share in exact], dtype=np.int64)
     remainders = np.array([share % everything for share in exact], dtype=np.int64)
@@ -173,11 +192,21 @@ def _groups(table: "Dataset", column: str) -> np.ndarray:
     from pyarrow import types
 
     if column not in table.column_names:
-        raise ValueError(f"no column {column!r} in the table: {did_you_mean(column, table.column_names)}")
+        raise ValueError(
+            f"no column {column!r} in the table: {did_you_mean(column, table.column_names)}"
+        )
     kind = table.features.arrow_schema.field(column).type
-    tests = (types.is_string, types.is_large_string, types.is_integer, types.is_boolean, types.is_null)
+    tests = (
+        types.is_string,
+        types.is_large_string,
+        types.is_integer,
+        types.is_boolean,
+        types.is_null,
+    )
     if not any(test(kind) for test in tests):
-        raise ValueError(f"column {column!r} holds {kind}, and groups are text, whole numbers or booleans")
+        raise ValueError(
+            f"column {column!r} holds {kind}, and groups are text, whole numbers or booleans"
+        )
     cells = table.select_columns([column]).with_format("arrow")[:].column(column).combine_chunks()
     return pc.dictionary_encode(cells, null_encoding="encode").indices.to_numpy().astype(np.int64)
 

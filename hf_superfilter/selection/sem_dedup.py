@@ -62,7 +62,9 @@ class SemDedup(Settings):
         if self.k is not None:
             check_budget(self.k, None)
         elif not is_number(self.threshold) or not -1 <= self.threshold < 1:  # type: ignore[operator]
-            raise ValueError(f"threshold={self.threshold!r}: give a cosine, from -1 up to but not including 1")
+            raise ValueError(
+                f"threshold={self.threshold!r}: give a cosine, from -1 up to but not including 1"
+            )
         check_clusters(self.clusters)
         check_vector_column(self.column)
         check_seed(self.seed)

@@ -44,7 +44,9 @@ class Threshold(Settings):
         plain_numbers(self, "below", "above", "percentiles")
         check_column(self.by)
         check_switch("percentiles", self.percentiles)
-        limits = {name: value for name in ("above", "below") if (value := getattr(self, name)) is not None}
+        limits = {
+            name: value for name in ("above", "below") if (value := getattr(self, name)) is not None
+        }
         if not limits:
             raise ValueError(f"Threshold({self.by!r}) has no limit: give below=, above= or both")
         for name, value in limits.items():
@@ -53,7 +55,9 @@ class Threshold(Settings):
             if self.percentiles and not 0 <= value <= 100:
                 raise ValueError(f"{name}={value!r}: give a percentile, 0 to 100")
         if len(limits) == 2 and limits["above"] >= limits["below"]:
-            raise ValueError(f"Threshold({self.by!r}) keeps nothing: above={self.above!r} is not under {self.below!r}")
+            raise ValueError(
+                f"Threshold({self.by!r}) keeps nothing: above={self.above!r} is not under {self.below!r}"
+            )
 
     def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
         """The kept row numbers, in the order of the pool."""
@@ -73,5 +77,7 @@ def _percentiles(values: np.ndarray) -> np.ndarray:
     """(n,) percentile of each value among the defined ones, 0 up to but not including 100; nan stays nan."""
     defined = np.flatnonzero(~np.isnan(values))
     ranks = np.full(len(values), np.nan)
-    ranks[defined[np.argsort(values[defined], kind="stable")]] = np.arange(len(defined)) * 100 / max(len(defined), 1)
+    ranks[defined[np.argsort(values[defined], kind="stable")]] = (
+        np.arange(len(defined)) * 100 / max(len(defined), 1)
+    )
     return ranks

@@ -52,7 +52,9 @@ By `python -m benchmarks.embedded_quality`, on rows that were never read.
 
 def write_card(folder: Path, corpus: int = 30_112_479) -> None:
     """Write `README.md` of a model folder from its `training.jsonl` and, where it is there, `quality.md`."""
-    first, *log = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
+    first, *log = [
+        json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()
+    ]
     quality = folder / "quality.md"
     measured = quality.read_text(encoding="utf-8") if quality.exists() else "Not measured yet."
     plan = first["plan"]

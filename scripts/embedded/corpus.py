@@ -16,13 +16,25 @@ import pyarrow as pa
 
 PROSE = ("digitalgov", "openstax", "sqlite_doc", "python_doc", "postgresql_doc", "rust_books", "apache_doc",
          "wiki_demo", "c4_demo")  # fmt: skip
-INSTRUCTIONS = ("gpteacher_codegen", "gpteacher_roleplay", "t0_open", "selfinstruct_seed", "llmfs_instruct")
+INSTRUCTIONS = (
+    "gpteacher_codegen",
+    "gpteacher_roleplay",
+    "t0_open",
+    "selfinstruct_seed",
+    "llmfs_instruct",
+)
 NOVEL_SHARE = 0.45  # of each novel: prose in plenty, but its English is 150 years old
 ALPACA_PROMPT = (
     "Below is an instruction that describes a task{with_input}. Write a response that appropriately "
     "completes the request.\n\n### Instruction:\n{instruction}\n\n{input}### Response:"
 )
-TITLE_PROMPTS = ("Write an article about {}.", "What is {}?", "Explain {}.", "Tell me about {}.", "{}")
+TITLE_PROMPTS = (
+    "Write an article about {}.",
+    "What is {}?",
+    "Explain {}.",
+    "Tell me about {}.",
+    "{}",
+)
 QUOTE_PROMPTS = (
     "What does the text say about {}?",
     "Given the text, answer: what about {}?",
@@ -57,10 +69,16 @@ def title_of(document: dict) -> str:
 
 def shaped_like_instructions(document: dict, rng: random.Random) -> Iterator[tuple[str, str, str]]:
     """(instruction, input, response) rows made from one document: its subject asked for, a sentence found in it."""
-    paragraphs = [" ".join(p.split()) for p in re.split(r"\n\s*\n", document["text"]) if 200 < len(p) < 1500]
+    paragraphs = [
+        " ".join(p.split()) for p in re.split(r"\n\s*\n", document["text"]) if 200 < len(p) < 1500
+    ]
     if not paragraphs:
         return
-    yield rng.choice(TITLE_PROMPTS).format(title_of(document)), "", "\n\n".join(paragraphs[:3])[:2000]
+    yield (
+        rng.choice(TITLE_PROMPTS).format(title_of(document)),
+        "",
+        "\n\n".join(paragraphs[:3])[:2000],
+    )
     for paragraph in rng.sample(paragraphs, min(3, len(paragraphs))):
         sentences = [s for s in re.split(r"(?<=[.!?])\s+", paragraph) if 30 < len(s) < 300]
         if len(sentences) > 1:
@@ -93,8 +111,15 @@ def documents(data: Path, seed: int) -> list[tuple[str, str]]:
     for novel in read_rows(data / "text/novels.jsonl.zst"):
         if novel["id"] not in held_out:
             pages = [novel["text"][i : i + 6000] for i in range(0, len(novel["text"]), 6000)]
-            placed += [(rng.random() * 0.8, "novel", p) for p in pages if rng.random() < NOVEL_SHARE]
+            placed += [
+                (rng.random() * 0.8, "novel", p) for p in pages if rng.random() < NOVEL_SHARE
+            ]
     for source in INSTRUCTIONS:
         for row in read_rows(data / f"instruct/{source}.jsonl.zst"):
-            add_rows(row["instruction"], row["input"], row["output"], prompts=1 if source == "t0_open" else 2)
+            add_rows(
+                row["instruction"],
+                row["input"],
+                row["output"],
+                prompts=1 if source == "t0_open" else 2,
+            )
     return [(kind, text) for _, kind, text in sorted(placed)]

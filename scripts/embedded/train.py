@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 VOCABULARY, WINDOW, END = 8_192, 1_024, "<|endoftext|>"
-HELD_OUT_TOKENS = 200_000  # the last tokens of the corpus are never trained on: the loss in the log is theirs
+HELD_OUT_TOKENS = (
+    200_000  # the last tokens of the corpus are never trained on: the loss in the log is theirs
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ def make_optimisers(model: "GPT2LMHeadModel", plan: Plan) -> list["torch.optim.O
     inside = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
     rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
     return [
-        torch.optim.Muon(inside, lr=plan.learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(
+            inside, lr=plan.learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
+        ),
         torch.optim.AdamW(rest, lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.01),
     ]
 
@@ -120,7 +124,9 @@ def new_model(plan: Plan) -> Any:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def batch_of(source: np.ndarray, number: int, plan: Plan, length: int, device: Any) -> "torch.Tensor":
+def batch_of(
+    source: np.ndarray, number: int, plan: Plan, length: int, device: Any
+) -> "torch.Tensor":
     """(batch, length + 1) windows of the token stream, one after another; it goes round again when it ends."""
     import torch
 
@@ -150,7 +156,10 @@ class Training:
         """Write the checkpoint."""
         import torch
 
-        state = {"model": self.model.state_dict(), "optimisers": [o.state_dict() for o in self.optimisers]}
+        state = {
+            "model": self.model.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+        }
         with whole_file(self.checkpoint) as unfinished:
             torch.save(state | {"step": self.step, "log": self.log}, unfinished)
 
@@ -171,14 +180,20 @@ class Training:
         return loss.item()
 
 
-def train_model(plan: Plan, stream: np.ndarray, work: Path) -> tuple["GPT2LMHeadModel", list[dict[str, Any]]]:
+def train_model(
+    plan: Plan, stream: np.ndarray, work: Path
+) -> tuple["GPT2LMHeadModel", list[dict[str, Any]]]:
     """Train one model over the token stream; returns it with its log, an entry every hundred steps."""
     import torch
 
     training = Training(plan, work)
     device, steps = training.model.device, plan.tokens // plan.batch_tokens
     held_out, stream = stream[-HELD_OUT_TOKENS:], stream[:-HELD_OUT_TOKENS]
-    began, before, losses = time.time(), training.log[-1]["seconds"] if training.log else 0.0, list[float]()
+    began, before, losses = (
+        time.time(),
+        training.log[-1]["seconds"] if training.log else 0.0,
+        list[float](),
+    )
     while training.step < steps:
         # Every fourth batch fills the whole window, so that late positions are trained too.
         length = WINDOW if training.step % 4 == 3 else WINDOW // 2
@@ -187,7 +202,9 @@ def train_model(plan: Plan, stream: np.ndarray, work: Path) -> tuple["GPT2LMHead
         if training.step % 100 == 0 or training.step == steps:
             with torch.no_grad():
                 tests = [batch_of(held_out, i, plan, WINDOW // 2, device) for i in range(10)]
-                test = sum(loss_of(training.model, windows).item() for windows in tests) / len(tests)
+                test = sum(loss_of(training.model, windows).item() for windows in tests) / len(
+                    tests
+                )
             training.log.append({
                 "tokens": training.step * plan.batch_tokens, "loss": round(sum(losses) / len(losses), 4),
                 "held_out_loss": round(test, 4), "seconds": round(before + time.time() - began, 1),
@@ -199,7 +216,9 @@ def train_model(plan: Plan, stream: np.ndarray, work: Path) -> tuple["GPT2LMHead
     return training.model, training.log
 
 
-def write_model(name: str, model: Any, tokenizer: "PreTrainedTokenizerBase", log: list[dict], out: Path) -> None:
+def write_model(
+    name: str, model: Any, tokenizer: "PreTrainedTokenizerBase", log: list[dict], out: Path
+) -> None:
     """The model folder: 16-bit safetensors, tokenizer, training log."""
     import torch
 
@@ -208,7 +227,9 @@ def write_model(name: str, model: Any, tokenizer: "PreTrainedTokenizerBase", log
     (folder / "generation_config.json").unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
     lines = [json.dumps({"plan": asdict(PLANS[name]), "parameters": model.num_parameters()})]
-    (folder / "training.jsonl").write_text("\n".join(lines + [json.dumps(entry) for entry in log]) + "\n")
+    (folder / "training.jsonl").write_text(
+        "\n".join(lines + [json.dumps(entry) for entry in log]) + "\n"
+    )
     write_card(folder)
     print(f"{name}: {model.num_parameters() / 1e6:.1f}M parameters in {folder}", flush=True)
 
@@ -216,11 +237,17 @@ def write_model(name: str, model: Any, tokenizer: "PreTrainedTokenizerBase", log
 def main() -> None:
     """Read the arguments, then train what is asked for."""
     parser = argparse.ArgumentParser(description="Train the embedded models.")
-    parser.add_argument("--data", type=Path, required=True, help="the folder with text/ and instruct/")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="the folder with text/ and instruct/"
+    )
     parser.add_argument("--out", type=Path, default=EMBEDDED, help="where the model folders go")
-    parser.add_argument("--work", type=Path, default=Path("runs/embedded"), help="tokens and checkpoints")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/embedded"), help="tokens and checkpoints"
+    )
     parser.add_argument("--only", choices=sorted(PLANS), help="train one of the two models")
-    parser.add_argument("--share", type=float, default=1.0, help="share of the planned tokens, for a first version")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="share of the planned tokens, for a first version"
+    )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     import torch
@@ -233,7 +260,10 @@ def main() -> None:
         tokenizer.save_pretrained(tokenizer_folder)
         np.save(stream_file, tokenise(texts, tokenizer))
     tokenizer, stream = AutoTokenizer.from_pretrained(tokenizer_folder), np.load(stream_file)
-    print(f"{len(stream):,} tokens; {torch.get_num_threads()} threads; e^loss is perplexity", flush=True)
+    print(
+        f"{len(stream):,} tokens; {torch.get_num_threads()} threads; e^loss is perplexity",
+        flush=True,
+    )
     for name in [options.only] if options.only else PLANS:
         plan = PLANS[name]
         plan = Plan(**{**asdict(plan), "tokens": int(plan.tokens * options.share)})

@@ -15,7 +15,16 @@ from hf_superfilter import Length, TopK, format_pairs, load_rows, select
 from hf_superfilter import score as score_rows
 from hf_superfilter.cli import app as cli
 
-HEAVY = ("torch", "transformers", "datasets", "evaluate", "pandas", "sklearn", "scipy", "matplotlib")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "evaluate",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+)
 
 
 def in_a_process(*arguments, folder):
@@ -38,16 +47,19 @@ def demo(tmp_path_factory):
 @pytest.fixture
 def scored(tmp_path):
     """A file of 1,000 rows with a score."""
-    Dataset.from_dict({"ifd": [i / 800 for i in range(1000)], "response": ["x\u2028é"] * 1000}).to_parquet(
-        tmp_path / "s.parquet"
-    )
+    Dataset.from_dict(
+        {"ifd": [i / 800 for i in range(1000)], "response": ["x\u2028é"] * 1000}
+    ).to_parquet(tmp_path / "s.parquet")
     return tmp_path / "s.parquet"
 
 
 @pytest.fixture
 def rows(tmp_path):
     """Four rows to score."""
-    made = [{"instruction": f"Say {word}.", "output": f"{word} and more {word}"} for word in ("yes", "no", "so", "hi")]
+    made = [
+        {"instruction": f"Say {word}.", "output": f"{word} and more {word}"}
+        for word in ("yes", "no", "so", "hi")
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
     return tmp_path / "rows.jsonl"
 
@@ -74,7 +86,9 @@ def test_the_demo_writes_its_files_and_prints_funnel_and_rows(demo):
         assert said in done.stdout
     scored, selected = load_rows(folder / "scored.parquet"), load_rows(folder / "selected.parquet")
     assert len(selected) == int(0.15 * len(scored))
-    assert all(ifd < 1 for ifd in selected["ifd"]) and selected["ifd"][:] == sorted(selected["ifd"][:], reverse=True)
+    assert all(ifd < 1 for ifd in selected["ifd"]) and selected["ifd"][:] == sorted(
+        selected["ifd"][:], reverse=True
+    )
 
 
 def test_inspect_prints_the_record_of_a_run(demo, command):
@@ -102,14 +116,20 @@ def test_select_on_a_run_keeps_selection_and_summary_together(demo, command, tmp
     for name in ("run.json", "scored.parquet"):
         (run / name).write_bytes((demo[0] / name).read_bytes())
     code, out, _ = command("select", run, "--k", "20", "--below", "0.9")
-    assert code == 0 and out.startswith((run / "summary.txt").read_text()) and f"report: {run}/report.html" in out
+    assert (
+        code == 0
+        and out.startswith((run / "summary.txt").read_text())
+        and f"report: {run}/report.html" in out
+    )
     assert "20 of 519 rows" in re.sub("<[^>]*>", "", (run / "report.html").read_text())
     assert not list(run.glob("*.unfinished"))
     assert len(load_rows(run / "selected.parquet")) == 20
     assert "response tokens in" in out, "the cost is known from the run"
     before = (run / "summary.txt").read_text()
     assert command("select", run, "--k", "3", "--to", "elsewhere.jsonl")[0] == 0
-    assert (run / "summary.txt").read_text() == before and len(load_rows(run / "selected.parquet")) == 20
+    assert (run / "summary.txt").read_text() == before and len(
+        load_rows(run / "selected.parquet")
+    ) == 20
 
 
 @pytest.mark.parametrize(
@@ -135,14 +155,18 @@ def test_select_keeps_what_the_options_say(command, scored, tmp_path, options, k
 @pytest.mark.parametrize("target", ["new/folder/out.jsonl", "out.csv", "out.parquet"])
 def test_select_writes_the_kind_of_file_that_its_name_says(command, scored, tmp_path, target):
     assert command("select", scored, "--k", "2", "--to", target)[0] == 0
-    assert load_rows(tmp_path / target).to_list() == [{"ifd": i / 800, "response": "x\u2028é"} for i in (999, 998)]
+    assert load_rows(tmp_path / target).to_list() == [
+        {"ifd": i / 800, "response": "x\u2028é"} for i in (999, 998)
+    ]
 
 
 def test_select_warns_in_one_line_when_rows_run_short(scored, tmp_path):
     done = in_a_process("select", scored, "--below", "0.01", "--k", "500", folder=tmp_path)
     assert done.returncode == 0
     warned = [line for line in done.stderr.splitlines() if "warning" in line.lower()]
-    assert warned == ["warning: TopK(by='ifd', k=500) has room for 500 rows, and only 8 rows can be chosen"]
+    assert warned == [
+        "warning: TopK(by='ifd', k=500) has room for 500 rows, and only 8 rows can be chosen"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -154,10 +178,16 @@ def test_select_warns_in_one_line_when_rows_run_short(scored, tmp_path):
         (["--k", "²"], "--k '²'"),
         (["--k", "0"], "k=0: give a number of rows"),
         (["--k", "1.5"], "k=1.5: give a number of rows"),
-        (["--k", "1", "--by", "ifdd"], "no column 'ifdd' in the table: did you mean 'ifd'? (there are: ifd, response)"),
+        (
+            ["--k", "1", "--by", "ifdd"],
+            "no column 'ifdd' in the table: did you mean 'ifd'? (there are: ifd, response)",
+        ),
         (["--k", "1", "--by", "response"], "column 'response' holds string, not numbers"),
         (["--below", "1", "--above", "2"], "above=2.0 is not under 1.0"),
-        (["--k", "1", "--to", "out.txt"], "cannot write 'out.txt': give a file ending in .parquet, .jsonl, .csv"),
+        (
+            ["--k", "1", "--to", "out.txt"],
+            "cannot write 'out.txt': give a file ending in .parquet, .jsonl, .csv",
+        ),
         (["--k", "1", "--to", "s.parquet/out.csv"], "s.parquet"),
         (["--k", "1", "--split", "test"], "no split 'test'"),
     ],
@@ -171,7 +201,9 @@ def test_select_refuses_bad_input_in_one_sentence(refused, scored, options, comp
 
 
 def test_score_and_select_by_length(command, rows, tmp_path):
-    code, out, _ = command("score", rows, "--scorer", "Length", "--folder", "run", "--template", "Q: {instruction}")
+    code, out, _ = command(
+        "score", rows, "--scorer", "Length", "--folder", "run", "--template", "Q: {instruction}"
+    )
     assert code == 0 and "scores: run/scored.parquet" in out
     assert load_rows(tmp_path / "run/scored.parquet")["prompt"][0] == "Q: Say yes."
     assert command("select", "run", "--by", "length", "--k", "0.5")[0] == 0
@@ -180,7 +212,9 @@ def test_score_and_select_by_length(command, rows, tmp_path):
 
 @pytest.mark.parametrize("scorer", ["IFD", "Perplexity"])
 def test_score_with_the_embedded_model(command, rows, tmp_path, scorer):
-    code, out, _ = command("score", rows, "--model", "embedded:weak", "--scorer", scorer, "--folder", "run")
+    code, out, _ = command(
+        "score", rows, "--model", "embedded:weak", "--scorer", scorer, "--folder", "run"
+    )
     assert code == 0 and "embedded:weak" in out
     column = {"IFD": "ifd", "Perplexity": "ppl"}[scorer]
     assert all(value > 0 for value in load_rows(tmp_path / "run/scored.parquet")[column])
@@ -204,15 +238,23 @@ def test_a_second_scorer_stands_beside_the_first(command, refused, rows, tmp_pat
 
 def test_score_says_which_format_it_found(command, rows):
     _, out, error = command("score", rows, "--scorer", "Length", "--folder", "run")
-    assert "format 'alpaca', from the columns instruction, output" in error.splitlines() and "alpaca" not in out
+    assert (
+        "format 'alpaca', from the columns instruction, output" in error.splitlines()
+        and "alpaca" not in out
+    )
 
 
-@pytest.mark.parametrize("asked", [["select", "run", "--by", "length", "--k", "1"], ["report", "run"]])
+@pytest.mark.parametrize(
+    "asked", [["select", "run", "--by", "length", "--k", "1"], ["report", "run"]]
+)
 def test_a_run_made_in_python_says_that_its_rows_are_not_there(refused, rows, tmp_path, asked):
     table = score_rows(format_pairs(load_rows(rows)), [Length()], tmp_path / "run")
     select(table, [TopK("length", 1)], run=tmp_path / "run")
     said = refused(*asked)
-    assert "holds scores but not their rows (no scored.parquet), as score() in Python leaves it" in said
+    assert (
+        "holds scores but not their rows (no scored.parquet), as score() in Python leaves it"
+        in said
+    )
 
 
 @pytest.mark.filterwarnings("ignore:every row of")
@@ -226,11 +268,16 @@ def test_a_scorer_that_defines_no_row_ends_with_an_error_after_writing_all(refus
         "score": ["score", "empty.jsonl", "--model", "embedded:weak", "--folder", "out"],
         "run": ["run", "r.yaml", "--folder", "out"],
     }
-    assert "every row of 'ifd' is undefined" in (said := refused(*asked[kind])) and "empty_response" in said
+    assert (
+        "every row of 'ifd' is undefined" in (said := refused(*asked[kind]))
+        and "empty_response" in said
+    )
     assert pq.read_metadata(tmp_path / "out/scored.parquet").num_rows == 3
 
 
-def test_a_run_that_was_begun_and_not_finished_is_no_run_without_scores(command, refused, rows, tmp_path):
+def test_a_run_that_was_begun_and_not_finished_is_no_run_without_scores(
+    command, refused, rows, tmp_path
+):
     assert command("score", rows, "--scorer", "Length", "--folder", "run")[0] == 0
     record = json.loads((tmp_path / "run/run.json").read_text())
     record["scorers"]["other"] = {"scorer": "begun and killed"}
@@ -247,12 +294,27 @@ def test_a_run_that_was_begun_and_not_finished_is_no_run_without_scores(command,
         (["score", "rows.jsonl", "--scorer", "IFDD"], "no scorer 'IFDD': did you mean 'IFD'?"),
         (["score", "rows.jsonl", "--scorer", "nobody.knows:It"], "cannot be imported"),
         (["score", "rows.json", "--scorer", "Length"], "did you mean 'rows.jsonl'?"),
-        (["score", "nobody/nothing-at-all", "--scorer", "Length"], "no data set 'nobody/nothing-at-all'"),
-        (["score", "rows.jsonl", "--scorer", "Length", "--format", "alpacca"], "did you mean 'alpaca'?"),
+        (
+            ["score", "nobody/nothing-at-all", "--scorer", "Length"],
+            "no data set 'nobody/nothing-at-all'",
+        ),
+        (
+            ["score", "rows.jsonl", "--scorer", "Length", "--format", "alpacca"],
+            "did you mean 'alpaca'?",
+        ),
         (["score", "rows.jsonl", "--scorer", "Length", "--format", "dolly"], "'response'"),
-        (["score", "rows.jsonl", "--scorer", "Length", "--template", "alpacaa"], "did you mean 'alpaca'?"),
-        (["score", "rows.jsonl", "--scorer", "Length", "--folder", "/proc/nowhere"], "'/proc/nowhere' cannot be used"),
-        (["score", "rows.jsonl", "--scorer", "Length", "--folder", "rows.jsonl"], "'rows.jsonl' cannot be used"),
+        (
+            ["score", "rows.jsonl", "--scorer", "Length", "--template", "alpacaa"],
+            "did you mean 'alpaca'?",
+        ),
+        (
+            ["score", "rows.jsonl", "--scorer", "Length", "--folder", "/proc/nowhere"],
+            "'/proc/nowhere' cannot be used",
+        ),
+        (
+            ["score", "rows.jsonl", "--scorer", "Length", "--folder", "rows.jsonl"],
+            "'rows.jsonl' cannot be used",
+        ),
         (["score", "rows.jsonl", "--model", "nobody/nothing-at-all"], "no model of that name"),
         (["score", "rows.jsonl", "--model", "embedded:week"], "did you mean 'weak'?"),
         (["score", "numbers.jsonl", "--scorer", "Length"], "'output'"),
@@ -284,7 +346,11 @@ def test_a_folder_without_write_permission_is_one_sentence(refused, rows, tmp_pa
 
 @pytest.mark.parametrize(
     ("error", "shown"),
-    [(ImportError("no such library"), ImportError), (KeyError("x"), KeyError), (AttributeError("x"), AttributeError)],
+    [
+        (ImportError("no such library"), ImportError),
+        (KeyError("x"), KeyError),
+        (AttributeError("x"), AttributeError),
+    ],
 )
 def test_a_defect_of_ours_shows_its_traceback(monkeypatch, error, shown):
     def broken(**_):
@@ -295,7 +361,9 @@ def test_a_defect_of_ours_shows_its_traceback(monkeypatch, error, shown):
         cli.main()
 
 
-def test_a_type_error_of_the_interpreter_is_a_defect_and_one_that_is_raised_is_a_sentence(monkeypatch, capsys):
+def test_a_type_error_of_the_interpreter_is_a_defect_and_one_that_is_raised_is_a_sentence(
+    monkeypatch, capsys
+):
     monkeypatch.setattr(cli, "app", lambda **_: len(5))
     with pytest.raises(TypeError):
         cli.main()
@@ -333,7 +401,9 @@ def test_a_process_ends_with_code_one_and_one_line(tmp_path):
     assert done.stderr.startswith("error: no file 'nowhere.jsonl'") and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["select", "--help"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["score", "--help"], ["select", "--help"], ["run", "--help"]]
+)
 def test_help_imports_nothing_heavy(arguments):
     program = (
         "import sys; from hf_superfilter.cli.app import app\n"
@@ -341,7 +411,9 @@ def test_help_imports_nothing_heavy(arguments):
         "except SystemExit as end: code = end.code\n"
         f"print('code', code, 'loaded', [name for name in {HEAVY!r} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.splitlines()[-1] == "code 0 loaded []"
     assert "Usage" in done.stdout
 
@@ -355,7 +427,11 @@ def test_a_run_is_published_listed_and_loaded_by_name(hub, command, demo, tmp_pa
     assert out.splitlines()[-1].startswith(f"{hub.url}/datasets/me/rows/commit/")
     assert command("publish", demo[0], "me/rows", "--name", "other", "--pairs")[0] == 0
     code, out, _ = command("list", "me/rows")
-    assert code == 0 and "ifd-15 (default): 77 rows (14.8% of the source)" in out and "other: 77 rows" in out
+    assert (
+        code == 0
+        and "ifd-15 (default): 77 rows (14.8% of the source)" in out
+        and "other: 77 rows" in out
+    )
     code, out, _ = command("load", "me/rows", "--to", "mine.jsonl")
     assert code == 0 and out.strip().endswith("77 rows: mine.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "mine.jsonl").read_text().splitlines()]
@@ -366,7 +442,11 @@ def test_a_run_is_published_listed_and_loaded_by_name(hub, command, demo, tmp_pa
 
 
 def test_a_recipe_is_run_and_published_at_once(hub, command, tmp_path):
-    recipe = {"dataset": "embedded:sample", "score": ["Length"], "select": [{"TopK": {"by": "length", "k": 7}}]}
+    recipe = {
+        "dataset": "embedded:sample",
+        "score": ["Length"],
+        "select": [{"TopK": {"by": "length", "k": 7}}],
+    }
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(recipe))
     code, out, _ = command("publish", "long.yaml", "me/rows", "--name", "longest", "--pr")
     assert code == 0 and "a pull request" in out
@@ -378,7 +458,10 @@ def test_a_recipe_is_run_and_published_at_once(hub, command, tmp_path):
     ("arguments", "complaint"),
     [
         (["publish", "DEMO", "rows"], "repo_id='rows': give 'user/name'"),
-        (["publish", "DEMO", "me/rows", "--name", "a/b"], "name='a/b': a subset's name is made of letters"),
+        (
+            ["publish", "DEMO", "me/rows", "--name", "a/b"],
+            "name='a/b': a subset's name is made of letters",
+        ),
         (["publish", "nowhere.yaml", "me/rows"], "no recipe 'nowhere.yaml'"),
         (["publish", "DEMO", "other/rows"], "your token may not write to 'other/rows'"),
         (["list", "me/nothing"], "the Hub has no data set 'me/nothing'"),
@@ -388,5 +471,7 @@ def test_a_recipe_is_run_and_published_at_once(hub, command, tmp_path):
         (["load", "me/nothing", "--to", "x.docx"], "cannot write 'x.docx': give a file ending in"),
     ],
 )
-def test_what_cannot_be_published_or_loaded_is_one_sentence(hub, refused, demo, arguments, complaint):
+def test_what_cannot_be_published_or_loaded_is_one_sentence(
+    hub, refused, demo, arguments, complaint
+):
     assert complaint in refused(*(demo[0] if word == "DEMO" else word for word in arguments))

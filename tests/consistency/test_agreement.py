@@ -61,7 +61,9 @@ def test_correlations_are_scipys_on_the_pairs_that_both_models_scored(rows, leve
             continue
         assert found["spearman"] == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
         assert found["kendall"] == pytest.approx(stats.kendalltau(a, b).statistic, abs=1e-12)
-        assert found["pearson_log"] == pytest.approx(stats.pearsonr(np.log(a), np.log(b)).statistic, abs=1e-12)
+        assert found["pearson_log"] == pytest.approx(
+            stats.pearsonr(np.log(a), np.log(b)).statistic, abs=1e-12
+        )
 
 
 @pytest.mark.parametrize("largest", [True, False])
@@ -69,7 +71,9 @@ def test_correlations_are_scipys_on_the_pairs_that_both_models_scored(rows, leve
 def test_the_tops_are_what_the_package_selects_ties_and_missing_scores_included(largest, below):
     weak, strong = scores(203, levels=3, missing=0.05)
     both = ~np.isnan(weak + strong)
-    table = Dataset.from_dict({"weak": np.where(both, weak, np.nan), "strong": np.where(both, strong, np.nan)})
+    table = Dataset.from_dict(
+        {"weak": np.where(both, weak, np.nan), "strong": np.where(both, strong, np.nan)}
+    )
 
     def top(side, share):
         steps = [Threshold(side, below=below)] if below else []
@@ -107,7 +111,9 @@ def test_rank_biased_overlap_is_that_of_the_paper_for_lists_of_equal_and_of_uneq
             for rows, side in zip(order, (weak, strong), strict=True)
         ]
         wanted = rbo_by_definition(*lists, p=1 - 1 / 12)
-        assert quick(weak, strong, below=below, budgets=(0.1, 0.2))["rbo"] == pytest.approx(wanted, abs=1e-12)
+        assert quick(weak, strong, below=below, budgets=(0.1, 0.2))["rbo"] == pytest.approx(
+            wanted, abs=1e-12
+        )
 
 
 def test_equal_models_agree_wholly_and_reversed_ones_not_at_all():
@@ -116,7 +122,11 @@ def test_equal_models_agree_wholly_and_reversed_ones_not_at_all():
     assert all(found[name] == pytest.approx(1, abs=1e-12) for name in figures_of(found))
     found = quick(weak, 1 / weak)
     assert all(found[name] == pytest.approx(-1, abs=1e-12) for name in CORRELATIONS)
-    assert all(found[name] == 0 for name in figures_of(found) if name.startswith(("overlap", "jaccard", "survival")))
+    assert all(
+        found[name] == 0
+        for name in figures_of(found)
+        if name.startswith(("overlap", "jaccard", "survival"))
+    )
 
 
 def test_only_the_order_of_scores_counts_but_for_pearson():
@@ -139,7 +149,9 @@ def test_chance_is_the_mean_over_random_rankings(below):
     rng = np.random.default_rng(4)
     weak, strong = scores(60, seed=1)
     weak[:6] = np.nan
-    drawn = [quick(weak, rng.permutation(strong), below=below, budgets=(0.1, 0.3)) for _ in range(400)]
+    drawn = [
+        quick(weak, rng.permutation(strong), below=below, budgets=(0.1, 0.3)) for _ in range(400)
+    ]
     for key in (key for key in drawn[0] if "_chance" in key):
         values = np.array([one[key.replace("_chance", "")] for one in drawn])
         chance = np.mean([one[key] for one in drawn])
@@ -147,14 +159,18 @@ def test_chance_is_the_mean_over_random_rankings(below):
         assert values.std() > 0
 
 
-@pytest.mark.parametrize(("rows", "dropped", "share"), [(60, 6, 0.1), (60, 0, 0.9), (60, 30, 0.4), (5_200, 0, 0.15)])
+@pytest.mark.parametrize(
+    ("rows", "dropped", "share"), [(60, 6, 0.1), (60, 0, 0.9), (60, 30, 0.4), (5_200, 0, 0.15)]
+)
 def test_the_chance_of_jaccard_is_its_hypergeometric_mean(rows, dropped, share):
     weak, strong = scores(rows)
     weak[:dropped] = np.nan
     k = int(share * rows)
     x = np.arange(k + 1)
     wanted = np.sum(stats.hypergeom.pmf(x, rows - dropped, k, k) * x / (2 * k - x))
-    assert quick(weak, strong, budgets=(share,))[f"jaccard_chance@{share:.2f}"] == pytest.approx(wanted, rel=1e-9)
+    assert quick(weak, strong, budgets=(share,))[f"jaccard_chance@{share:.2f}"] == pytest.approx(
+        wanted, rel=1e-9
+    )
 
 
 def test_budgets_are_shares_of_all_rows_taken_as_they_are_written():
@@ -179,17 +195,25 @@ def test_figures_of_weighted_rows_are_those_of_the_rows_written_out(below):
     for number, counts in enumerate(weights):
         assert counts.sum() == 80
         a, b = np.repeat(weak, counts), np.repeat(strong, counts)
-        assert found["spearman"][number] == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
-        assert found["pearson_log"][number] == pytest.approx(stats.pearsonr(np.log(a), np.log(b)).statistic, abs=1e-12)
+        assert found["spearman"][number] == pytest.approx(
+            stats.spearmanr(a, b).statistic, abs=1e-12
+        )
+        assert found["pearson_log"][number] == pytest.approx(
+            stats.pearsonr(np.log(a), np.log(b)).statistic, abs=1e-12
+        )
         lists = [np.argsort(-side, kind="stable") for side in (a, b)]
         lists = [
             [row for row in rows if below is None or side[row] < below]
             for rows, side in zip(lists, (a, b), strict=True)
         ]
-        assert found["rbo"][number] == pytest.approx(rbo_by_definition(*lists, p=1 - 1 / 12), abs=1e-12)
+        assert found["rbo"][number] == pytest.approx(
+            rbo_by_definition(*lists, p=1 - 1 / 12), abs=1e-12
+        )
         for figure, (k, j) in tops.items():
             in_both = set(lists[0][:k]) & set(lists[1][:j])
-            assert found[figure][number] == pytest.approx(len(in_both) / min(j, len(lists[1])), abs=1e-12)
+            assert found[figure][number] == pytest.approx(
+                len(in_both) / min(j, len(lists[1])), abs=1e-12
+            )
 
 
 @pytest.mark.parametrize("bins", [None, ([1.0], [1.0]), ([3.0], [3.0, 8.0])])
@@ -198,7 +222,9 @@ def test_kendalls_error_is_that_of_resampled_rows_with_few_and_rare_values_too(b
     if bins:
         weak, strong = np.digitize(weak, bins[0]), np.digitize(strong, bins[1])
     rng = np.random.default_rng(0)
-    draws = [stats.kendalltau(weak[i], strong[i]).statistic for i in rng.integers(0, 200, (800, 200))]
+    draws = [
+        stats.kendalltau(weak[i], strong[i]).statistic for i in rng.integers(0, 200, (800, 200))
+    ]
     assert kendall(weak, strong)[1] == pytest.approx(np.std(draws), rel=0.1)
 
 
@@ -208,10 +234,16 @@ def test_intervals_are_as_wide_as_resampling_the_rows_makes_them():
     draws = [quick(weak[i], strong[i]) for i in rng.integers(0, 400, (400, 400))]
     found = rank_consistency(weak, strong)
     for figure in ("spearman", "pearson_log", "overlap@0.15", "survival@0.10", "rbo"):
-        error, low, high = np.std([one[figure] for one in draws]), found[f"{figure}_low"], found[f"{figure}_high"]
+        error, low, high = (
+            np.std([one[figure] for one in draws]),
+            found[f"{figure}_low"],
+            found[f"{figure}_high"],
+        )
         if figure in CORRELATIONS:
             scale = 1 / (1 - found[figure] ** 2)
-            assert math.atanh(high) - math.atanh(low) == pytest.approx(2 * 1.96 * error * scale, rel=0.1)
+            assert math.atanh(high) - math.atanh(low) == pytest.approx(
+                2 * 1.96 * error * scale, rel=0.1
+            )
         else:
             assert high - low == pytest.approx(2 * 1.96 * error, rel=0.12)
 
@@ -219,15 +251,28 @@ def test_intervals_are_as_wide_as_resampling_the_rows_makes_them():
 def test_intervals_hold_the_truth_as_often_as_they_say():
     """500 simulations: between 92% and 98% for a true 95% (3 standard errors); those of shares may be wider."""
     rng, times = np.random.default_rng(7), 500
-    truth = {"spearman": 6 / math.pi * math.asin(0.4), "kendall": 2 / math.pi * math.asin(0.8), "pearson_log": 0.8}
-    truth |= {"overlap@0.10": 0.563, "jaccard@0.15": 0.437, "survival@0.10": 0.706}  # of two million rows
+    truth = {
+        "spearman": 6 / math.pi * math.asin(0.4),
+        "kendall": 2 / math.pi * math.asin(0.8),
+        "pearson_log": 0.8,
+    }
+    truth |= {
+        "overlap@0.10": 0.563,
+        "jaccard@0.15": 0.437,
+        "survival@0.10": 0.706,
+    }  # of two million rows
     held = dict.fromkeys(truth, 0)
     for seed in range(times):
-        found = rank_consistency(*scores(300, r=0.8, seed=rng.integers(1 << 30)), resamples=100, seed=seed)
+        found = rank_consistency(
+            *scores(300, r=0.8, seed=rng.integers(1 << 30)), resamples=100, seed=seed
+        )
         for figure, true in truth.items():
             held[figure] += found[f"{figure}_low"] <= true <= found[f"{figure}_high"]
     for figure, count in held.items():
-        assert 0.92 <= count / times <= (0.98 if figure in CORRELATIONS else 1), (figure, count / times)
+        assert 0.92 <= count / times <= (0.98 if figure in CORRELATIONS else 1), (
+            figure,
+            count / times,
+        )
 
 
 def test_intervals_hold_their_figure_and_narrow_with_confidence_and_rows():
@@ -238,7 +283,11 @@ def test_intervals_hold_their_figure_and_narrow_with_confidence_and_rows():
         low, high = found[f"{figure}_low"], found[f"{figure}_high"]
         assert low < found[figure] < high
         assert surer[f"{figure}_low"] < low and high < surer[f"{figure}_high"]
-        assert 0.3 * (high - low) < more[f"{figure}_high"] - more[f"{figure}_low"] < 0.75 * (high - low)
+        assert (
+            0.3 * (high - low)
+            < more[f"{figure}_high"] - more[f"{figure}_low"]
+            < 0.75 * (high - low)
+        )
 
 
 def test_a_resample_of_one_value_only_has_no_correlation():
@@ -318,7 +367,9 @@ def test_a_figure_that_cannot_be_told_is_nan_and_the_notes_name_it(case, below):
     said = " ".join(found["notes"])
     figures = figures_of(found)
     for figure in figures:
-        name = figure.replace("jaccard", "overlap and jaccard").replace("overlap@", "overlap and jaccard@")
+        name = figure.replace("jaccard", "overlap and jaccard").replace(
+            "overlap@", "overlap and jaccard@"
+        )
         value, low, high = (found[key] for key in (figure, f"{figure}_low", f"{figure}_high"))
         if math.isnan(value) or math.isnan(low):
             assert name in said or "every figure" in said, figure
@@ -334,8 +385,14 @@ def test_what_a_note_warns_of_is_there():
     weak, strong = scores(300)
     assert quick(weak, strong)["notes"] == ["resamples=0: there are no intervals."]
     assert rank_consistency(weak, strong)["notes"] == []
-    assert "rough intervals: overlap and jaccard@0.03." in quick(weak, strong, budgets=(0.03, 0.10))["notes"][0]
-    assert "7 rows only, fewer than the budget of" in quick(weak, strong, below=np.sort(weak)[7])["notes"][0]
+    assert (
+        "rough intervals: overlap and jaccard@0.03."
+        in quick(weak, strong, budgets=(0.03, 0.10))["notes"][0]
+    )
+    assert (
+        "7 rows only, fewer than the budget of"
+        in quick(weak, strong, below=np.sort(weak)[7])["notes"][0]
+    )
     assert "tells nothing for spearman, pearson_log" in rank_consistency(weak, weak)["notes"][0]
 
 
@@ -344,7 +401,11 @@ def test_fewer_rows_may_be_selected_than_the_budget_has_room_for():
     weak = strong.copy()
     weak[:45] = 2.0  # 5 rows of the weak model are below 1, 50 of the strong one
     found = rank_consistency(weak, strong, below=1.0, budgets=(0.10,))
-    assert found["overlap@0.10"] == 0.5 and found["jaccard@0.10"] == 0.5 and found["overlap_chance@0.10"] == 0.05
+    assert (
+        found["overlap@0.10"] == 0.5
+        and found["jaccard@0.10"] == 0.5
+        and found["overlap_chance@0.10"] == 0.05
+    )
 
 
 @pytest.mark.parametrize(
@@ -390,7 +451,9 @@ def test_what_are_no_scores_is_refused(weak, strong, message):
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_its_name_and_value(setting, value):
-    with pytest.raises(ValueError, match=f"{setting}={value!r}".replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(
+        ValueError, match=f"{setting}={value!r}".replace("(", r"\(").replace(")", r"\)")
+    ):
         rank_consistency([1.0, 2.0], [1.0, 2.0], **{setting: value})
 
 
@@ -399,7 +462,10 @@ def test_scores_may_come_as_columns_arrays_and_integers():
     table = Dataset.from_dict({"weak": weak, "strong": strong})
     same(quick(table["weak"], table["strong"]), quick(weak, strong))
     same(quick(np.arange(50), range(50)), quick(np.arange(50.0), list(range(50))))
-    assert quick(weak, strong, budgets=np.array([0.1]))["overlap@0.10"] == quick(weak, strong)["overlap@0.10"]
+    assert (
+        quick(weak, strong, budgets=np.array([0.1]))["overlap@0.10"]
+        == quick(weak, strong)["overlap@0.10"]
+    )
     assert "overlap@0.10" in quick(weak, strong, budgets=[np.float32(0.1)])
 
 
@@ -414,7 +480,8 @@ def dolly():
 
 
 @pytest.mark.parametrize(
-    ("model", "wanted"), [("opt-350m", 0.841), ("opt-1.3b", 0.873), ("opt-13b", 0.911), ("llama2-7b", 0.988)]
+    ("model", "wanted"),
+    [("opt-350m", 0.841), ("opt-1.3b", 0.873), ("opt-13b", 0.911), ("llama2-7b", 0.988)],
 )
 def test_spearman_of_published_perplexities_is_as_reported(dolly, model, wanted):
     found = quick(dolly[f"{model}/pre"], dolly["llama2-13b/pre"])
@@ -424,7 +491,10 @@ def test_spearman_of_published_perplexities_is_as_reported(dolly, model, wanted)
 
 def test_spearman_of_published_learning_percentages_is_as_reported(dolly):
     def lp(model):  # as published, 0 where no token was scored
-        first, last = (dolly[f"{model}/pre"].astype(float) - dolly[f"{model}/{epoch}"] for epoch in ("ep1", "ep3"))
+        first, last = (
+            dolly[f"{model}/pre"].astype(float) - dolly[f"{model}/{epoch}"]
+            for epoch in ("ep1", "ep3")
+        )
         return np.divide(first, last, out=np.zeros(len(first)), where=last != 0)
 
     found = quick(lp("opt-350m"), lp("llama2-13b"), largest=False)
@@ -436,7 +506,10 @@ def test_six_models_of_one_size_rank_ifd_alike():
         pytest.skip("../shared/data is not here")
     six = np.load(SHARED / "scores/ifd_six_models.npz")
     models = sorted({key.split("/")[0] for key in six.files})
-    ifd = {model: six[f"{model}/ppl_A_condition"].astype(float) / six[f"{model}/ppl_A_direct"] for model in models}
+    ifd = {
+        model: six[f"{model}/ppl_A_condition"].astype(float) / six[f"{model}/ppl_A_direct"]
+        for model in models
+    }
     found = [quick(ifd[a], ifd[b], below=1.0)["spearman"] for a in models for b in models if a < b]
     assert len(found) == 15
     assert (round(min(found), 2), round(max(found), 2)) == (0.83, 0.96)

@@ -15,7 +15,15 @@ from hf_superfilter.runs.manifest import read_record
 def result(sample, tmp_path_factory):
     rows = sample.select(range(200))
     models = "embedded:weak", "embedded:strong"
-    return cascade(rows, *models, keep=0.10, pool=0.40, folder=tmp_path_factory.mktemp("cascade"), below=1.0, audit=50)
+    return cascade(
+        rows,
+        *models,
+        keep=0.10,
+        pool=0.40,
+        folder=tmp_path_factory.mktemp("cascade"),
+        below=1.0,
+        audit=50,
+    )
 
 
 def test_the_rows_kept_are_the_strong_models_best_of_the_weak_models_pool(result):
@@ -38,7 +46,9 @@ def test_the_strong_model_reads_the_pool_and_the_audit_and_nothing_else(result):
 def test_the_recall_is_what_a_strong_model_on_all_rows_says_of_the_audit(sample, tmp_path):
     rows = sample.select(range(200))
     weak, strong = Length(), Perplexity("embedded:weak")
-    result = cascade(rows, weak, strong, keep=0.2, pool=0.5, folder=tmp_path / "a", audit=200, largest=True)
+    result = cascade(
+        rows, weak, strong, keep=0.2, pool=0.5, folder=tmp_path / "a", audit=200, largest=True
+    )
     table = score(rows, [weak, strong], tmp_path / "b")
     best, pool = select(table, TopK("ppl", 0.2)).rows, select(table, TopK("length", 0.5)).rows
     assert result.audited == 200 and result.recall == len(set(best) & set(pool)) / 40
@@ -51,7 +61,10 @@ def test_a_second_call_goes_on_from_what_is_scored(sample, tmp_path):
     before = read_record(tmp_path)
     again = cascade(rows, Length(), Perplexity("embedded:weak"), folder=tmp_path, audit=10)
     assert read_record(tmp_path) == before
-    assert again.selection.rows.tolist() == first.selection.rows.tolist() and again.recall == first.recall
+    assert (
+        again.selection.rows.tolist() == first.selection.rows.tolist()
+        and again.recall == first.recall
+    )
 
 
 def test_the_verdict_is_in_plain_words(result):
@@ -71,7 +84,13 @@ def test_the_verdict_is_in_plain_words(result):
 )
 def test_shares_that_do_not_fit_are_one_sentence(sample, tmp_path, options, complaint):
     with pytest.raises(ValueError, match=re.escape(complaint)):
-        cascade(sample.select(range(50)), Length(), Perplexity("embedded:weak"), folder=tmp_path, **options)
+        cascade(
+            sample.select(range(50)),
+            Length(),
+            Perplexity("embedded:weak"),
+            folder=tmp_path,
+            **options,
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -15,7 +15,9 @@ MODELS = ("embedded:weak", "embedded:strong")
 
 @pytest.fixture(scope="module")
 def compared(sample, tmp_path_factory):
-    return compare_models(sample, MODELS, tmp_path_factory.mktemp("compared"), sample=120, resamples=200)
+    return compare_models(
+        sample, MODELS, tmp_path_factory.mktemp("compared"), sample=120, resamples=200
+    )
 
 
 def test_the_sample_is_drawn_by_seed_and_scored_by_every_model(compared, sample):
@@ -23,7 +25,9 @@ def test_the_sample_is_drawn_by_seed_and_scored_by_every_model(compared, sample)
     drawn = np.sort(np.random.default_rng(0).permutation(len(sample))[:120])
     assert compared.table["response"][:] == sample.select(drawn)["response"][:]
     assert list(compared.columns) == list(MODELS)
-    assert not np.array_equal(compared.scores(MODELS[0]), compared.scores(MODELS[1]), equal_nan=True)
+    assert not np.array_equal(
+        compared.scores(MODELS[0]), compared.scores(MODELS[1]), equal_nan=True
+    )
 
 
 def test_the_figures_are_those_of_rank_consistency_below_one(compared):
@@ -58,7 +62,8 @@ def test_perplexity_compares_the_lowest(sample, tmp_path):
 def test_the_verdict_says_the_figures_and_how_many_rows_a_narrower_interval_needs(compared):
     figures, said = compared.agreements[MODELS], verdict(compared, *MODELS)
     assert (
-        f"finds {figures['overlap@0.10']:.0%} ±" in said and f"chance is {figures['overlap_chance@0.10']:.0%}" in said
+        f"finds {figures['overlap@0.10']:.0%} ±" in said
+        and f"chance is {figures['overlap_chance@0.10']:.0%}" in said
     )
     assert f"Spearman correlation of {figures['spearman']:.2f}" in said
     half = (figures["overlap@0.10_high"] - figures["overlap@0.10_low"]) / 2
@@ -67,7 +72,10 @@ def test_the_verdict_says_the_figures_and_how_many_rows_a_narrower_interval_need
 
 
 def test_the_table_names_every_figure_that_has_an_interval(compared):
-    figures, lines = compared.agreements[MODELS], figures_table(compared.agreements[MODELS]).splitlines()
+    figures, lines = (
+        compared.agreements[MODELS],
+        figures_table(compared.agreements[MODELS]).splitlines(),
+    )
     with_interval = [name.removesuffix("_low") for name in figures if name.endswith("_low")]
     assert [line.split()[0] for line in lines[1:-1]] == with_interval
 
@@ -94,9 +102,18 @@ def test_what_cannot_be_compared_is_one_sentence(sample, tmp_path, options, comp
 
 
 def test_the_command_prints_table_verdict_and_picture_and_uses_its_scores_again(command, tmp_path):
-    asked = ["consistency", "embedded:sample", "--weak", "embedded:weak", "--strong", "embedded:strong"]
+    asked = [
+        "consistency",
+        "embedded:sample",
+        "--weak",
+        "embedded:weak",
+        "--strong",
+        "embedded:strong",
+    ]
     code, out, _ = command(*asked, "--sample", 60)
-    assert code == 0 and "60 of 519 rows" in out and "spearman" in out and "embedded:weak finds" in out
+    assert (
+        code == 0 and "60 of 519 rows" in out and "spearman" in out and "embedded:weak finds" in out
+    )
     assert (tmp_path / "runs/consistency/consistency.png").read_bytes().startswith(b"\x89PNG")
     assert command(*asked, "--sample", 60)[1] == out
 
@@ -105,4 +122,6 @@ def test_a_wrong_model_and_another_sample_in_the_same_folder_are_one_sentence(re
     asked = ["consistency", "embedded:sample", "--weak", "embedded:weak", "--strong"]
     assert "did you mean 'strong'?" in refused(*asked, "embedded:strog")
     compare_models(sample, MODELS, "runs/consistency", sample=30, resamples=20)
-    assert "made with rows 30, not 31: use another folder" in refused(*asked, "embedded:strong", "--sample", "31")
+    assert "made with rows 30, not 31: use another folder" in refused(
+        *asked, "embedded:strong", "--sample", "31"
+    )

@@ -46,26 +46,47 @@ def pair():
     return [side.tolist() for side in scores(300, missing=0.1, levels=5)]
 
 
-SETTINGS = {"budgets": (0.1, 0.3), "largest": False, "below": 2.0, "confidence": 0.9, "resamples": 50, "seed": 3}
+SETTINGS = {
+    "budgets": (0.1, 0.3),
+    "largest": False,
+    "below": 2.0,
+    "confidence": 0.9,
+    "resamples": 50,
+    "seed": 3,
+}
 
 
 def test_the_metric_gives_the_numbers_of_the_package_with_the_same_settings(metric, pair):
     same(metric.compute(predictions=pair[0], references=pair[1]), rank_consistency(*pair))
-    same(metric.compute(predictions=pair[0], references=pair[1], **SETTINGS), rank_consistency(*pair, **SETTINGS))
+    same(
+        metric.compute(predictions=pair[0], references=pair[1], **SETTINGS),
+        rank_consistency(*pair, **SETTINGS),
+    )
 
 
 def test_its_settings_and_their_defaults_are_those_of_the_package(metric):
     def settings(function):
-        return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.default is not p.empty}
+        return {
+            p.name: p.default
+            for p in inspect.signature(function).parameters.values()
+            if p.default is not p.empty
+        }
 
     assert settings(metric._compute) == settings(rank_consistency)
-    assert all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(metric._compute).parameters.values())
+    assert all(
+        p.kind is not p.VAR_KEYWORD for p in inspect.signature(metric._compute).parameters.values()
+    )
 
 
 def test_rows_may_come_one_by_one_and_in_batches_without_losing_a_digit(metric):
-    weak, strong = np.random.default_rng(0).random((2, 40)) * 1e-9 + 1  # as float32 they would all be equal
+    weak, strong = (
+        np.random.default_rng(0).random((2, 40)) * 1e-9 + 1
+    )  # as float32 they would all be equal
     for first in range(0, 30, 7):
-        metric.add_batch(predictions=weak[first : min(first + 7, 30)], references=strong[first : min(first + 7, 30)])
+        metric.add_batch(
+            predictions=weak[first : min(first + 7, 30)],
+            references=strong[first : min(first + 7, 30)],
+        )
     for a, b in zip(weak[30:], strong[30:], strict=True):
         metric.add(prediction=a, reference=b)
     assert len(metric) == 40
@@ -79,7 +100,9 @@ def test_null_and_nan_are_rows_without_a_score(metric):
 
 
 def test_two_of_them_are_combined_and_keep_their_figures_apart(metric, pair):
-    both = evaluate.combine({"one": metric, "two": evaluate.load(str(FOLDER), keep_in_memory=True)}, force_prefix=True)
+    both = evaluate.combine(
+        {"one": metric, "two": evaluate.load(str(FOLDER), keep_in_memory=True)}, force_prefix=True
+    )
     both.add_batch(predictions=pair[0], references=pair[1])
     found, alone = both.compute(resamples=0), rank_consistency(*pair, resamples=0)
     assert found["one_spearman"] == found["two_spearman"] == alone["spearman"]
@@ -114,14 +137,25 @@ print(json.dumps(evaluate.load(folder).compute(predictions=weak, references=stro
 """
 
 
-def test_two_processes_share_the_rows_though_one_has_a_copy_of_the_folder_and_no_package(tmp_path, pair):
+def test_two_processes_share_the_rows_though_one_has_a_copy_of_the_folder_and_no_package(
+    tmp_path, pair
+):
     weak, strong = ([None if math.isnan(value) else value for value in side] for side in pair)
     folder, cache = tmp_path / "elsewhere" / "rank_consistency", str(tmp_path / "shared")
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__*"))
     environment = {"HF_HOME": str(tmp_path / "hf"), "HF_EVALUATE_OFFLINE": "1", "PATH": ""}
-    call = [sys.executable, "-c", SECOND_PROCESS, json.dumps([str(folder), cache, weak[200:], strong[200:]])]
-    with subprocess.Popen(call, cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True) as second:
-        first = evaluate.load(str(FOLDER), num_process=2, process_id=0, experiment_id="two", cache_dir=cache)
+    call = [
+        sys.executable,
+        "-c",
+        SECOND_PROCESS,
+        json.dumps([str(folder), cache, weak[200:], strong[200:]]),
+    ]
+    with subprocess.Popen(
+        call, cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True
+    ) as second:
+        first = evaluate.load(
+            str(FOLDER), num_process=2, process_id=0, experiment_id="two", cache_dir=cache
+        )
         first.add_batch(predictions=weak[:200], references=strong[:200])  # waits for the second
         found = first.compute(resamples=20)
         out, said = second.communicate(timeout=60)
@@ -136,7 +170,11 @@ def test_the_script_names_every_file_beside_it_as_evaluate_copies_only_those():
     assert {name for kind, name, *_ in found if kind == "internal"} == beside
     assert {name for kind, name, *_ in found if kind == "library"} == {"datasets", "evaluate"}
     for path in FOLDER.glob("*.py"):
-        assert not re.search(r"^\s*(from|import) (hf_superfilter|\.\.)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert not re.search(
+            r"^\s*(from|import) (hf_superfilter|\.\.)",
+            path.read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
 
 
 def test_the_examples_of_the_loaded_script_and_of_its_help_run(metric):

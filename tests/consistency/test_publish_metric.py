@@ -12,12 +12,17 @@ def test_a_published_metric_is_loaded_from_its_space_and_gives_the_same_numbers(
 
     before = len(hub.log("POST", "/commit/"))
     code, out, _ = command("publish-metric", "me/rank_consistency")
-    assert code == 0 and out.splitlines()[-1].startswith(f"{hub.url}/spaces/me/rank_consistency/commit/")
+    assert code == 0 and out.splitlines()[-1].startswith(
+        f"{hub.url}/spaces/me/rank_consistency/commit/"
+    )
     assert len(hub.log("POST", "/commit/")) == before + 1
     weak, strong = [0.1, 0.4, 0.3, 0.9, 0.5], [0.2, 0.3, 0.4, 0.8, 0.6]
     metric = evaluate.load("me/rank_consistency")
     found = metric.compute(predictions=weak, references=strong, budgets=(0.4,), resamples=50)
-    assert found["spearman"] == rank_consistency(weak, strong, budgets=(0.4,), resamples=50)["spearman"]
+    assert (
+        found["spearman"]
+        == rank_consistency(weak, strong, budgets=(0.4,), resamples=50)["spearman"]
+    )
 
 
 def test_publishing_again_is_safe_and_a_lost_race_is_tried_again(hub):

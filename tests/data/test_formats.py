@@ -6,7 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Json, List, Value
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    IterableDatasetDict,
+    Json,
+    List,
+    Value,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,14 +26,25 @@ ROWS = [
     {"instruction": "Say hi.", "input": "", "output": "hi"},
     {"instruction": "Say no.", "input": None, "output": "no"},
 ]
-TURNS = [("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
-CHAT = [{"role": by, "content": text} for by, text in [*TURNS, ("user", "Three?"), ("assistant", "3")]]
+TURNS = [
+    ("system", "Be brief."),
+    ("user", "One?"),
+    ("assistant", "1"),
+    ("user", "Two?"),
+    ("assistant", "2"),
+]
+CHAT = [
+    {"role": by, "content": text} for by, text in [*TURNS, ("user", "Three?"), ("assistant", "3")]
+]
 CHATML = (
     "{{ bos_token }}{% for t in tools or [] %}[{{ t.name }}]{% endfor %}{% for m in messages %}<{{ m.role }}>"
     "{{ m.content }}{% for c in m.tool_calls %}<call>{{ c.function.name }}{{ c.function.arguments | tojson }}"
     "{% endfor %}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATML
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    + CHATML
+)
 STANFORD = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{}\n\n### Response:"
@@ -52,8 +72,12 @@ def tokenizer(adds_bos, chat_template=CHATML):
 
     core = Tokenizer(models.WordLevel({"<s>": 0, "?": 1}, unk_token="?"))
     if adds_bos:
-        core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", chat_template=chat_template)
+        core.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 0)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", chat_template=chat_template
+    )
 
 
 def test_the_default_prompt_is_the_authors_form_and_the_response_is_unchanged():
@@ -61,8 +85,14 @@ def test_the_default_prompt_is_the_authors_form_and_the_response_is_unchanged():
 
 
 def test_the_alpaca_template_has_stanfords_words_with_and_without_an_input():
-    paired = STANFORD.replace(" task.", " task, paired with an input that provides further context.")
-    wanted = [paired.format("Add.\n\n### Input:\n2 2"), STANFORD.format("Say hi."), STANFORD.format("Say no.")]
+    paired = STANFORD.replace(
+        " task.", " task, paired with an input that provides further context."
+    )
+    wanted = [
+        paired.format("Add.\n\n### Input:\n2 2"),
+        STANFORD.format("Say hi."),
+        STANFORD.format("Say no."),
+    ]
     assert [prompt for prompt, _ in pairs(ROWS, template="alpaca")] == wanted
 
 
@@ -70,11 +100,23 @@ def test_the_alpaca_template_has_stanfords_words_with_and_without_an_input():
     ("name", "row", "wanted"),
     [
         ("dolly", {"instruction": "a", "context": "b", "response": "c"}, ("a\nb\n", "c")),
-        ("prompt-completion", {"prompt": "The sky is", "completion": " blue"}, ("The sky is", " blue")),
-        ("prompt-completion", {"prompt": CHAT[1:4], "completion": CHAT[4:5]}, (["One?\n1\nTwo?\n"], ["2"])),
+        (
+            "prompt-completion",
+            {"prompt": "The sky is", "completion": " blue"},
+            ("The sky is", " blue"),
+        ),
+        (
+            "prompt-completion",
+            {"prompt": CHAT[1:4], "completion": CHAT[4:5]},
+            (["One?\n1\nTwo?\n"], ["2"]),
+        ),
         ("text", {"text": "Once\u2028upon"}, ("", "Once\u2028upon")),
         ("messages", {"messages": CHAT[1:3]}, (["One?\n"], ["1"])),
-        ("messages", {"messages": {"role": ["user", "assistant"], "content": ["7", "8"]}}, (["7\n"], ["8"])),
+        (
+            "messages",
+            {"messages": {"role": ["user", "assistant"], "content": ["7", "8"]}},
+            (["7\n"], ["8"]),
+        ),
         ("sharegpt", {"conversations": SHAREGPT}, (["Go.\n", "Go.\n{}\n3\n"], ["{}", "Three."])),
         ("sharegpt", {"conversations": SHAREGPT[3:]}, ([""], ["Three."])),
     ],
@@ -92,7 +134,9 @@ def test_a_row_of_none_asks_nothing_and_a_none_output_is_an_empty_response():
 
 @pytest.mark.parametrize("cell", [5, 0.5, ["a"], True])
 def test_a_cell_that_is_not_text_is_refused_with_column_type_and_value(cell):
-    with pytest.raises(TypeError, match=re.escape(f"column 'answer' holds {type(cell).__name__} {cell}, not str")):
+    with pytest.raises(
+        TypeError, match=re.escape(f"column 'answer' holds {type(cell).__name__} {cell}, not str")
+    ):
         pairs([{"instruction": "a", "answer": cell}], columns={"output": "answer"})
 
 
@@ -101,14 +145,19 @@ def test_a_cell_that_is_not_text_is_refused_with_column_type_and_value(cell):
 def test_any_text_passes_through_unchanged_in_the_order_of_the_rows(cells):
     rows = [dict(zip(ROWS[0], row, strict=True)) for row in cells]
     assert pairs(rows) == [(a + "\n" + (b + "\n" if b else ""), c) for a, b, c in cells]
-    assert pairs(rows, template="{{{instruction}|{input}}}") == [(f"{{{a}|{b}}}", c) for a, b, c in cells]
+    assert pairs(rows, template="{{{instruction}|{input}}}") == [
+        (f"{{{a}|{b}}}", c) for a, b, c in cells
+    ]
 
 
 def test_the_choice_of_auto_is_logged_and_follows_the_documented_order(caplog):
     with caplog.at_level(logging.INFO, "hf_superfilter.data.formats"):
         format_pairs(Dataset.from_list(ROWS))
     assert "format 'alpaca', from the columns instruction, input, output" in caplog.text
-    assert detect_format(["text", "prompt", "completion", "instruction", "output", "messages"]) == "messages"
+    assert (
+        detect_format(["text", "prompt", "completion", "instruction", "output", "messages"])
+        == "messages"
+    )
     assert detect_format(["text", "response", "instruction", "output"]) == "alpaca"
 
 
@@ -128,14 +177,26 @@ def test_columns_are_renamed_before_detection_and_a_system_text_is_read_only_whe
             {"template": "alpcaa"},
             r"template 'alpcaa' is unknown: did you mean 'alpaca'\? \(there are: alpaca, chat, none\)",
         ),
-        ({"template": "Q: {question}"}, r"template 'Q: \{question\}' .* your own text with \{instruction\}"),
+        (
+            {"template": "Q: {question}"},
+            r"template 'Q: \{question\}' .* your own text with \{instruction\}",
+        ),
         ({"template": "{instruction} {inptu}"}, "'inptu'.* fields are instruction, input, system"),
         ({"template": "{instruction} {"}, "Single '{'.* braces are doubled"),
         (CHATTY, "tokenizer=None has no chat template"),
         ({**CHATTY, "tokenizer": tokenizer(True, None)}, "has no chat template"),
-        ({**CHATTY, "tokenizer": tokenizer(True, NO_SYSTEM)}, r"refuses the turns system, user \(no system role\): re"),
-        ({"columns": {"instrction": "a"}}, r"'instrction' is unknown: did you mean 'instruction'\?"),
-        ({"columns": {"instruction": "inptu"}}, r"'inptu' is unknown: did you mean 'input'\?.*instruction"),
+        (
+            {**CHATTY, "tokenizer": tokenizer(True, NO_SYSTEM)},
+            r"refuses the turns system, user \(no system role\): re",
+        ),
+        (
+            {"columns": {"instrction": "a"}},
+            r"'instrction' is unknown: did you mean 'instruction'\?",
+        ),
+        (
+            {"columns": {"instruction": "inptu"}},
+            r"'inptu' is unknown: did you mean 'input'\?.*instruction",
+        ),
         (
             {"format": "dolly"},
             "the column for 'response', 'response' is unknown: there are: input, instruction, output",
@@ -157,27 +218,46 @@ def test_columns_of_no_format_and_rows_of_no_data_set_are_refused():
 
 def test_every_assistant_turn_is_a_response_to_all_that_stands_before_it():
     first = "Be brief.\nOne?\n"
-    assert turns(CHAT) == [(first, "1"), (first + "1\nTwo?\n", "2"), (first + "1\nTwo?\n2\nThree?\n", "3")]
+    assert turns(CHAT) == [
+        (first, "1"),
+        (first + "1\nTwo?\n", "2"),
+        (first + "1\nTwo?\n2\nThree?\n", "3"),
+    ]
 
 
 def test_a_chat_alternates_in_the_alpaca_template_and_is_one_instruction_in_a_template_of_ones_own():
     (first, _), (second, _), _ = turns(CHAT, template="alpaca")
     assert first == STANFORD.format("Be brief.\nOne?")
     assert second == first + "\n1\n\n### Instruction:\nTwo?\n\n### Response:"
-    assert turns(CHAT, template="{system}|{instruction}|{input}")[1][0] == "Be brief.|One?\n1\nTwo?|"
+    assert (
+        turns(CHAT, template="{system}|{instruction}|{input}")[1][0] == "Be brief.|One?\n1\nTwo?|"
+    )
 
 
 def test_tool_calls_are_responses_in_compact_json_and_results_are_context():
-    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": None}}}
-    written = {"id": "c2", "type": "function", "function": {"name": "say", "arguments": '{"text": "ö"}'}}
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "add", "arguments": {"a": 1, "b": None}},
+    }
+    written = {
+        "id": "c2",
+        "type": "function",
+        "function": {"name": "say", "arguments": '{"text": "ö"}'},
+    }
     messages = [
         {"role": "user", "content": "Go."},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "3", "tool_call_id": "c1"},
         {"role": "assistant", "content": "Next.", "tool_calls": [written]},
     ]
-    rows = Dataset.from_list([{"messages": messages}], features=Features({"messages": List(Json())}))
-    first, second = '[{"name":"add","arguments":{"a":1}}]', 'Next.\n[{"name":"say","arguments":{"text":"ö"}}]'
+    rows = Dataset.from_list(
+        [{"messages": messages}], features=Features({"messages": List(Json())})
+    )
+    first, second = (
+        '[{"name":"add","arguments":{"a":1}}]',
+        'Next.\n[{"name":"say","arguments":{"text":"ö"}}]',
+    )
     assert format_pairs(rows)[0]["response"] == [first, second]
     assert format_pairs(rows)[0]["prompt"][1] == f"Go.\n{first}\n3\n"
     rendered = format_pairs(rows, template="chat", tokenizer=tokenizer(True))[0]["prompt"][1]
@@ -188,18 +268,29 @@ def test_tool_calls_are_responses_in_compact_json_and_results_are_context():
     "content",
     [
         [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
-        [{"type": "reasoning", "value": "a"}, {"type": "text", "value": "b"}, {"type": "image_url", "value": "c"}],
+        [
+            {"type": "reasoning", "value": "a"},
+            {"type": "text", "value": "b"},
+            {"type": "image_url", "value": "c"},
+        ],
         {"type": ["text", "image", "text"], "text": ["a", None, "b"]},
     ],
 )
 def test_typed_parts_of_a_turn_are_joined_and_images_left_out(content):
-    messages = [{"role": "user", "content": "Go."}, {"role": "assistant", "content": content}]  # text beside parts
-    table = format_pairs(Dataset.from_list([{"messages": messages}], features=Features({"messages": List(Json())})))
+    messages = [
+        {"role": "user", "content": "Go."},
+        {"role": "assistant", "content": content},
+    ]  # text beside parts
+    table = format_pairs(
+        Dataset.from_list([{"messages": messages}], features=Features({"messages": List(Json())}))
+    )
     assert table["prompt"][:] + table["response"][:] == [["Go.\n"], ["a\nb"]]
 
 
 def test_chats_without_an_assistant_turn_have_empty_lists_of_text():
-    table = format_pairs(Dataset.from_list([{"messages": CHAT[:2]}, {"messages": None}, {"messages": []}]))
+    table = format_pairs(
+        Dataset.from_list([{"messages": CHAT[:2]}, {"messages": None}, {"messages": []}])
+    )
     assert table["prompt"][:] == table["response"][:] == [[], [], []]
     assert table.features["response"] == List(Value("string"))
 
@@ -207,7 +298,11 @@ def test_chats_without_an_assistant_turn_have_empty_lists_of_text():
 @pytest.mark.parametrize(
     ("messages", "error", "sentence"),
     [
-        ([{"role": "assistent", "content": "a"}], ValueError, "the role 'assistent' .*did you mean 'assistant'"),
+        (
+            [{"role": "assistent", "content": "a"}],
+            ValueError,
+            "the role 'assistent' .*did you mean 'assistant'",
+        ),
         ([{"role": "user", "content": 3}], TypeError, "column 'messages' holds int 3"),
         ("[]", TypeError, r"column 'messages' holds str '\[\]', not list"),
         (["a"], TypeError, "column 'messages' holds str 'a', not dict"),
@@ -225,27 +320,39 @@ def test_a_chat_prompt_has_one_bos_and_ends_where_the_assistant_speaks(adds_bos)
     assert first == "<s>" * (not adds_bos) + "<system>Be brief.<end><user>One?<end><assistant>"
     assert (second, one, two) == (first + "1<end><user>Two?<end><assistant>", "1", "2")
     assert made(first).input_ids.count(made.bos_token_id) == 1
-    assert pairs(ROWS[:1], template="chat", tokenizer=tokenizer(True)) == [("<user>Add.\n2 2<end><assistant>", "4")]
+    assert pairs(ROWS[:1], template="chat", tokenizer=tokenizer(True)) == [
+        ("<user>Add.\n2 2<end><assistant>", "4")
+    ]
 
 
 def test_a_tokenizer_may_be_a_folder_and_tools_reach_its_template(tmp_path):
     tokenizer(True).save_pretrained(tmp_path)
     rows = [{"messages": CHAT[1:3], "tools": json.dumps([{"name": "add"}])}]
-    assert pairs(rows, template="chat", tokenizer=tmp_path)[0][0] == ["[add]<user>One?<end><assistant>"]
+    assert pairs(rows, template="chat", tokenizer=tmp_path)[0][0] == [
+        "[add]<user>One?<end><assistant>"
+    ]
 
 
 def test_every_source_column_stays_with_its_type_and_every_row_in_its_place():
     columns = {"id": [3, 1], "any": [[1, "a"], None], "messages": [CHAT[1:3], [{"role": "user"}]]}
-    rows = Dataset.from_dict(columns, Features({"id": Value("int32"), "any": Json(), "messages": List(Json())}))
+    rows = Dataset.from_dict(
+        columns, Features({"id": Value("int32"), "any": Json(), "messages": List(Json())})
+    )
     table = format_pairs(rows)
     assert table.remove_columns(["prompt", "response"])[:] == rows[:]
-    assert table.features == Features({**rows.features, **dict.fromkeys(["prompt", "response"], List(Value("string")))})
+    assert table.features == Features(
+        {**rows.features, **dict.fromkeys(["prompt", "response"], List(Value("string")))}
+    )
     assert table["response"][:] == [["1"], []]
 
 
 def test_a_column_of_that_name_is_overwritten_unless_it_is_read_and_would_change():
     once = format_pairs(Dataset.from_list([{**ROWS[0], "prompt": "old"}]))
-    assert once.to_list() == format_pairs(once).to_list() == [{**ROWS[0], "prompt": "Add.\n2 2\n", "response": "4"}]
+    assert (
+        once.to_list()
+        == format_pairs(once).to_list()
+        == [{**ROWS[0], "prompt": "Add.\n2 2\n", "response": "4"}]
+    )
     assert pairs([{"instruction": "a", "response": "b"}]) == [("a\n", "b")]
     for row in ({"prompt": "a", "completion": "b"}, {"prompt": CHAT[:2], "completion": CHAT[2:3]}):
         with pytest.raises(ValueError, match="would write over"):
@@ -253,8 +360,14 @@ def test_a_column_of_that_name_is_overwritten_unless_it_is_read_and_would_change
 
 
 def test_an_empty_data_set_gets_the_two_columns():
-    assert format_pairs(Dataset.from_list(ROWS).select([])).column_names == [*ROWS[0], "prompt", "response"]
-    assert format_pairs(Dataset.from_dict({"messages": []})).features["prompt"] == List(Value("string"))
+    assert format_pairs(Dataset.from_list(ROWS).select([])).column_names == [
+        *ROWS[0],
+        "prompt",
+        "response",
+    ]
+    assert format_pairs(Dataset.from_dict({"messages": []})).features["prompt"] == List(
+        Value("string")
+    )
 
 
 @pytest.mark.parametrize("format", ["numpy", "pandas", "arrow", "torch"])
@@ -282,7 +395,9 @@ def test_every_split_of_a_dict_is_formatted():
     table = format_pairs(DatasetDict(train=rows, test=rows.select([1])))
     assert isinstance(table, DatasetDict) and table["test"]["prompt"][:] == ["Say hi.\n"]
     stream = format_pairs(IterableDatasetDict(train=rows.to_iterable_dataset()))
-    assert isinstance(stream, IterableDatasetDict) and next(iter(stream["train"]))["response"] == "4"
+    assert (
+        isinstance(stream, IterableDatasetDict) and next(iter(stream["train"]))["response"] == "4"
+    )
 
 
 AGAIN = """

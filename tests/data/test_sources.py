@@ -70,7 +70,11 @@ def test_a_key_that_the_first_row_lacks_becomes_a_column(tmp_path):
 
 
 def test_a_column_of_mixed_types_keeps_every_value(tmp_path):
-    rows = [{"calls": [{"arguments": {"x": 1}}]}, {"calls": [{"arguments": "as text"}]}, {"calls": []}]
+    rows = [
+        {"calls": [{"arguments": {"x": 1}}]},
+        {"calls": [{"arguments": "as text"}]},
+        {"calls": []},
+    ]
     (tmp_path / "x.jsonl").write_bytes(as_lines(rows))
     assert load_rows(tmp_path / "x.jsonl").to_list() == rows
 
@@ -107,16 +111,22 @@ def test_a_path_may_start_at_home(tmp_path, monkeypatch):
 def test_a_saved_dataset_and_a_saved_dict_are_read_from_their_folders(tmp_path):
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
     assert load_rows(tmp_path / "one").to_list() == ROWS
-    DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS[:1])).save_to_disk(tmp_path / "two")
+    DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS[:1])).save_to_disk(
+        tmp_path / "two"
+    )
     assert len(load_rows(tmp_path / "two")) == 3
     assert len(load_rows(tmp_path / "two", split="test")) == 1
-    with pytest.raises(ValueError, match=r"no split 'tests': did you mean 'test'\? \(there are: test, train\)"):
+    with pytest.raises(
+        ValueError, match=r"no split 'tests': did you mean 'test'\? \(there are: test, train\)"
+    ):
         load_rows(tmp_path / "two", split="tests")
 
 
 def test_several_splits_without_a_train_ask_for_a_choice(tmp_path):
     DatasetDict(a=Dataset.from_list(ROWS), b=Dataset.from_list(ROWS[:1])).save_to_disk(tmp_path)
-    with pytest.raises(ValueError, match="no split 'train': there are: a, b; choose one with split"):
+    with pytest.raises(
+        ValueError, match="no split 'train': there are: a, b; choose one with split"
+    ):
         load_rows(tmp_path)
 
 
@@ -158,9 +168,17 @@ def test_a_folder_with_a_damaged_file_says_what_is_wrong_with_it(tmp_path):
 
 
 UNREADABLE = [
-    ("bad.jsonl", b'{"a": 1}\n{"a": }\n{"a": 2}\n', r"bad.jsonl' cannot be read: line 2 is not JSON .*'{\"a\": }'"),
+    (
+        "bad.jsonl",
+        b'{"a": 1}\n{"a": }\n{"a": 2}\n',
+        r"bad.jsonl' cannot be read: line 2 is not JSON .*'{\"a\": }'",
+    ),
     ("bad.jsonl.gz", gzip.compress(b'{"a": 1}\n\n{"a"\n'), "line 3 is not JSON"),
-    ("bad.json", b'[{"a": 1},\n{"a": }]', r"the file is not JSON \(Expecting value, line 2 of it\)"),
+    (
+        "bad.json",
+        b'[{"a": 1},\n{"a": }]',
+        r"the file is not JSON \(Expecting value, line 2 of it\)",
+    ),
     ("number.jsonl", b'{"a": 1}\n5\n', "line 2 is '5': every row has to be a JSON object"),
     ("list.json", b'[{"a": 1}, "x"]', "entry 2 is 'x': every row has to be a JSON object"),
     ("latin.jsonl", '{"a": "é"}'.encode("latin-1"), "'utf-8' codec can't decode"),
@@ -179,7 +197,9 @@ UNREADABLE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "complaint"), UNREADABLE, ids=[name for name, _, _ in UNREADABLE])
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"), UNREADABLE, ids=[name for name, _, _ in UNREADABLE]
+)
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, name, content, complaint):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=complaint):
@@ -206,7 +226,8 @@ def test_a_missing_file_lists_what_there_is(tmp_path):
     (tmp_path / "alpaca.jsonl").write_bytes(b"")
     (tmp_path / "other.csv").write_bytes(b"")
     with pytest.raises(
-        FileNotFoundError, match=r"did you mean 'alpaca\.jsonl'\? \(there are: alpaca\.jsonl, other\.csv\)"
+        FileNotFoundError,
+        match=r"did you mean 'alpaca\.jsonl'\? \(there are: alpaca\.jsonl, other\.csv\)",
     ):
         load_rows(tmp_path / "alpacca.jsonl")
     with pytest.raises(FileNotFoundError, match="there are: none"):
@@ -222,7 +243,9 @@ def test_a_folder_of_many_files_is_not_listed_whole(tmp_path):
 
 @pytest.mark.parametrize("name", ["nobody/nothing-at-all", "nothing-at-all", "data/file.txt"])
 def test_an_unreachable_hub_id_says_where_was_looked(name):
-    with pytest.raises(FileNotFoundError, match=f"no data set '{name}': it is neither a file or folder here nor"):
+    with pytest.raises(
+        FileNotFoundError, match=f"no data set '{name}': it is neither a file or folder here nor"
+    ):
         load_rows(name)
 
 
@@ -241,7 +264,9 @@ def test_offline_another_revision_than_the_cached_one_is_refused(tmp_path, monke
     next(home.glob("*.arrow")).rename(home / "rows-train.arrow")
     info = json.loads((home / "dataset_info.json").read_text())
     (home / "dataset_info.json").write_text(
-        json.dumps({**info, "builder_name": "parquet", "dataset_name": "rows", "config_name": "default"})
+        json.dumps(
+            {**info, "builder_name": "parquet", "dataset_name": "rows", "config_name": "default"}
+        )
     )
     assert load_rows("somebody/rows", revision=sha).to_list() == ROWS
     with pytest.raises(FileNotFoundError, match=f"not at revision '{other}'"):

@@ -17,8 +17,26 @@ from jinja2 import UndefinedError
 from markdown_it import MarkdownIt
 from publishing import picked
 
-from hf_superfilter import IFD, Length, RandomSample, Recipe, Threshold, TopK, publish, score, select, write_repo
-from hf_superfilter.hub.card import PAPERS, TITLES, default_of, licence_warning, merged_card, section
+from hf_superfilter import (
+    IFD,
+    Length,
+    RandomSample,
+    Recipe,
+    Threshold,
+    TopK,
+    publish,
+    score,
+    select,
+    write_repo,
+)
+from hf_superfilter.hub.card import (
+    PAPERS,
+    TITLES,
+    default_of,
+    licence_warning,
+    merged_card,
+    section,
+)
 from hf_superfilter.hub.front_matter import body_of, read_metadata
 from hf_superfilter.reports.jinja import _environment, as_markdown, render
 
@@ -34,7 +52,9 @@ def tables_in(card):
     """The tables of a card as lists of rows of cells, told by their raw lines, fences left out."""
     tables = []
     for block in re.findall(r"(?:^\|.*\n)+", FENCE.sub("", card), re.MULTILINE):
-        tables.append([[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()])
+        tables.append(
+            [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+        )
     return tables
 
 
@@ -93,18 +113,26 @@ def test_every_figure_of_the_card_is_what_the_rows_and_the_record_say(run, writt
         f"{rows.ifd_tokens.mean():,.1f}",
         f"{kept.ifd_tokens.mean():,.1f}",
     )
-    wanted["tokens, <code>ifd_tokens</code>, sum"] = (f"{rows.ifd_tokens.sum():,.0f}", f"{kept.ifd_tokens.sum():,.0f}")
+    wanted["tokens, <code>ifd_tokens</code>, sum"] = (
+        f"{rows.ifd_tokens.sum():,.0f}",
+        f"{kept.ifd_tokens.sum():,.0f}",
+    )
     for column in ("instruction", "input", "output", "category", "planted", "prompt", "response"):
         values = Counter(rows[column])
         for value, count in values.most_common(8) if 2 <= len(values) <= 20 else ():
             clipped = (value if len(value) <= 65 else value[:59] + "…") or "—"
-            wanted[f"<code>{column}</code> = {as_markdown(clipped)}"] = (count, (kept[column] == value).sum())
+            wanted[f"<code>{column}</code> = {as_markdown(clipped)}"] = (
+                count,
+                (kept[column] == value).sum(),
+            )
     found = {label: (before, after) for label, before, after in changes[2:]}
     writing = {label: pair for label, pair in found.items() if label.startswith("responses in ")}
     for place, total in ((0, n), (1, k)):
         counts = [int(pair[place].split()[0]) for pair in writing.values()]
         assert sum(counts) == total
-        assert [pair[place] for pair in writing.values()] == [f"{count} ({count / total:.1%})" for count in counts]
+        assert [pair[place] for pair in writing.values()] == [
+            f"{count} ({count / total:.1%})" for count in counts
+        ]
     assert {label: pair for label, pair in found.items() if label not in writing} == {
         label: tuple(map(str, pair)) for label, pair in wanted.items()
     }
@@ -150,7 +178,9 @@ def test_the_head_of_the_card_holds_what_the_issue_asks_for(run, written):
     assert (info["config_name"], info["splits"][0]["num_examples"]) == ("ifd-15", len(run.rows))
     assert data["tags"] == ["hf_superfilter", "superfilter"]
     assert data["size_categories"] == ["n<1K"]
-    assert not {"license", "base_model", "source_datasets", "language"} & set(data), "not known, so not said"
+    assert not {"license", "base_model", "source_datasets", "language"} & set(data), (
+        "not known, so not said"
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,7 +195,9 @@ def test_size_categories_are_exact_at_their_borders(facts, rows, category):
 
 
 def test_the_size_is_that_of_all_subsets_and_splits_together(facts):
-    card = merged_card("", "a", {s: {**facts, "kept": 400} for s in ("train", "test")}, "me/rows", False)
+    card = merged_card(
+        "", "a", {s: {**facts, "kept": 400} for s in ("train", "test")}, "me/rows", False
+    )
     assert read_metadata(card)["size_categories"] == ["n<1K"]
     card = merged_card(card, "b", {"train": {**facts, "kept": 200}}, "me/rows", False)
     assert read_metadata(card)["size_categories"] == ["1K<n<10K"]
@@ -202,12 +234,30 @@ def test_a_name_that_the_template_is_not_given_is_an_error(written):
             "scorers", "pictures", "score", "length", "tokens", "scripts", "groups", "language", "cost",
             "recipe", "by"}  # fmt: skip
     assert used <= set(facts)
-    given = {"name": "a", "split": "b", "load_code": "", "again_code": "", "kinds": [], "papers": [], "warning": "x"}
+    given = {
+        "name": "a",
+        "split": "b",
+        "load_code": "",
+        "again_code": "",
+        "kinds": [],
+        "papers": [],
+        "warning": "x",
+    }
     assert render("dataset.md.j2", **given, **facts)
     for name in [*used, *given]:
-        with pytest.raises((UndefinedError, TypeError), match=rf"'{name}' is undefined|StrictUndefined"):
-            render("dataset.md.j2", **{key: value for key, value in {**given, **facts}.items() if key != name})
-    for text in ("{{ misspelt }}", "{% if misspelt %}{% endif %}", "{{ facts.misspelt }}", "{{ misspelt or 1 }}"):
+        with pytest.raises(
+            (UndefinedError, TypeError), match=rf"'{name}' is undefined|StrictUndefined"
+        ):
+            render(
+                "dataset.md.j2",
+                **{key: value for key, value in {**given, **facts}.items() if key != name},
+            )
+    for text in (
+        "{{ misspelt }}",
+        "{% if misspelt %}{% endif %}",
+        "{{ facts.misspelt }}",
+        "{{ misspelt or 1 }}",
+    ):
         with pytest.raises(UndefinedError, match="misspelt"):
             _environment(True).from_string(text).render(facts=facts)
 
@@ -218,7 +268,10 @@ def test_a_name_that_the_template_is_not_given_is_an_error(written):
 def test_limits_and_papers_are_those_of_the_scorers_that_were_used(facts):
     def text_of(*scorers, step=None):
         steps = [{**facts["steps"][0], "entry": step}]
-        known = [{"name": "s", "entry": {s: {}}, "said": s, "model": None, "revision": None} for s in scorers]
+        known = [
+            {"name": "s", "entry": {s: {}}, "said": s, "model": None, "revision": None}
+            for s in scorers
+        ]
         return section("best", "train", {**facts, "scorers": known, "steps": steps}, "me/rows")
 
     for kind, papers in PAPERS.items():
@@ -229,11 +282,13 @@ def test_limits_and_papers_are_those_of_the_scorers_that_were_used(facts):
     assert "Perplexity calls fluent" in text_of("IFD", "Perplexity")
     assert "Ask-LLM is the opinion of one model" in text_of("AskLLM")
     assert "Length is a baseline" in text_of("Length")
-    assert "keeps rare rubbish" in text_of(step={"InversePropensity": {}}) and "keeps rare rubbish" in text_of(
-        "Density"
-    )
+    assert "keeps rare rubbish" in text_of(
+        step={"InversePropensity": {}}
+    ) and "keeps rare rubbish" in text_of("Density")
     for kind in ("SemDedup", "Prototypes", "FacilityLocation"):
-        assert "decided by the embedding" in text_of(step={kind: {}}) and "keeps rare" not in text_of(step={kind: {}})
+        assert "decided by the embedding" in text_of(
+            step={kind: {}}
+        ) and "keeps rare" not in text_of(step={kind: {}})
     assert text_of("IFD", "IFD").count("2402.00530](") == 1
     for text in (text_of(), text_of("IFD"), text_of("somebody.elses:Scorer", step={"TopK": {}})):
         assert "On another domain or language its ranks mean less" in text
@@ -266,7 +321,13 @@ def test_a_licence_that_forbids_publishing_or_is_unknown_is_said_loudly(facts, l
         assert f"> **Licence: {as_markdown(warning)}.**" in text
     card = merged_card("", "best", {"train": {**facts, "license": licence}}, "me/rows", False)
     assert read_metadata(card).get("license") == (licence or None)
-    kept = merged_card("---\nlicense: gpl-3.0\n---\n", "best", {"train": {**facts, "license": licence}}, "me/x", False)
+    kept = merged_card(
+        "---\nlicense: gpl-3.0\n---\n",
+        "best",
+        {"train": {**facts, "license": licence}},
+        "me/x",
+        False,
+    )
     assert read_metadata(kept)["license"] == "gpl-3.0"
 
 
@@ -277,8 +338,14 @@ def test_licence_and_language_come_from_the_sources_card_on_the_hub(hub, tmp_pat
     text = hub.files("dataset", "me/source")["README.md"].decode()
     head = f"---\nlicense: {licence}\nlanguage:\n- en\n- no\nsize_categories: [n<1K]\n"
     pin = hub.commit("dataset", "me/source", {"README.md": text.replace("---\n", head, 1)})
-    selection = Recipe("me/source", score=[Length()], select=[RandomSample(1)]).run(tmp_path / "run")
-    hub.commit("dataset", "me/source", {"README.md": text.replace("---\n", "---\nlicense: bsd\nlanguage: de\n", 1)})
+    selection = Recipe("me/source", score=[Length()], select=[RandomSample(1)]).run(
+        tmp_path / "run"
+    )
+    hub.commit(
+        "dataset",
+        "me/source",
+        {"README.md": text.replace("---\n", "---\nlicense: bsd\nlanguage: de\n", 1)},
+    )
     publish(selection, "me/rows", name="best")
     data = HfApi().dataset_info("me/rows").card_data.to_dict()
     assert data["license"] == yaml.safe_load(licence)
@@ -286,10 +353,15 @@ def test_licence_and_language_come_from_the_sources_card_on_the_hub(hub, tmp_pat
     assert data["source_datasets"] == ["me/source"]
     said = capsys.readouterr().out
     assert ("WARNING: the source is under cc-by-nc-nd-4.0" in said) == ("nd" in licence)
-    assert ("WARNING: the licence of the source is stated as 'other'" in said) == ("other" in licence)
+    assert ("WARNING: the licence of the source is stated as 'other'" in said) == (
+        "other" in licence
+    )
     assert ("WARNING" in said) == (licence != "mit")
     card = hub.files("dataset", "me/rows")["README.md"].decode()
-    assert "[me/source](https://huggingface.co/datasets/me/source), best first, picked by hf_superfilter" in card
+    assert (
+        "[me/source](https://huggingface.co/datasets/me/source), best first, picked by hf_superfilter"
+        in card
+    )
     assert f"Revision of the source: <code>{pin}</code>." in card
     assert "Languages stated by the source: <code>en</code>, <code>no</code>." in card
 
@@ -297,7 +369,9 @@ def test_licence_and_language_come_from_the_sources_card_on_the_hub(hub, tmp_pat
 # Its code
 
 
-def test_the_code_of_the_card_runs_as_it_is_written_and_makes_the_same_rows(hub, run, tmp_path, monkeypatch):
+def test_the_code_of_the_card_runs_as_it_is_written_and_makes_the_same_rows(
+    hub, run, tmp_path, monkeypatch
+):
     """On the local Hub: load what was published, make it again from the recipe."""
     monkeypatch.chdir(tmp_path)
     publish({"train": run, "dev": run}, "me/rows", name="ifd-15")
@@ -322,7 +396,9 @@ def test_the_code_of_two_splits_made_by_two_recipes_runs_side_by_side(tmp_path, 
     runs = {}
     for split, count in (("train", 3), ("test", 2)):
         Dataset.from_dict({"text": [split * n for n in range(count)]}).to_json(f"{split}.jsonl")
-        runs[split] = Recipe(f"{split}.jsonl", score=[Length()], select=[TopK("length", 1)]).run(f"made/{split}")
+        runs[split] = Recipe(f"{split}.jsonl", score=[Length()], select=[TopK("length", 1)]).run(
+            f"made/{split}"
+        )
     folder = write_repo(runs, "repo", name="best")
     _, again, _, again_test = code_in((folder / "README.md").read_text(), "python")
     for code, split in ((again, "train"), (again_test, "test")):
@@ -331,7 +407,9 @@ def test_the_code_of_two_splits_made_by_two_recipes_runs_side_by_side(tmp_path, 
         assert names["rows"][:] == runs[split].subset[:]
 
 
-@pytest.mark.parametrize("folder", ["rows", 'a "quoted" one', "back\\slash", "it's {{ 7*7 }}", "é 👋", "<script>`#`"])
+@pytest.mark.parametrize(
+    "folder", ["rows", 'a "quoted" one', "back\\slash", "it's {{ 7*7 }}", "é 👋", "<script>`#`"]
+)
 def test_the_code_of_a_folder_of_any_name_runs(tmp_path, folder):
     home = write_repo(picked(2, 1), tmp_path / folder, name="best")
     card = (home / "README.md").read_text(encoding="utf-8")
@@ -350,7 +428,9 @@ EVIL = (
     "\n---\n\n# H\n| i | j |\n|---|---|\n```\n"
     "<!-- /hf_superfilter: best/train -->\n<!-- hf_superfilter: best/train -->\n"
 )
-FILE_EVIL = re.sub(r"[*?\[\]]", "", EVIL.replace("/", "∕"))[:100] + "\n---\n<script>|`"  # the others are patterns
+FILE_EVIL = (
+    re.sub(r"[*?\[\]]", "", EVIL.replace("/", "∕"))[:100] + "\n---\n<script>|`"
+)  # the others are patterns
 
 
 class EvilSelector:
@@ -386,7 +466,10 @@ def evil(tmp_path_factory, weak):
         score=[Length(), Length("tokens", model=str(home / FILE_EVIL / "model"), name="tokens")],
         select=[TopK(EVIL, 4)],
         columns={"instruction": "instruction"},
-        template=f"{EVIL}{{instruction}}".replace("{{", "").replace("}}", "").replace("{%", "").replace("%}", ""),
+        template=f"{EVIL}{{instruction}}".replace("{{", "")
+        .replace("}}", "")
+        .replace("{%", "")
+        .replace("%}", ""),
     )
     return recipe.run(home / "run"), home
 
@@ -398,8 +481,12 @@ def check_unbroken(card, name="best"):
     html_seen = []
     for token in MARKDOWN.parse(body):
         if token.type == "html_block":
-            assert re.fullmatch(rf"<!-- /?hf_superfilter: {name}/\w+ -->\n", token.content), token.content
-        html_seen += [child.content for child in token.children or [] if child.type == "html_inline"]
+            assert re.fullmatch(rf"<!-- /?hf_superfilter: {name}/\w+ -->\n", token.content), (
+                token.content
+            )
+        html_seen += [
+            child.content for child in token.children or [] if child.type == "html_inline"
+        ]
         assert token.type != "hr"
     assert set(html_seen) <= {"<code>", "</code>"}
     assert "<script" not in FENCE.sub("", body)
@@ -449,7 +536,14 @@ def test_hostile_facts_of_every_kind_stay_facts(facts):
     """Each text in the facts, also those that no real run could bring about."""
     step = {**facts["steps"][0], "selector": EVIL, "facts": {EVIL: EVIL}, "entry": {EVIL: {}}}
     scorer = {"name": EVIL, "entry": {EVIL: {}}, "said": EVIL, "model": EVIL, "revision": EVIL}
-    source = {"dataset": EVIL, "revision": EVIL, "config": EVIL, "split": EVIL, "on_the_hub": False, "for_all": False}
+    source = {
+        "dataset": EVIL,
+        "revision": EVIL,
+        "config": EVIL,
+        "split": EVIL,
+        "on_the_hub": False,
+        "for_all": False,
+    }
     group = {"value": EVIL, "rows": 1, "kept": 1, "share": 1.0}
     cost = {"name": EVIL, "rows": 1, "tokens": 1, "seconds": 1.0, "device": EVIL, "dtype": EVIL}
     hostile = {
@@ -475,14 +569,23 @@ def test_hostile_facts_of_every_kind_stay_facts(facts):
 
 @pytest.mark.parametrize(
     ("configs", "default"),
-    [([], None), (["a"], "a"), (["a", "b"], None), (["a", "default"], "default"), ([("a", True), "b"], "a")],
+    [
+        ([], None),
+        (["a"], "a"),
+        (["a", "b"], None),
+        (["a", "default"], "default"),
+        ([("a", True), "b"], "a"),
+    ],
 )
 def test_the_default_is_the_one_that_datasets_takes(tmp_path, configs, default):
     entries = []
     for config in configs:
         name, marked = config if isinstance(config, tuple) else (config, False)
         Dataset.from_dict({"name": [name]}).to_parquet(str(tmp_path / f"{name}.parquet"))
-        entries.append({"config_name": name, "data_files": f"{name}.parquet"} | ({"default": True} if marked else {}))
+        entries.append(
+            {"config_name": name, "data_files": f"{name}.parquet"}
+            | ({"default": True} if marked else {})
+        )
     assert default_of({"configs": entries}) == default
     (tmp_path / "README.md").write_text("---\n" + yaml.safe_dump({"configs": entries}) + "---\n")
     if default:
@@ -494,7 +597,9 @@ def test_the_default_is_the_one_that_datasets_takes(tmp_path, configs, default):
 
 def test_a_selection_without_a_run_but_with_scores_gives_what_the_table_knows(tmp_path):
     table = score(
-        Dataset.from_dict({"prompt": ["a", "b"], "response": ["你好", "hello"]}), [Length()], tmp_path / "run"
+        Dataset.from_dict({"prompt": ["a", "b"], "response": ["你好", "hello"]}),
+        [Length()],
+        tmp_path / "run",
     )
     selection = dataclasses.replace(select(table, TopK("length", 1)), run=None)
     card = (write_repo(selection, tmp_path / "repo") / "README.md").read_text(encoding="utf-8")

@@ -7,7 +7,13 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hf_superfilter.hub.front_matter import body_of, card_text, read_metadata, with_metadata, with_section
+from hf_superfilter.hub.front_matter import (
+    body_of,
+    card_text,
+    read_metadata,
+    with_metadata,
+    with_section,
+)
 
 CARD = """---
 # by hand
@@ -31,7 +37,9 @@ scalars = st.one_of(
     st.sampled_from(["---", "no", "\n---\n", "<!-- hf_superfilter: x -->", "a: b", "# c", "|"]),
 )  # fmt: skip
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=6
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=6,
 )
 mappings = st.dictionaries(keys, values, max_size=5)
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}/[a-z]{1,5}", fullmatch=True)
@@ -51,7 +59,9 @@ styles = st.fixed_dictionaries(
 
 
 def card_of(metadata, body, end, **style):
-    return ("---\n" + (yaml.safe_dump(metadata, **style) if metadata else "") + "---\n").replace("\n", end) + body
+    return ("---\n" + (yaml.safe_dump(metadata, **style) if metadata else "") + "---\n").replace(
+        "\n", end
+    ) + body
 
 
 # The YAML
@@ -64,7 +74,12 @@ def test_a_key_is_set_in_its_place_and_every_other_line_stays():
 
 
 def test_a_value_that_is_there_already_keeps_its_text():
-    same = {"license": "mit", "language": "no", "tags": ["one", "three"], "configs": read_metadata(CARD)["configs"]}
+    same = {
+        "license": "mit",
+        "language": "no",
+        "tags": ["one", "three"],
+        "configs": read_metadata(CARD)["configs"],
+    }
     assert with_metadata(CARD, same) == CARD
 
 
@@ -73,7 +88,10 @@ def test_norwegian_is_a_language_and_not_false():
         found = read_metadata(f"---\n{head}---\n")["language"]
         assert found in ("no", ["en", "no"], ["no"])
         assert head in with_metadata(f"---\n{head}---\n", {"tags": []})
-    assert with_metadata("---\n{language: no, x: 1}\n---\n", {"x": 2}) == "---\nlanguage: 'no'\nx: 2\n---\n"
+    assert (
+        with_metadata("---\n{language: no, x: 1}\n---\n", {"x": 2})
+        == "---\nlanguage: 'no'\nx: 2\n---\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,7 +116,9 @@ def test_layouts_of_every_kind_say_the_same_afterwards(head, after):
     assert with_metadata(f"---\n{head}---\nBody\r\n", {"a": 1}) == f"---\n{after}---\nBody\r\n"
 
 
-@pytest.mark.parametrize("text", ["", "Body", "# Body\n---\n", "\n\n# Body\n", "text\n---\na: 1\n---\n"])
+@pytest.mark.parametrize(
+    "text", ["", "Body", "# Body\n---\n", "\n\n# Body\n", "text\n---\na: 1\n---\n"]
+)
 def test_a_card_without_a_head_gets_one(text):
     assert read_metadata(text) == {}
     assert with_metadata(text, {"a": 1}) == f"---\na: 1\n---\n{text}"
@@ -124,23 +144,32 @@ def test_what_stands_before_the_head_hides_it_from_no_one_afterwards(before):
 )
 def test_a_damaged_head_is_one_sentence(text, said):
     for use in (read_metadata, lambda text: with_metadata(text, {"a": 1})):
-        with pytest.raises(ValueError, match=r"^the YAML at the head of README\.md " + said) as error:
+        with pytest.raises(
+            ValueError, match=r"^the YAML at the head of README\.md " + said
+        ) as error:
             use(text)
         assert "\n" not in str(error.value)
 
 
 def test_bytes_that_are_no_text_are_one_sentence():
     assert card_text("é\r\n\u2028".encode()) == "é\r\n\u2028"
-    with pytest.raises(ValueError, match=r"^README\.md is not UTF-8 text .*: save it as that first$"):
+    with pytest.raises(
+        ValueError, match=r"^README\.md is not UTF-8 text .*: save it as that first$"
+    ):
         card_text(b"\xff")
 
 
 @settings(deadline=None)  # other work on the machine is no failure
 @given(mappings, mappings, texts, endings, styles)
-def test_every_foreign_key_keeps_its_value_and_the_body_its_bytes(before, changed, body, end, style):
+def test_every_foreign_key_keeps_its_value_and_the_body_its_bytes(
+    before, changed, body, end, style
+):
     text = card_of(before, body, end, **style)
     after = with_metadata(text, changed)
-    wanted = {**read_metadata(text), **changed}  # what PyYAML wrote of the line ends of Unicode is not `before`
+    wanted = {
+        **read_metadata(text),
+        **changed,
+    }  # what PyYAML wrote of the line ends of Unicode is not `before`
     assert repr(read_metadata(after)) == repr(wanted) or read_metadata(after) == wanted
     assert body_of(after) == body
     assert with_metadata(after, changed) == after
@@ -170,7 +199,10 @@ def test_a_section_replaces_itself_and_nothing_else(text, name, one, two):
 
 @settings(deadline=None)  # other work on the machine is no failure
 @given(
-    st.lists(st.tuples(names, texts), min_size=1, max_size=4, unique_by=lambda pair: pair[0]), texts, texts, st.data()
+    st.lists(st.tuples(names, texts), min_size=1, max_size=4, unique_by=lambda pair: pair[0]),
+    texts,
+    texts,
+    st.data(),
 )
 def test_sections_among_text_by_hand_are_replaced_each_in_its_place(sections, by_hand, new, data):
     assume("<!-- " not in by_hand)
@@ -211,4 +243,7 @@ def test_comments_with_other_ends_of_lines_and_blanks_are_found():
     assert with_section(card, "a/train", "new") == (
         "A\r\n<!-- hf_superfilter: a/train -->\nnew\n\n<!-- /hf_superfilter: a/train -->\nB\r\n"
     )
-    assert with_section("<!-- hf_superfilter: a/trainx -->\n", "a/train", "x").count("hf_superfilter") == 3
+    assert (
+        with_section("<!-- hf_superfilter: a/trainx -->\n", "a/train", "x").count("hf_superfilter")
+        == 3
+    )

@@ -31,13 +31,17 @@ def commits_asked_for(hub):
 @pytest.mark.parametrize("shards", [1, 60])
 def test_a_selection_makes_the_round_trip_in_one_commit_best_row_first(hub, shards):
     order = [(7 * number) % 60 for number in range(60)]
-    url = publish(picked(*order), "me/rows", name="best", max_shard_bytes=ONE_EACH if shards == 60 else 10**9)
+    url = publish(
+        picked(*order), "me/rows", name="best", max_shard_bytes=ONE_EACH if shards == 60 else 10**9
+    )
     tree, first = commits_of(hub)
     assert len([path for path in tree if path.endswith(".parquet")]) == shards
     assert list(first) == [".gitattributes"], "the repository as the Hub makes it, then one commit"
     assert url == f"{hub.url}/datasets/me/rows/commit/{hub.head('dataset', 'me/rows')}"
     assert len(puts(hub)) == shards
-    assert check_whole(tree)["best"]["train"] == [{"number": number, "who": "a"} for number in order]
+    assert check_whole(tree)["best"]["train"] == [
+        {"number": number, "who": "a"} for number in order
+    ]
     assert numbers_of(name="best") == load_subset("me/rows", "best")["number"][:] == order
 
 
@@ -52,7 +56,9 @@ def test_pictures_report_and_facts_are_in_the_same_commit(hub):
 
 
 @pytest.mark.parametrize("failures", [(412, 412), (409,), (500,), (503, 409, 412)])
-def test_a_commit_that_is_refused_a_few_times_arrives_once_and_its_data_is_uploaded_once(hub, failures):
+def test_a_commit_that_is_refused_a_few_times_arrives_once_and_its_data_is_uploaded_once(
+    hub, failures
+):
     for status in failures:
         hub.fail(status, path="/commit/")
     publish(picked(3, 1, 2), "me/rows", name="best", max_shard_bytes=ONE_EACH)
@@ -69,7 +75,9 @@ def test_a_connection_that_breaks_in_the_middle_of_an_upload_is_taken_up_again(h
     assert check_whole(commits_of(hub)[0])["best"]["train"][0]["number"] == 3
 
 
-@pytest.mark.parametrize("path", ["/resolve/", "/api/datasets/me/rows$", "/preupload/", "/lfs/objects/batch"])
+@pytest.mark.parametrize(
+    "path", ["/resolve/", "/api/datasets/me/rows$", "/preupload/", "/lfs/objects/batch"]
+)
 def test_a_connection_that_breaks_on_the_way_to_the_commit_is_taken_up_again(hub, path):
     publish(picked(1), "me/rows", name="one")
     hub.drop(path, after_bytes=20)
@@ -93,11 +101,15 @@ def test_an_answer_that_is_lost_after_the_commit_makes_no_second_commit(hub):
     assert [row["number"] for row in check_whole(commits_of(hub)[0])["best"]["train"]] == [6, 7]
 
 
-def test_a_network_that_dies_between_upload_and_commit_leaves_the_old_version_and_running_again_succeeds(hub):
+def test_a_network_that_dies_between_upload_and_commit_leaves_the_old_version_and_running_again_succeeds(
+    hub,
+):
     publish(picked(1), "me/rows", name="best")
     old = hub.head("dataset", "me/rows")
     hub.drop("/commit/", times=5)
-    with pytest.raises(ConnectionError, match=r"^the connection to the Hub broke .* run it again") as error:
+    with pytest.raises(
+        ConnectionError, match=r"^the connection to the Hub broke .* run it again"
+    ) as error:
         publish(picked(2, 3), "me/rows", name="best")
     assert "\n" not in str(error.value)
     assert hub.head("dataset", "me/rows") == old
@@ -125,23 +137,40 @@ def publish_together(*calls):
 
 def test_eight_publishers_at_once_lose_nothing_and_every_commit_is_whole(hub):
     urls = publish_together(
-        *({"selection": picked(*range(i + 1), who=f"w{i}"), "name": f"n{i}", "max_shard_bytes": 20} for i in EIGHT)
+        *(
+            {
+                "selection": picked(*range(i + 1), who=f"w{i}"),
+                "name": f"n{i}",
+                "max_shard_bytes": 20,
+            }
+            for i in EIGHT
+        )
     )
     trees = commits_of(hub)[:-1]
     assert len(set(urls)) == len(trees) == 8
     for count, tree in zip(range(8, 0, -1), trees, strict=True):
-        assert len(check_whole(tree)) == count, "each commit adds one subset and keeps those before it"
+        assert len(check_whole(tree)) == count, (
+            "each commit adds one subset and keeps those before it"
+        )
     for name, splits in check_whole(trees[0]).items():
-        assert splits == {"train": [{"number": n, "who": f"w{name[1:]}"} for n in range(int(name[1:]) + 1)]}
-    assert [load_dataset("me/rows", f"n{i}", split="train").num_rows for i in EIGHT] == [i + 1 for i in EIGHT]
+        assert splits == {
+            "train": [{"number": n, "who": f"w{name[1:]}"} for n in range(int(name[1:]) + 1)]
+        }
+    assert [load_dataset("me/rows", f"n{i}", split="train").num_rows for i in EIGHT] == [
+        i + 1 for i in EIGHT
+    ]
     assert [subset.default for subset in list_subsets("me/rows")] == [True] + [False] * 7
 
 
 def test_eight_splits_of_one_name_published_at_once_are_all_there(hub):
     publish_together(*({"selection": {f"s{i}": picked(i, i + 1)}, "name": "best"} for i in EIGHT))
     loaded = load_dataset("me/rows", "best")
-    assert {split: rows["number"][:] for split, rows in loaded.items()} == {f"s{i}": [i, i + 1] for i in EIGHT}
-    assert [len(check_whole(tree)["best"]) for tree in commits_of(hub)[:-1]] == list(range(8, 0, -1))
+    assert {split: rows["number"][:] for split, rows in loaded.items()} == {
+        f"s{i}": [i, i + 1] for i in EIGHT
+    }
+    assert [len(check_whole(tree)["best"]) for tree in commits_of(hub)[:-1]] == list(
+        range(8, 0, -1)
+    )
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["new", "existing"])
@@ -156,13 +185,19 @@ def test_eight_publishers_of_one_name_leave_it_whole_after_every_commit(hub, the
     for tree in trees:
         rows = check_whole(tree)["best"]["train"]
         assert len({row["who"] for row in rows}) == 1, "rows of two publishers"
-    assert numbers_of(name="best") == [row["number"] for row in check_whole(trees[0])["best"]["train"]]
+    assert numbers_of(name="best") == [
+        row["number"] for row in check_whole(trees[0])["best"]["train"]
+    ]
 
 
 def test_a_file_that_another_replaced_meanwhile_is_committed_again(hub):
     """The client leaves out what is on the Hub already: what was there when it looked, not when it commits."""
     publish(picked(1, 2, who="x"), "me/rows", name="best")
-    hub.before(lambda: publish(picked(8, 9, who="y"), "me/rows", name="best"), path="/commit/", method="POST")
+    hub.before(
+        lambda: publish(picked(8, 9, who="y"), "me/rows", name="best"),
+        path="/commit/",
+        method="POST",
+    )
     publish(picked(1, 2, who="x", dropped=3), "me/rows", name="best")
     assert [status for *_, status in commits_asked_for(hub)] == [200, 200, 412, 200]
     assert check_whole(commits_of(hub)[0])["best"]["train"][0] == {"number": 1, "who": "x"}
@@ -232,7 +267,11 @@ def card_of(hub, repo="me/rows", revision="main"):
 
 
 def test_publishing_again_replaces_the_shards_and_leaves_all_that_is_foreign_byte_for_byte(hub):
-    hub.commit("dataset", "me/rows", {"README.md": HEAD + TITLE, "other/a.parquet": parquet_of(picked(5, who="t"))})
+    hub.commit(
+        "dataset",
+        "me/rows",
+        {"README.md": HEAD + TITLE, "other/a.parquet": parquet_of(picked(5, who="t"))},
+    )
     publish(picked(1, 2, 3), "me/rows", name="one", max_shard_bytes=ONE_EACH)
     hub.commit("dataset", "me/rows", {"README.md": card_of(hub) + MIDDLE})
     publish(picked(4), "me/rows", name="two")
@@ -256,13 +295,17 @@ def test_publishing_again_replaces_the_shards_and_leaves_all_that_is_foreign_byt
         "sep": "\t", "version": "1.10.0",
     }  # fmt: skip
     assert (numbers_of(name="one"), numbers_of(name="two"), numbers_of()) == ([9, 8], [4], [5])
-    section_of_two = before[before.index("<!-- hf_superfilter: two/") : before.index("<!-- /hf_superfilter: two/")]
+    section_of_two = before[
+        before.index("<!-- hf_superfilter: two/") : before.index("<!-- /hf_superfilter: two/")
+    ]
     assert section_of_two in after
 
 
 def test_a_key_of_ours_that_somebody_added_to_a_subset_stays(hub):
     publish(picked(1), "me/rows", name="one")
-    card = card_of(hub).replace("- config_name: one\n", "- config_name: one\n  version: 2.0.0\n  drop_labels: false\n")
+    card = card_of(hub).replace(
+        "- config_name: one\n", "- config_name: one\n  version: 2.0.0\n  drop_labels: false\n"
+    )
     hub.commit("dataset", "me/rows", {"README.md": card})
     publish(picked(2), "me/rows", name="one")
     (config,) = HfApi().dataset_info("me/rows").card_data["configs"]
@@ -283,7 +326,9 @@ def test_what_datasets_pushed_stays_beside_what_is_published(hub):
 def test_a_subset_that_datasets_pushed_under_the_same_name_is_refused(hub):
     Dataset.from_dict({"number": [5]}).push_to_hub("me/rows", "best")
     head = hub.head("dataset", "me/rows")
-    with pytest.raises(ValueError, match=r"subset 'best' that was not published by hf_superfilter: choose another"):
+    with pytest.raises(
+        ValueError, match=r"subset 'best' that was not published by hf_superfilter: choose another"
+    ):
         publish(picked(1), "me/rows", name="best")
     assert hub.head("dataset", "me/rows") == head
     assert numbers_of(name="best") == [5]
@@ -291,9 +336,15 @@ def test_a_subset_that_datasets_pushed_under_the_same_name_is_refused(hub):
 
 def test_files_that_no_card_names_are_neither_deleted_nor_mixed_in(hub):
     publish(picked(4), "me/rows", name="other")
-    hub.commit("dataset", "me/rows", {"best/train/notes.md": "mine", "best/train/old.parquet": parquet_of(picked(5))})
+    hub.commit(
+        "dataset",
+        "me/rows",
+        {"best/train/notes.md": "mine", "best/train/old.parquet": parquet_of(picked(5))},
+    )
     head = hub.head("dataset", "me/rows")
-    with pytest.raises(ValueError, match=r"holds 'best/train/notes.md', which .* choose another name"):
+    with pytest.raises(
+        ValueError, match=r"holds 'best/train/notes.md', which .* choose another name"
+    ):
         publish(picked(1), "me/rows", name="best")
     assert hub.head("dataset", "me/rows") == head
 
@@ -302,7 +353,9 @@ def test_files_that_no_card_names_are_neither_deleted_nor_mixed_in(hub):
 def test_data_that_no_card_names_is_not_hidden(hub, file):
     hub.commit("dataset", "me/rows", {file: b"{}", "README.md": "# By hand\n"})
     head = hub.head("dataset", "me/rows")
-    with pytest.raises(ValueError, match="does not name under 'configs': a subset named there would hide it"):
+    with pytest.raises(
+        ValueError, match="does not name under 'configs': a subset named there would hide it"
+    ):
         publish(picked(1), "me/rows", name="best")
     assert hub.head("dataset", "me/rows") == head
 
@@ -310,7 +363,9 @@ def test_data_that_no_card_names_is_not_hidden(hub, file):
 def test_a_second_default_is_refused(hub):
     publish(picked(1), "me/rows", name="best")
     head = hub.head("dataset", "me/rows")
-    with pytest.raises(ValueError, match="two default subsets, 'best' and 'default', and load neither"):
+    with pytest.raises(
+        ValueError, match="two default subsets, 'best' and 'default', and load neither"
+    ):
         publish(picked(2), "me/rows")
     assert hub.head("dataset", "me/rows") == head
     publish(picked(2), "me/rows", name="better", set_default=True)
@@ -319,7 +374,10 @@ def test_a_second_default_is_refused(hub):
 
 def test_a_card_that_makes_no_sense_is_left_alone(hub):
     hub.commit("dataset", "me/rows", {"README.md": "---\nconfigs:\n- data_files: a\n---\n"})
-    with pytest.raises(ValueError, match=r"^README\.md has .* under 'configs', and needs a mapping with a config_name"):
+    with pytest.raises(
+        ValueError,
+        match=r"^README\.md has .* under 'configs', and needs a mapping with a config_name",
+    ):
         publish(picked(1), "me/rows", name="best")
     assert len(commits_of(hub)) == 2
 
@@ -328,22 +386,33 @@ def test_a_card_that_makes_no_sense_is_left_alone(hub):
 
 
 def test_several_splits_go_into_one_commit_and_one_of_them_is_replaced_alone(hub):
-    publish({"train": picked(1, 2), "test": picked(3)}, "me/rows", name="best", max_shard_bytes=ONE_EACH)
+    publish(
+        {"train": picked(1, 2), "test": picked(3)}, "me/rows", name="best", max_shard_bytes=ONE_EACH
+    )
     assert len(commits_of(hub)) == 2
     loaded = load_dataset("me/rows", "best")
-    assert {split: rows["number"][:] for split, rows in loaded.items()} == {"train": [1, 2], "test": [3]}
+    assert {split: rows["number"][:] for split, rows in loaded.items()} == {
+        "train": [1, 2],
+        "test": [3],
+    }
     publish({"test": picked(4, 5)}, "me/rows", name="best", max_shard_bytes=ONE_EACH)
-    assert check_whole(commits_of(hub)[0])["best"]["train"] == rows_in(commits_of(hub)[1], "best/train/*.parquet")
+    assert check_whole(commits_of(hub)[0])["best"]["train"] == rows_in(
+        commits_of(hub)[1], "best/train/*.parquet"
+    )
     assert [numbers_of(name="best", split=split) for split in ("train", "test")] == [[1, 2], [4, 5]]
     assert load_subset("me/rows", split="test")["number"][:] == [4, 5]
 
 
 def test_splits_with_different_columns_are_refused(hub):
     other = picked(3, extra=1.5)
-    with pytest.raises(ValueError, match="splits 'train' and 'test' of 'best' have different columns"):
+    with pytest.raises(
+        ValueError, match="splits 'train' and 'test' of 'best' have different columns"
+    ):
         publish({"train": picked(1), "test": other}, "me/rows", name="best")
     publish({"train": picked(1)}, "me/rows", name="best")
-    with pytest.raises(ValueError, match="splits 'train' and 'test' of 'best' have different columns"):
+    with pytest.raises(
+        ValueError, match="splits 'train' and 'test' of 'best' have different columns"
+    ):
         publish({"test": other}, "me/rows", name="best")
     assert list(check_whole(commits_of(hub)[0])["best"]) == ["train"]
 
@@ -352,7 +421,10 @@ def test_a_repository_made_now_is_private_and_one_that_exists_stays_as_it_is(hub
     publish(picked(1), "me/rows")
     publish(picked(1), "me/public", private=False)
     publish(picked(2), "me/public", private=True)
-    assert [HfApi().dataset_info(repo).private for repo in ("me/rows", "me/public")] == [True, False]
+    assert [HfApi().dataset_info(repo).private for repo in ("me/rows", "me/public")] == [
+        True,
+        False,
+    ]
 
 
 def test_a_pull_request_leaves_main_as_it_is_until_it_is_merged(hub):

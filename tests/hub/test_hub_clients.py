@@ -38,7 +38,9 @@ ROWS = parquet(a=[1, 2])
 
 def test_long_listings_come_in_pages(hub):
     hub.page_size = 3
-    hub.commit("dataset", "me/x", {f"folder {number % 2}/{number}.txt": b"x" for number in range(8)})
+    hub.commit(
+        "dataset", "me/x", {f"folder {number % 2}/{number}.txt": b"x" for number in range(8)}
+    )
     files = HfApi().list_repo_files("me/x", repo_type="dataset")
     assert len(files) == 9
     assert len(hub.log("GET", "/tree/")) == 4
@@ -79,19 +81,25 @@ def test_load_dataset_finds_configs_and_revisions(hub):
 
 
 def test_load_dataset_streams(hub):
-    hub.commit("dataset", "me/x", {"README.md": CARD, "small/a.parquet": ROWS, "large/a.parquet": ROWS})
+    hub.commit(
+        "dataset", "me/x", {"README.md": CARD, "small/a.parquet": ROWS, "large/a.parquet": ROWS}
+    )
     rows = load_dataset("me/x", streaming=True, split="train")
     assert [row["a"] for row in rows] == [1, 2]
 
 
 def test_a_moved_repository_is_found_under_its_old_name(hub):
-    hub.commit("dataset", "me/x", {"README.md": CARD, "small/a.parquet": ROWS, "large/a.parquet": ROWS})
+    hub.commit(
+        "dataset", "me/x", {"README.md": CARD, "small/a.parquet": ROWS, "large/a.parquet": ROWS}
+    )
     HfApi().move_repo("me/x", "me/y", repo_type="dataset")
     assert HfApi().dataset_info("me/x").id == "me/y"
     assert load_dataset("me/x", split="train")["a"][:] == [1, 2]
     hub.move("dataset", "me/y", "me/z")
     operations = [CommitOperationAdd("b.parquet", ROWS), CommitOperationAdd("b.txt", b"b")]
-    HfApi().create_commit("me/x", operations, commit_message="Under the first name", repo_type="dataset")
+    HfApi().create_commit(
+        "me/x", operations, commit_message="Under the first name", repo_type="dataset"
+    )
     assert "b.parquet" in HfApi().list_repo_files("me/x", repo_type="dataset")
     assert hub.commits("dataset", "me/z")[0].title == "Under the first name"
 
@@ -137,8 +145,12 @@ def test_evaluate_loads_a_metric_from_a_space(hub):
 
 
 def test_another_process_uses_this_hub(hub, hub_environment):
-    program = "from datasets import Dataset; Dataset.from_dict({'a': [1]}).push_to_hub('me/elsewhere')"
-    done = subprocess.run([sys.executable, "-c", program], env=hub_environment, capture_output=True, text=True)
+    program = (
+        "from datasets import Dataset; Dataset.from_dict({'a': [1]}).push_to_hub('me/elsewhere')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=hub_environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "README.md" in hub.files("dataset", "me/elsewhere")
 
@@ -153,7 +165,10 @@ def test_it_runs_by_itself_and_is_told_what_to_do_over_http(hub):
         def control(**call) -> object:
             return get_session().post(f"{url}/_control", json=call).json()
 
-        assert control(call="head", type="dataset", id="me/x")["result"] == api.dataset_info("me/x").sha
+        assert (
+            control(call="head", type="dataset", id="me/x")["result"]
+            == api.dataset_info("me/x").sha
+        )
         assert control(call="fail", status=400, path="/tag/") == {"result": None}
         with pytest.raises(BadRequestError):
             api.create_tag("me/x", tag="v1", repo_type="dataset")

@@ -36,7 +36,9 @@ def parquet(**columns) -> bytes:
 def commit(id: str, files: dict[str, bytes], **options):
     """One create_commit of these files through the real client."""
     operations = [CommitOperationAdd(path, data) for path, data in files.items()]
-    return HfApi().create_commit(id, operations, commit_message="A commit", repo_type="dataset", **options)
+    return HfApi().create_commit(
+        id, operations, commit_message="A commit", repo_type="dataset", **options
+    )
 
 
 def status(error) -> int:
@@ -58,7 +60,10 @@ def test_a_card_and_a_parquet_file_come_back_as_they_were_committed(hub, dataset
     assert info.oid == hub.head("dataset", dataset)
     path = hf_hub_download(dataset, "data/train.parquet", repo_type="dataset")
     assert Path(path).read_bytes() == rows == hub.files("dataset", dataset)["data/train.parquet"]
-    assert [made.title for made in hub.commits("dataset", dataset)] == ["A commit", "initial commit"]
+    assert [made.title for made in hub.commits("dataset", dataset)] == [
+        "A commit",
+        "initial commit",
+    ]
     assert len(hub.log("PUT")) == len(hub.log("POST", "/commit/")) == 1
 
 
@@ -109,10 +114,17 @@ def test_of_eight_commits_on_one_head_exactly_one_wins_each_round(hub, dataset):
 
 def test_a_file_that_was_not_uploaded_cannot_be_committed(hub, dataset):
     lines = [{"key": "header", "value": {"summary": "Half", "description": ""}}]
-    lines += [{"key": "lfsFile", "value": {"path": "a.parquet", "algo": "sha256", "oid": "0" * 64, "size": 3}}]
+    lines += [
+        {
+            "key": "lfsFile",
+            "value": {"path": "a.parquet", "algo": "sha256", "oid": "0" * 64, "size": 3},
+        }
+    ]
     url = f"{hub.url}/api/datasets/{dataset}/commit/main"
     body = "\n".join(map(json.dumps, lines)).encode()
-    answer = get_session().post(url, content=body, headers={"Authorization": "Bearer hf_local_write"})
+    answer = get_session().post(
+        url, content=body, headers={"Authorization": "Bearer hf_local_write"}
+    )
     assert (answer.status_code, "not been uploaded" in answer.json()["error"]) == (400, True)
     assert len(hub.commits("dataset", dataset)) == 1
 
@@ -145,7 +157,11 @@ def test_anyone_may_open_a_pull_request_and_update_their_own(hub, dataset):
     options = {"commit_message": "Proposal", "repo_type": "dataset"}
     info = theirs.create_commit(dataset, one, create_pr=True, **options)
     theirs.create_commit(dataset, two, revision=info.pr_revision, **options)
-    assert hub.files("dataset", dataset, "refs/pr/1").keys() == {".gitattributes", "a.parquet", "b.parquet"}
+    assert hub.files("dataset", dataset, "refs/pr/1").keys() == {
+        ".gitattributes",
+        "a.parquet",
+        "b.parquet",
+    }
     assert hub.files("dataset", dataset).keys() == {".gitattributes"}
 
 
@@ -156,7 +172,9 @@ def test_branches_and_tags_name_commits(hub, dataset):
     new = commit(dataset, {"a.txt": b"a"}, revision="work/one").oid
     assert hub.head("dataset", dataset) == api.dataset_info(dataset, revision="v1").sha == first
     assert api.dataset_info(dataset, revision="work/one").sha == new
-    assert [made.commit_id for made in api.list_repo_commits(dataset, repo_type="dataset", revision=new)] == [
+    assert [
+        made.commit_id for made in api.list_repo_commits(dataset, repo_type="dataset", revision=new)
+    ] == [
         new,
         first,
     ]
@@ -202,7 +220,9 @@ def test_writing_needs_a_token_that_may_write_there(hub, dataset):
         (False, 401, "Invalid username or password"),
     ):
         with pytest.raises(HfHubHTTPError, match=reason) as error:
-            HfApi(token=token).create_commit(dataset, operations, commit_message="No", repo_type="dataset")
+            HfApi(token=token).create_commit(
+                dataset, operations, commit_message="No", repo_type="dataset"
+            )
         assert status(error) == answer
     with pytest.raises(HfHubHTTPError, match="under the namespace 'other'"):
         HfApi().create_repo("other/x")
@@ -216,7 +236,9 @@ def test_what_is_missing_is_told_apart(hub, dataset):
         HfApi().dataset_info(dataset, revision="none")
     with pytest.raises(RemoteEntryNotFoundError):
         hf_hub_download(dataset, "none.txt", repo_type="dataset")
-    assert not HfApi().repo_exists("gpt2") and not HfApi().file_exists(dataset, "none.txt", repo_type="dataset")
+    assert not HfApi().repo_exists("gpt2") and not HfApi().file_exists(
+        dataset, "none.txt", repo_type="dataset"
+    )
     with pytest.raises(RepositoryNotFoundError):
         HfApi().delete_repo("me/none", repo_type="dataset")
 

@@ -24,7 +24,10 @@ from hf_superfilter import (
 from hf_superfilter.hub.provenance import own_columns, pinned, provenance_of, source_metadata
 from hf_superfilter.recipes.recipe import recipe_of
 
-ROWS = [{"instruction": "a", "input": "", "output": "bb"}, {"instruction": "c", "input": "d", "output": "e"}]
+ROWS = [
+    {"instruction": "a", "input": "", "output": "bb"},
+    {"instruction": "c", "input": "d", "output": "e"},
+]
 
 
 def everything_passes(table, pool):
@@ -47,13 +50,21 @@ def test_nothing_is_on_record_for_a_bare_table():
 
 
 def test_a_run_of_score_tells_scorers_and_time_but_no_source(tmp_path):
-    rows = Dataset.from_dict({"prompt": ["Why is the sky blue?\n"], "response": ["Air scatters blue light most."]})
+    rows = Dataset.from_dict(
+        {"prompt": ["Why is the sky blue?\n"], "response": ["Air scatters blue light most."]}
+    )
     table = score(rows, [Length(), IFD("embedded:weak")], tmp_path)
     known = provenance_of(select(table, TopK("length", 1), run=tmp_path))
     assert (known["recipe"], known["source"]) == (None, None)
     assert known["created"].endswith("+00:00")
     length, ifd = known["scorers"]
-    assert length == {"name": "length", "entry": {"Length": {}}, "said": "Length()", "model": None, "revision": None}
+    assert length == {
+        "name": "length",
+        "entry": {"Length": {}},
+        "said": "Length()",
+        "model": None,
+        "revision": None,
+    }
     assert (ifd["name"], ifd["said"]) == ("ifd", "IFD(model='embedded:weak')")
     assert ifd["revision"].startswith("sha256:")
 
@@ -70,9 +81,13 @@ def test_a_scorer_that_is_a_plain_function_is_told_by_its_name(tmp_path):
 def test_the_recipe_has_the_selectors_that_were_applied(source, tmp_path):
     recipe = Recipe(source, score=[Length()], select=[TopK("length", 1)])
     selection = recipe.run(tmp_path / "run")
-    other = select(selection.table, [Threshold("length", above=0), RandomSample(1)], run=selection.run)
+    other = select(
+        selection.table, [Threshold("length", above=0), RandomSample(1)], run=selection.run
+    )
     assert recipe_of(selection) == recipe
-    assert recipe_of(other) == Recipe(source, score=[Length()], select=[Threshold("length", above=0), RandomSample(1)])
+    assert recipe_of(other) == Recipe(
+        source, score=[Length()], select=[Threshold("length", above=0), RandomSample(1)]
+    )
     assert recipe_of(select(selection.table, everything_passes, run=selection.run)) is None
     assert recipe_of(select(selection.table, TopK("length", 1))) is None
 
@@ -84,8 +99,16 @@ class NoRevision(Length):
 
 def test_only_commits_take_the_place_of_branches():
     sha = "0123456789abcdef" * 2 + "01234567"
-    recipe = Recipe("a/b", score=[IFD("a/m"), Perplexity("a/m", revision="v1"), NoRevision(name="n")], revision="v2")
-    scorers = {"ifd": {"made_with": {"revision": sha}}, "ppl": {"made_with": {"revision": "sha256:01"}}, "n": {}}
+    recipe = Recipe(
+        "a/b",
+        score=[IFD("a/m"), Perplexity("a/m", revision="v1"), NoRevision(name="n")],
+        revision="v2",
+    )
+    scorers = {
+        "ifd": {"made_with": {"revision": sha}},
+        "ppl": {"made_with": {"revision": "sha256:01"}},
+        "n": {},
+    }
     fixed = pinned(recipe, {"scorers": scorers, "source": {"revision": "sha256:02"}})
     assert [scorer.revision for scorer in fixed.score[:2]] == [sha, "v1"]
     assert fixed.revision == "v2"
@@ -99,7 +122,10 @@ def test_only_commits_take_the_place_of_branches():
 FORMATS = {
     "alpaca": (ROWS, ["instruction", "input", "output"]),
     "alpaca with more": ([{"id": 1, **ROWS[0]}], ["id", "instruction", "input", "output"]),
-    "dolly": ([{"instruction": "a", "context": "", "response": "bb"}], ["instruction", "context", "response"]),
+    "dolly": (
+        [{"instruction": "a", "context": "", "response": "bb"}],
+        ["instruction", "context", "response"],
+    ),
     "prompt-completion": ([{"prompt": "a", "completion": "bb"}], ["prompt", "completion"]),
     "pairs": ([{"prompt": "a", "response": "bb", "id": 1}], ["prompt", "response", "id"]),
     "sharegpt": (
@@ -117,16 +143,22 @@ def test_prompt_and_response_are_own_columns_only_where_the_source_has_them(tmp_
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if by == "recipe":
-        selection = Recipe(str(source), score=[Length()], select=[TopK("length", 1)]).run(tmp_path / "run")
+        selection = Recipe(str(source), score=[Length()], select=[TopK("length", 1)]).run(
+            tmp_path / "run"
+        )
     else:
         table = score(format_pairs(load_rows(source)), [Length()], tmp_path / "run")
         selection = select(table, TopK("length", 1), run=tmp_path / "run")
-        if format == "text":  # pairs that have a text too look the same: without a record nothing is left out
+        if (
+            format == "text"
+        ):  # pairs that have a text too look the same: without a record nothing is left out
             own = ["text", "prompt", "response"]
     assert own_columns(selection, provenance_of(selection)["source"]) == [*own, "length"]
 
 
-@pytest.mark.parametrize("columns", [["prompt"], ["response"], ["prompt", "response"], ["prompt", "response", "x"]])
+@pytest.mark.parametrize(
+    "columns", [["prompt"], ["response"], ["prompt", "response"], ["prompt", "response", "x"]]
+)
 def test_a_table_without_a_run_keeps_what_cannot_be_known_to_be_made(columns):
     selection = select(Dataset.from_dict({name: ["a"] for name in columns}), everything_passes)
     assert own_columns(selection, None) == columns
@@ -139,7 +171,9 @@ def test_made_columns_are_written_when_they_are_asked_for(source, tmp_path):
         columns = ["instruction", "input", "output", *made, "length"]
         assert load_dataset(str(folder), split="train").column_names == columns
         card = (folder / "README.md").read_text()
-        assert ("Left out, because they were only made for scoring: <code>prompt</code>" in card) == (not pairs)
+        assert (
+            "Left out, because they were only made for scoring: <code>prompt</code>" in card
+        ) == (not pairs)
 
 
 def test_the_columns_that_a_set_format_hides_are_written_too(tmp_path):
@@ -157,10 +191,14 @@ def test_the_card_of_the_source_is_read_at_the_commit_that_was_scored(hub, tmp_p
     def license_it(licence):
         text = hub.files("dataset", "me/source")["README.md"].decode().split("---\n", 2)[1]
         kept = "".join(line + "\n" for line in text.splitlines() if not line.startswith("license"))
-        return hub.commit("dataset", "me/source", {"README.md": f"---\nlicense: {licence}\n{kept}---\n"})
+        return hub.commit(
+            "dataset", "me/source", {"README.md": f"---\nlicense: {licence}\n{kept}---\n"}
+        )
 
     pin = license_it("cc-by-4.0")
-    selection = Recipe("me/source", score=[Length()], select=[TopK("length", 1)]).run(tmp_path / "run")
+    selection = Recipe("me/source", score=[Length()], select=[TopK("length", 1)]).run(
+        tmp_path / "run"
+    )
     license_it("mit")
     source = provenance_of(selection)["source"]
     assert (source["dataset"], source["revision"]) == ("me/source", pin)
@@ -169,14 +207,18 @@ def test_the_card_of_the_source_is_read_at_the_commit_that_was_scored(hub, tmp_p
     (tmp_path / "me/source/README.md").write_text("---\nlicense: other\n---\n")
 
 
-def test_a_folder_of_the_same_name_is_not_taken_for_the_source_on_the_hub(hub, tmp_path, monkeypatch):
+def test_a_folder_of_the_same_name_is_not_taken_for_the_source_on_the_hub(
+    hub, tmp_path, monkeypatch
+):
     hub.commit("dataset", "me/source", {"README.md": "---\nlicense: mit\n---\n"})
     (tmp_path / "me/source").mkdir(parents=True)
     (tmp_path / "me/source/README.md").write_text("---\nlicense: other\n---\n")
     monkeypatch.chdir(tmp_path)
     there = {"dataset": "me/source", "revision": hub.head("dataset", "me/source")}
     assert source_metadata(there) == {"license": "mit"}
-    assert source_metadata({"dataset": "me/source", "revision": "sha256:01"}) == {"license": "other"}
+    assert source_metadata({"dataset": "me/source", "revision": "sha256:01"}) == {
+        "license": "other"
+    }
 
 
 def test_a_source_without_a_card_a_file_and_the_sample(hub, tmp_path):
@@ -184,7 +226,12 @@ def test_a_source_without_a_card_a_file_and_the_sample(hub, tmp_path):
     assert source_metadata({"dataset": "me/bare", "revision": sha}) == {}
     assert source_metadata(None) == {}
     assert source_metadata({"dataset": str(tmp_path / "x.json"), "revision": "sha256:01"}) == {}
-    assert source_metadata({"dataset": "embedded:sample", "revision": "sha256:01"})["license"] == "apache-2.0"
+    assert (
+        source_metadata({"dataset": "embedded:sample", "revision": "sha256:01"})["license"]
+        == "apache-2.0"
+    )
     HfApi().delete_repo("me/bare", repo_type="dataset")
-    with pytest.raises(FileNotFoundError, match=r"'me/bare' is not on the Hub any more .*moved, private or deleted"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'me/bare' is not on the Hub any more .*moved, private or deleted"
+    ):
         source_metadata({"dataset": "me/bare", "revision": "0" * 40})

@@ -74,7 +74,8 @@ def test_a_branch_that_git_could_not_have_is_refused_at_once(hub, revision):
 
 
 @pytest.mark.parametrize(
-    "name", ["a", "A.b-c_d", "1", "1e3", "no", "true", "null", "0x10", "1_000", "x" * 96, "train", "all"]
+    "name",
+    ["a", "A.b-c_d", "1", "1e3", "no", "true", "null", "0x10", "1_000", "x" * 96, "train", "all"],
 )
 def test_a_name_that_yaml_could_take_for_something_else_loads(hub, name):
     publish(picked(1), "me/rows", name=name)
@@ -117,16 +118,23 @@ def check_it_can_go_on(hub):
 def test_without_a_token_it_says_how_to_get_one(published, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
-    refused(published, PermissionError, "no token for the Hub: log in with 'hf auth login', or set HF_TOKEN")
+    refused(
+        published,
+        PermissionError,
+        "no token for the Hub: log in with 'hf auth login', or set HF_TOKEN",
+    )
     monkeypatch.setenv("HF_TOKEN", "hf_local_write")
     check_it_can_go_on(published)
 
 
 @pytest.mark.parametrize(
-    ("token", "said"), [("hf_local_read", "This token is read-only"), ("hf_unknown", "Invalid credentials")]
+    ("token", "said"),
+    [("hf_local_read", "This token is read-only"), ("hf_unknown", "Invalid credentials")],
 )
 def test_a_token_that_may_not_write_is_refused(published, token, said):
-    error = refused(published, PermissionError, "your token may not write to 'me/rows'", token=token)
+    error = refused(
+        published, PermissionError, "your token may not write to 'me/rows'", token=token
+    )
     assert said in str(error)
     assert "use one that may" in str(error)
     check_it_can_go_on(published)
@@ -142,7 +150,13 @@ def test_a_namespace_or_public_repository_of_somebody_else_is_refused(published,
 @pytest.mark.parametrize("create_pr", [False, True])
 def test_a_private_repository_of_somebody_else_is_as_if_it_were_not_there(published, create_pr):
     published.commit("dataset", "other/rows", {"README.md": "# Theirs\n"}, private=True)
-    refused(published, PermissionError, "your token may not write to 'other/rows'", "other/rows", create_pr=create_pr)
+    refused(
+        published,
+        PermissionError,
+        "your token may not write to 'other/rows'",
+        "other/rows",
+        create_pr=create_pr,
+    )
 
 
 def test_a_hub_that_refuses_writes_from_the_commit_on_changes_nothing(published):
@@ -161,7 +175,9 @@ def test_a_card_that_the_hub_does_not_take_changes_nothing(published):
 
 def test_the_offline_flag_is_named(published, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    refused(published, ConnectionError, "'me/rows': the Hub is not asked, because HF_HUB_OFFLINE is set")
+    refused(
+        published, ConnectionError, "'me/rows': the Hub is not asked, because HF_HUB_OFFLINE is set"
+    )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     check_it_can_go_on(published)
 
@@ -181,9 +197,15 @@ def test_a_proposal_for_a_branch_that_is_not_there_is_refused(published):
 
 def test_a_repository_that_was_renamed_is_not_made_anew_under_its_old_name(published):
     published.move("dataset", "me/rows", "me/renamed")
-    refused(published, FileNotFoundError, "'me/rows' is called 'me/renamed' on the Hub now: publish to that name")
+    refused(
+        published,
+        FileNotFoundError,
+        "'me/rows' is called 'me/renamed' on the Hub now: publish to that name",
+    )
     publish(picked(2), "me/renamed", name="more")
-    assert load_dataset("me/rows", "more", split="train")["number"][:] == [2], "the old name leads there"
+    assert load_dataset("me/rows", "more", split="train")["number"][:] == [2], (
+        "the old name leads there"
+    )
 
 
 # The source
@@ -192,7 +214,9 @@ def test_a_repository_that_was_renamed_is_not_made_anew_under_its_old_name(publi
 def source_run(hub, folder, **card):
     """A selection from a data set on the Hub, scored."""
     head = "".join(f"{key}: {value}\n" for key, value in card.items())
-    Dataset.from_dict({"instruction": ["a", "b"], "output": ["long answer", "no"]}).push_to_hub("me/source")
+    Dataset.from_dict({"instruction": ["a", "b"], "output": ["long answer", "no"]}).push_to_hub(
+        "me/source"
+    )
     text = hub.files("dataset", "me/source")["README.md"].decode()
     hub.commit("dataset", "me/source", {"README.md": text.replace("---\n", f"---\n{head}", 1)})
     return Recipe("me/source", score=[Length()], select=[TopK("length", 1)]).run(folder)
@@ -207,7 +231,9 @@ def test_a_source_that_was_renamed_meanwhile_still_gives_its_licence(hub, tmp_pa
 
 
 @pytest.mark.parametrize("hidden", ["deleted", "private"])
-def test_a_source_that_is_gone_is_said_loudly_and_in_the_card(hub, tmp_path, capsys, hidden, monkeypatch):
+def test_a_source_that_is_gone_is_said_loudly_and_in_the_card(
+    hub, tmp_path, capsys, hidden, monkeypatch
+):
     selection = source_run(hub, tmp_path / "run", license="mit")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "another/hub"))
     if hidden == "deleted":
@@ -216,7 +242,11 @@ def test_a_source_that_is_gone_is_said_loudly_and_in_the_card(hub, tmp_path, cap
         HfApi().update_repo_settings("me/source", repo_type="dataset", private=True)
         monkeypatch.setenv("HF_TOKEN", "hf_other_write")
     publish(selection, "me/rows" if hidden == "deleted" else "other/rows", name="best")
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "is not on the Hub any more" in line]
+    (line,) = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if "is not on the Hub any more" in line
+    ]
     gone = "the source 'me/source' is not on the Hub any more under that name and revision (moved, private or deleted)"
     assert line == f"  WARNING: {gone}"
     repo = "me/rows" if hidden == "deleted" else "other/rows"
@@ -226,7 +256,9 @@ def test_a_source_that_is_gone_is_said_loudly_and_in_the_card(hub, tmp_path, cap
     assert "license:" not in card
 
 
-def test_a_source_whose_card_cannot_be_read_stops_before_anything_is_sent(hub, tmp_path, monkeypatch):
+def test_a_source_whose_card_cannot_be_read_stops_before_anything_is_sent(
+    hub, tmp_path, monkeypatch
+):
     selection = source_run(hub, tmp_path / "run", license="mit")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "another/hub"))
     before = state_of(hub)
@@ -263,14 +295,26 @@ def test_a_token_is_in_no_text_that_anybody_sees(hub, tmp_path, capfd, caplog, t
         hub.start()
         hub.hub.tokens = {name: who for name, who in hub.hub.tokens.items() if "secret" not in name}
     captured = capfd.readouterr()
-    files = hub.files("dataset", "me/rows") if ("dataset", "me/rows") in hub.hub.repositories else {}
-    assert bool(said) == (token != "hf_secret_write" or trouble in ("commit refused", "unreachable"))
-    for text in (said, captured.out, captured.err, caplog.text, *map(repr, caplog.records), *files.values()):
+    files = (
+        hub.files("dataset", "me/rows") if ("dataset", "me/rows") in hub.hub.repositories else {}
+    )
+    assert bool(said) == (
+        token != "hf_secret_write" or trouble in ("commit refused", "unreachable")
+    )
+    for text in (
+        said,
+        captured.out,
+        captured.err,
+        caplog.text,
+        *map(repr, caplog.records),
+        *files.values(),
+    ):
         assert "secret" not in (text if isinstance(text, str) else text.decode("latin-1"))
 
 
 @pytest.mark.parametrize(
-    "token", ["hf_secret\n", " hf_secret", "hf secret", "hf_sécret", "hf_secret\x00", "'hf_secret'\r\n"]
+    "token",
+    ["hf_secret\n", " hf_secret", "hf secret", "hf_sécret", "hf_secret\x00", "'hf_secret'\r\n"],
 )
 def test_a_token_that_cannot_be_sent_is_not_quoted(hub, token):
     with pytest.raises(PermissionError, match="the token holds") as error:

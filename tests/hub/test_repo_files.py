@@ -7,12 +7,26 @@ import pytest
 from datasets import Dataset, load_dataset
 from publishing import ONE_EACH, check_whole, commits_of, picked
 
-from hf_superfilter import Length, Recipe, TopK, list_subsets, load_recipe, load_subset, publish, select, write_repo
+from hf_superfilter import (
+    Length,
+    Recipe,
+    TopK,
+    list_subsets,
+    load_recipe,
+    load_subset,
+    publish,
+    select,
+    write_repo,
+)
 from hf_superfilter.hub.front_matter import read_metadata
 
 
 def files_in(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @contextmanager
@@ -27,7 +41,9 @@ def files_of_at_most(size):
 
 
 def test_the_files_are_those_that_publish_commits(hub, tmp_path):
-    selection = Recipe("embedded:sample", score=[Length()], select=[TopK("length", 20)]).run(tmp_path / "run")
+    selection = Recipe("embedded:sample", score=[Length()], select=[TopK("length", 20)]).run(
+        tmp_path / "run"
+    )
     for splits in ({"train": selection}, {"test": selection, "train": picked_like(selection)}):
         options = {"name": "best", "max_shard_bytes": 5_000}
         publish(splits, "me/rows", **options)
@@ -46,12 +62,18 @@ def picked_like(selection):
 
 
 def test_a_folder_loads_by_name_and_like_a_repository(tmp_path):
-    selection = Recipe("embedded:sample", score=[Length()], select=[TopK("length", 5)]).run(tmp_path / "run")
-    folder = write_repo({"train": selection, "test": picked_like(selection)}, tmp_path / "repo", name="best")
+    selection = Recipe("embedded:sample", score=[Length()], select=[TopK("length", 5)]).run(
+        tmp_path / "run"
+    )
+    folder = write_repo(
+        {"train": selection, "test": picked_like(selection)}, tmp_path / "repo", name="best"
+    )
     write_repo(picked(3, 1), folder, name="more", max_shard_bytes=ONE_EACH)
     assert load_dataset(str(folder), "best")["test"].num_rows == 3
     assert load_dataset(str(folder), "more", split="train")["number"][:] == [3, 1]
-    assert load_dataset(str(folder), split="train").num_rows == load_subset(str(folder)).num_rows == 5
+    assert (
+        load_dataset(str(folder), split="train").num_rows == load_subset(str(folder)).num_rows == 5
+    )
     assert load_recipe(str(folder), split="test").select == (TopK("length", 3),)
     assert [(subset.name, subset.rows, subset.default) for subset in list_subsets(str(folder))] == [
         ("best", 8, True),
@@ -66,7 +88,9 @@ def test_writing_again_gives_the_same_files_and_replaces_stale_shards(tmp_path):
     before = files_in(folder)
     write_repo(picked(1, 2, 3), folder, name="best", max_shard_bytes=ONE_EACH)
     after = files_in(folder)
-    assert {path for path in after if before[path] != after[path]} <= {"best/train/facts.json"}, "the time of day"
+    assert {path for path in after if before[path] != after[path]} <= {"best/train/facts.json"}, (
+        "the time of day"
+    )
     write_repo(picked(4, 5), folder, name="best", max_shard_bytes=ONE_EACH)
     assert len([path for path in files_in(folder) if path.endswith(".parquet")]) == 2
     assert (folder / "README.md").read_bytes().endswith(b"\r\nBy hand.\r\n")
@@ -104,7 +128,9 @@ def test_a_folder_that_is_not_of_ours_is_not_touched(tmp_path):
     notes = tmp_path / "src/train/notes.txt"
     notes.parent.mkdir(parents=True)
     notes.write_text("mine")
-    with pytest.raises(ValueError, match=r"holds 'src/train/notes.txt', which is of no subset that its README"):
+    with pytest.raises(
+        ValueError, match=r"holds 'src/train/notes.txt', which is of no subset that its README"
+    ):
         write_repo(picked(1), tmp_path, name="src")
     assert files_in(tmp_path) == {"src/train/notes.txt": b"mine"}
 
@@ -119,8 +145,14 @@ def test_a_folder_that_is_not_of_ours_is_not_touched(tmp_path):
             b"---\nconfigs:\n- data_files: a\n---\n",
             "README.md has .* under 'configs', and needs a mapping with a config_name",
         ),
-        (b"---\nconfigs: rows\n---\n", "README.md has 'rows' under 'configs', and needs a mapping with a config_name"),
-        (b"---\ndataset_info: rows\n---\n", "README.md has 'rows' under 'dataset_info', and needs a mapping: mend it"),
+        (
+            b"---\nconfigs: rows\n---\n",
+            "README.md has 'rows' under 'configs', and needs a mapping with a config_name",
+        ),
+        (
+            b"---\ndataset_info: rows\n---\n",
+            "README.md has 'rows' under 'dataset_info', and needs a mapping: mend it",
+        ),
     ],
 )
 def test_a_card_that_cannot_be_read_is_left_alone(tmp_path, card, said):
@@ -138,7 +170,9 @@ def test_pictures_that_are_files_go_into_the_rows(tmp_path):
     for name, size in (("a.png", 2), ("b.png", 3)):
         Pillow.new("RGB", (size, size), "red").save(tmp_path / name)
     paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
-    table = Dataset.from_dict({"picture": [*paths, None], "several": [paths, [], None], "x": [1, 2, 3]})
+    table = Dataset.from_dict(
+        {"picture": [*paths, None], "several": [paths, [], None], "x": [1, 2, 3]}
+    )
     table = table.cast_column("picture", Image()).cast_column("several", List(Image()))
     folder = write_repo(select(table, TopK("x", 3)), tmp_path / "repo")
     for path in paths:
@@ -147,7 +181,9 @@ def test_pictures_that_are_files_go_into_the_rows(tmp_path):
     assert rows.features == table.features
     assert [row["picture"] and row["picture"].size for row in rows] == [None, (3, 3), (2, 2)]
     assert [picture.size for picture in rows[2]["several"]] == [(2, 2), (3, 3)]
-    assert str(tmp_path).encode() not in b"".join(file.read_bytes() for file in folder.rglob("*.parquet"))
+    assert str(tmp_path).encode() not in b"".join(
+        file.read_bytes() for file in folder.rglob("*.parquet")
+    )
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, None, True])

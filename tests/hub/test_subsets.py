@@ -28,7 +28,12 @@ from hf_superfilter import (
 ROWS = [
     {"instruction": "Name a colour.", "input": "", "output": "Blue.", "id": 1},
     {"instruction": "Add two and two.", "input": "In digits.", "output": "4", "id": 2},
-    {"instruction": "Why is the sky blue?", "input": "", "output": "Air scatters blue light most.", "id": 3},
+    {
+        "instruction": "Why is the sky blue?",
+        "input": "",
+        "output": "Air scatters blue light most.",
+        "id": 3,
+    },
     {"instruction": "Spell it.", "input": "cat", "output": "c, a, t", "id": 4},
     {"instruction": "Say nothing.", "input": "", "output": "", "id": 5},
 ]
@@ -50,7 +55,9 @@ def test_the_default_the_name_and_the_split_decide_what_is_loaded(hub):
     publish(picked(4), "me/rows", name="second", set_default=True)
     assert load_subset("me/rows")["number"][:] == [4]
     publish({"dev": picked(5), "test": picked(6)}, "me/rows", name="third")
-    with pytest.raises(ValueError, match=r"'me/rows' has no split 'train'.*dev, test.*choose one with split"):
+    with pytest.raises(
+        ValueError, match=r"'me/rows' has no split 'train'.*dev, test.*choose one with split"
+    ):
         load_subset("me/rows", "third")
 
 
@@ -71,7 +78,9 @@ def test_the_default_the_name_and_the_split_decide_what_is_loaded(hub):
         (["alpaca-ifd-10", None, None, "main"], ValueError, "'alpaca-ifd-10' is a short name, which stands for one"),
     ],
 )  # fmt: skip
-def test_what_is_not_there_is_said_in_one_sentence_with_the_nearest_that_is(hub, arguments, kind, said):
+def test_what_is_not_there_is_said_in_one_sentence_with_the_nearest_that_is(
+    hub, arguments, kind, said
+):
     publish({"train": picked(1), "test": picked(2)}, "me/rows", name="ifd-10")
     publish(picked(1), "me/rows", name="ifd-5")
     hub.commit("dataset", "other/secret", {"README.md": "# Secret\n"}, private=True)
@@ -99,7 +108,8 @@ def test_damaged_facts_are_one_sentence(hub, text):
     publish(picked(1), "me/rows", name="best")
     hub.commit("dataset", "me/rows", {"best/train/facts.json": text})
     with pytest.raises(
-        ValueError, match=r"^'best/train/facts\.json' of 'me/rows' is damaged .*publish the subset again"
+        ValueError,
+        match=r"^'best/train/facts\.json' of 'me/rows' is damaged .*publish the subset again",
     ):
         list_subsets("me/rows")
     assert load_subset("me/rows")["number"][:] == [1]
@@ -109,7 +119,9 @@ def test_a_token_that_the_hub_does_not_know_is_said(hub, monkeypatch):
     publish(picked(1), "me/rows", name="best", private=False)
     monkeypatch.setenv("HF_TOKEN", "hf_unknown")
     for call in (load_subset, list_subsets, load_recipe):
-        with pytest.raises(PermissionError, match=r"'me/rows' .*Invalid credentials.*: check your token$") as error:
+        with pytest.raises(
+            PermissionError, match=r"'me/rows' .*Invalid credentials.*: check your token$"
+        ) as error:
             call("me/rows")
         assert "\n" not in str(error.value)
         assert "hf_unknown" not in str(error.value)
@@ -130,7 +142,9 @@ CHAT = {
 CALL = {"name": Value("string"), "arguments": {"x": Value("float64")}}
 CHAT_FEATURES = Features(
     {
-        "messages": List({"role": Value("string"), "content": Value("string"), "tool_calls": List(CALL)}),
+        "messages": List(
+            {"role": Value("string"), "content": Value("string"), "tool_calls": List(CALL)}
+        ),
         "tools": List({"name": Value("string"), "parameters": List(Value("string"))}),
     }
 )
@@ -150,7 +164,9 @@ ODD_FEATURES = Features(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("rows", "features"), [(CHAT, CHAT_FEATURES), (ODD, ODD_FEATURES)], ids=["chat", "odd"])
+@pytest.mark.parametrize(
+    ("rows", "features"), [(CHAT, CHAT_FEATURES), (ODD, ODD_FEATURES)], ids=["chat", "odd"]
+)
 def test_features_of_every_kind_and_rows_come_back_equal(hub, tmp_path, rows, features):
     table = Dataset.from_dict(rows, features)
     selection = select(table, lambda table, pool: pool[::-1])
@@ -166,7 +182,10 @@ def test_features_of_every_kind_and_rows_come_back_equal(hub, tmp_path, rows, fe
 
 
 def test_a_chat_is_scored_published_and_made_again(hub, tmp_path):
-    turns = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello " * n}] for n in (1, 3, 2)]
+    turns = [
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello " * n}]
+        for n in (1, 3, 2)
+    ]
     Dataset.from_dict({"messages": turns}).push_to_hub("me/chats")
     recipe = Recipe("me/chats", score=[Length()], select=[TopK("length", 2)])
     publish(recipe.run(tmp_path / "run"), "me/rows", name="best")
@@ -182,14 +201,24 @@ def test_a_chat_is_scored_published_and_made_again(hub, tmp_path):
 def test_the_list_says_what_is_on_record_and_none_for_what_is_not(hub, tmp_path):
     publish({"train": picked(1, 2), "test": picked(3)}, "me/rows", name="bare")
     selection = Recipe(
-        "embedded:sample", score=[Length()], select=[Threshold("length", above=3), TopK("length", 0.1)]
+        "embedded:sample",
+        score=[Length()],
+        select=[Threshold("length", above=3), TopK("length", 0.1)],
     ).run(tmp_path / "run")
     publish(selection, "me/rows", name="long", set_default=True)
     Dataset.from_dict({"a": [1, 2, 3]}).push_to_hub("me/rows", "foreign")
-    by_name = {subset.name: subset for subset in list_subsets("me/rows")}  # datasets sorts what stands in a card
+    by_name = {
+        subset.name: subset for subset in list_subsets("me/rows")
+    }  # datasets sorts what stands in a card
     bare, long, foreign = (by_name[name] for name in ("bare", "long", "foreign"))
     assert bare[:5] == ("bare", 3, 3 / 7, None, "picks")
-    assert long[:5] == ("long", 51, 51 / 519, "Length()", "Threshold(by='length', above=3) > TopK(by='length', k=0.1)")
+    assert long[:5] == (
+        "long",
+        51,
+        51 / 519,
+        "Length()",
+        "Threshold(by='length', above=3) > TopK(by='length', k=0.1)",
+    )
     assert foreign == ("foreign", 3, None, None, None, None, False)
     assert [subset.default for subset in (bare, long, foreign)] == [False, True, False]
     assert bare.created.endswith("+00:00")
@@ -211,14 +240,21 @@ def test_a_list_at_a_revision_is_of_that_revision(hub):
 def test_a_subset_is_made_again_from_its_recipe_alone_even_after_the_source_moved_on(hub, tmp_path):
     Dataset.from_list(ROWS).push_to_hub("me/source", private=False)
     pinned = hub.head("dataset", "me/source")
-    recipe = Recipe("me/source", score=[IFD("embedded:weak")], select=[Threshold("ifd", below=9.0), TopK("ifd", 2)])
+    recipe = Recipe(
+        "me/source",
+        score=[IFD("embedded:weak")],
+        select=[Threshold("ifd", below=9.0), TopK("ifd", 2)],
+    )
     selection = recipe.run(tmp_path / "first")
     publish(selection, "me/rows", name="best")
     Dataset.from_list(ROWS[::-1][:3]).push_to_hub("me/source")
     again = load_recipe("me/rows", "best")
     assert (again.dataset, again.revision) == ("me/source", pinned)
     assert again == Recipe(
-        "me/source", score=[IFD("embedded:weak")], select=[Threshold("ifd", below=9.0), TopK("ifd", 2)], revision=pinned
+        "me/source",
+        score=[IFD("embedded:weak")],
+        select=[Threshold("ifd", below=9.0), TopK("ifd", 2)],
+        revision=pinned,
     )
     rows = again.run(tmp_path / "second").subset
     assert rows[:] == selection.subset[:]
@@ -245,7 +281,9 @@ def test_every_split_has_its_recipe_and_where_there_is_none_it_is_said(hub, tmp_
     source = tmp_path / "rows.json"
     source.write_text(json.dumps(ROWS))
     runs = {
-        split: Recipe(str(source), score=[Length()], select=[TopK("length", k)]).run(tmp_path / split)
+        split: Recipe(str(source), score=[Length()], select=[TopK("length", k)]).run(
+            tmp_path / split
+        )
         for split, k in (("train", 1), ("test", 2))
     }
     publish(runs, "me/rows", name="best")
@@ -269,7 +307,9 @@ def test_a_recipe_of_somebody_else_runs_no_code_that_is_not_of_ours(hub, tmp_pat
     publish(picked(1), "other/rows", name="best", token="hf_other_write", private=False)
     text = "dataset: embedded:sample\n" + recipe.replace("PATH", str(tmp_path / "touched"))
     hub.commit("dataset", "other/rows", {"best/train/recipe.yaml": text})
-    with pytest.raises(ValueError, match=r"code that is not of hf_superfilter|the recipe is not YAML") as error:
+    with pytest.raises(
+        ValueError, match=r"code that is not of hf_superfilter|the recipe is not YAML"
+    ) as error:
         load_recipe("other/rows")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "touched").exists()
@@ -298,12 +338,16 @@ def two_versions(hub):
     return shas
 
 
-def test_a_pinned_revision_is_honoured_or_refused_offline_and_never_replaced(hub, two_versions, hub_environment):
+def test_a_pinned_revision_is_honoured_or_refused_offline_and_never_replaced(
+    hub, two_versions, hub_environment
+):
     first, second = two_versions
 
     def run(revision, **environment):
         program = [sys.executable, "-c", OFFLINE, revision]
-        done = subprocess.run(program, env=hub_environment | environment, capture_output=True, text=True)
+        done = subprocess.run(
+            program, env=hub_environment | environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip().splitlines()[-1]
 
@@ -311,8 +355,12 @@ def test_a_pinned_revision_is_honoured_or_refused_offline_and_never_replaced(hub
     assert run(second) == "[2]"
     for sha, rows in ((first, "[1]"), (second, "[2]")):
         said = run(sha, HF_HUB_OFFLINE="1")
-        assert said == rows or said.startswith(f"refused: 'me/rows' is in the cache, but not at revision '{sha}'")
-    assert run("0" * 40, HF_HUB_OFFLINE="1").startswith("refused: the Hub cannot be reached, and the cache holds no")
+        assert said == rows or said.startswith(
+            f"refused: 'me/rows' is in the cache, but not at revision '{sha}'"
+        )
+    assert run("0" * 40, HF_HUB_OFFLINE="1").startswith(
+        "refused: the Hub cannot be reached, and the cache holds no"
+    )
 
 
 @pytest.mark.parametrize("gone", ["deleted", "private"])

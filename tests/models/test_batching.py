@@ -17,7 +17,9 @@ def test_every_sequence_is_in_exactly_one_batch(sizes, budget):
 
 
 @given(lengths, st.integers(1, 1_000), st.sampled_from([0.0, 0.03, 0.5]))
-def test_a_batch_stays_under_the_budget_and_under_one_of_both_limits_of_padding(sizes, budget, padding):
+def test_a_batch_stays_under_the_budget_and_under_one_of_both_limits_of_padding(
+    sizes, budget, padding
+):
     for batch in batches_by_length(sizes, budget, padding):
         mine = [sizes[number] for number in batch]
         assert len(mine) == 1 or len(mine) * max(mine) <= budget

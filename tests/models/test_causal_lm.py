@@ -43,12 +43,18 @@ def pairs(sample):
 def test_ifd_equals_the_authors_procedure_on_awkward_and_on_real_rows(weak, sample):
     rows = AWKWARD + list(zip(sample["prompt"][:150], sample["response"][:150], strict=True))
     reference = OneRowAtATime(weak)
-    ours = IFD(weak, dtype="float32")({"prompt": [p for p, _ in rows], "response": [r for _, r in rows]})
+    ours = IFD(weak, dtype="float32")(
+        {"prompt": [p for p, _ in rows], "response": [r for _, r in rows]}
+    )
     wanted = np.array([reference.nats(*row) for row in rows])
     np.testing.assert_allclose(ours["ifd"], wanted[:, 2], rtol=1e-4)
     defined = np.isfinite(wanted[:, 2])
-    np.testing.assert_allclose(np.asarray(ours["ifd_ppl"])[defined], np.exp(wanted[defined, 0]), rtol=1e-4)
-    np.testing.assert_allclose(np.asarray(ours["ifd_ppl_alone"])[defined], np.exp(wanted[defined, 1]), rtol=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(ours["ifd_ppl"])[defined], np.exp(wanted[defined, 0]), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        np.asarray(ours["ifd_ppl_alone"])[defined], np.exp(wanted[defined, 1]), rtol=1e-4
+    )
 
 
 def test_a_tokenizer_that_adds_bos_scores_every_response_token_in_both_passes(llama):
@@ -71,7 +77,9 @@ def test_the_nats_of_a_row_do_not_depend_on_batch_size_or_order(lm, pairs):
     np.testing.assert_allclose(backwards[::-1], whole, rtol=1e-5)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_any_windows_in_any_company_have_the_nats_they_have_alone(lm, data):
     sizes = data.draw(st.lists(st.integers(1, 80), min_size=1, max_size=8))
@@ -87,7 +95,9 @@ def test_any_windows_in_any_company_have_the_nats_they_have_alone(lm, data):
 
 
 def test_bfloat16_ranks_real_rows_as_float32_does(weak, sample):
-    scores = [np.asarray(IFD(weak, dtype=dtype)(sample[:])["ifd"]) for dtype in ("float32", "bfloat16")]
+    scores = [
+        np.asarray(IFD(weak, dtype=dtype)(sample[:])["ifd"]) for dtype in ("float32", "bfloat16")
+    ]
     defined = np.isfinite(scores[0])
     assert (defined == np.isfinite(scores[1])).all()
     assert spearmanr(scores[0][defined], scores[1][defined]).statistic >= 0.999
@@ -114,7 +124,9 @@ def test_only_scored_positions_reach_the_vocabulary(lm, pairs):
 def test_batches_hold_nearly_equal_lengths(lm, pairs):
     windows = [w for pair in lm.windows(*pairs) for w in pair]
     seen = []
-    hook = lm.model.get_input_embeddings().register_forward_pre_hook(lambda module, args: seen.append(args[0].numel()))
+    hook = lm.model.get_input_embeddings().register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].numel())
+    )
     lm.losses(windows)
     hook.remove()
     tokens = sum(len(window.ids) for window in windows if window.scored)
@@ -151,11 +163,19 @@ def test_a_row_that_never_fits_into_memory_is_one_clear_error(weak):
 
 @pytest.mark.parametrize("scale", [{"final_logit_softcapping": 2.0}, {"logit_scale": 0.1}])
 def test_what_a_model_does_after_the_projection_counts(tmp_path, weak, scale):
-    from transformers import AutoTokenizer, CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
+    from transformers import (
+        AutoTokenizer,
+        CohereConfig,
+        CohereForCausalLM,
+        Gemma2Config,
+        Gemma2ForCausalLM,
+    )
 
     tokenizer = AutoTokenizer.from_pretrained(weak)
     config, make = (
-        (Gemma2Config, Gemma2ForCausalLM) if "final_logit_softcapping" in scale else (CohereConfig, CohereForCausalLM)
+        (Gemma2Config, Gemma2ForCausalLM)
+        if "final_logit_softcapping" in scale
+        else (CohereConfig, CohereForCausalLM)
     )
     torch.manual_seed(0)
     small = dict(  # noqa: C408
@@ -168,8 +188,12 @@ def test_what_a_model_does_after_the_projection_counts(tmp_path, weak, scale):
             weight.mul_(8)
     made.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    reference = OneRowAtATime(str(tmp_path), max_length=256).nats("Say hello.\n", "Hello there, my friend.")
-    nats, _ = CausalLM(str(tmp_path), dtype="float32").nll(["Say hello.\n"], ["Hello there, my friend."])
+    reference = OneRowAtATime(str(tmp_path), max_length=256).nats(
+        "Say hello.\n", "Hello there, my friend."
+    )
+    nats, _ = CausalLM(str(tmp_path), dtype="float32").nll(
+        ["Say hello.\n"], ["Hello there, my friend."]
+    )
     assert nats[0] == pytest.approx(reference.given, rel=1e-4)
 
 
@@ -177,7 +201,9 @@ def test_the_gelu_in_one_kernel_is_the_same_function(gpt2):
     reference = OneRowAtATime(gpt2, max_length=128).nats("Say hello.\n", "Hello there, my friend.")
     lm = CausalLM(gpt2, dtype="float32")
     assert not any(type(module).__name__ == "NewGELUActivation" for module in lm.model.modules())
-    assert lm.nll(["Say hello.\n"], ["Hello there, my friend."])[0][0] == pytest.approx(reference.given, rel=1e-4)
+    assert lm.nll(["Say hello.\n"], ["Hello there, my friend."])[0][0] == pytest.approx(
+        reference.given, rel=1e-4
+    )
 
 
 def test_append_eos_scores_the_end_of_text_as_the_last_token(lm):
@@ -202,7 +228,9 @@ def test_a_model_folder_that_changed_is_loaded_again(tmp_path, weak):
     scorer = IFD(str(tmp_path / "model"), dtype="float32")
     before = scorer(batch)["ifd"][0]
     file = tmp_path / "model/model.safetensors"
-    save_file({name: tensor * 1.5 for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    save_file(
+        {name: tensor * 1.5 for name, tensor in load_file(file).items()}, file, {"format": "pt"}
+    )
     assert scorer(batch)["ifd"][0] != before
     assert scorer(batch)["ifd"][0] == IFD(str(tmp_path / "model"), dtype="float32")(batch)["ifd"][0]
 
@@ -268,7 +296,9 @@ def test_an_unknown_model_says_so():
 def test_an_encoder_decoder_model_is_refused(tmp_path):
     from transformers import T5Config, T5ForConditionalGeneration
 
-    T5ForConditionalGeneration(T5Config(d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=8)).save_pretrained(tmp_path)
+    T5ForConditionalGeneration(
+        T5Config(d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=8)
+    ).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="encoder-decoder"):
         CausalLM(str(tmp_path))
 

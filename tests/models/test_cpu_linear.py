@@ -8,7 +8,8 @@ from hf_superfilter import CausalLM
 from hf_superfilter.models.cpu_linear import OneDnnConv1D, OneDnnLinear, by_onednn
 
 pytestmark = pytest.mark.skipif(
-    not torch.cpu.get_capabilities().get("avx512_f"), reason="these products are left to torch without AVX-512"
+    not torch.cpu.get_capabilities().get("avx512_f"),
+    reason="these products are left to torch without AVX-512",
 )
 
 
@@ -25,7 +26,9 @@ def pair(kind, bias=True):
     return made
 
 
-@pytest.mark.parametrize(("kind", "bias"), [(OneDnnLinear, True), (OneDnnLinear, False), (OneDnnConv1D, True)])
+@pytest.mark.parametrize(
+    ("kind", "bias"), [(OneDnnLinear, True), (OneDnnLinear, False), (OneDnnConv1D, True)]
+)
 @pytest.mark.parametrize("shape", [(5, 300), (2, 9, 300), (0, 300)])
 def test_results_and_all_gradients_are_those_of_the_plain_layer(kind, bias, shape):
     found = []

@@ -29,7 +29,9 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 def windows_of(model, rows):
-    pairs = CausalLM(model).windows(rows["prompt"], rows["response"], max_length=64, append_eos=True)
+    pairs = CausalLM(model).windows(
+        rows["prompt"], rows["response"], max_length=64, append_eos=True
+    )
     return [[pair.given] for pair in pairs]
 
 
@@ -38,7 +40,9 @@ def train(model, windows, folder, plan, **settings):
 
 
 def losses(folder, key="loss"):
-    return [json.loads(line)[key] for line in (Path(folder) / "loss.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)[key] for line in (Path(folder) / "loss.jsonl").read_text().splitlines()
+    ]
 
 
 def weights(folder):
@@ -55,10 +59,17 @@ def furthest(a, b):
 @pytest.fixture(scope="module")
 def some(sample):
     """Twenty short rows, of which two have nothing to learn."""
-    short = (n for n, row in enumerate(sample) if row["response"] and len(row["prompt"] + row["response"]) < 130)
+    short = (
+        n
+        for n, row in enumerate(sample)
+        if row["response"] and len(row["prompt"] + row["response"]) < 130
+    )
     rows = sample.select(islice(short, 18))
     prompts, responses = rows["prompt"][:], rows["response"][:]
-    return {"prompt": [*prompts, "Nothing\n", "words " * 200], "response": [*responses, "", "beyond the window"]}
+    return {
+        "prompt": [*prompts, "Nothing\n", "words " * 200],
+        "response": [*responses, "", "beyond the window"],
+    }
 
 
 SHORT = Plan(epochs=2, stop_after=2, learning_rate=1e-3, batch_rows=6)
@@ -72,11 +83,15 @@ def trained(tmp_path_factory, gpt2, some):
     return folder
 
 
-def test_each_epoch_is_a_model_folder_of_float32_weights_that_scores_its_rows_better(trained, gpt2, some):
+def test_each_epoch_is_a_model_folder_of_float32_weights_that_scores_its_rows_better(
+    trained, gpt2, some
+):
     windows = [window for row in windows_of(gpt2, some) for window in row]
     assert sorted(path.name for path in trained.iterdir()) == ["epoch-1", "epoch-2", "loss.jsonl"]
     folders = [gpt2, trained / "epoch-1", trained / "epoch-2"]
-    means = [np.nanmean(CausalLM(str(folder), dtype="float32").losses(windows)[0]) for folder in folders]
+    means = [
+        np.nanmean(CausalLM(str(folder), dtype="float32").losses(windows)[0]) for folder in folders
+    ]
     assert means[0] > means[1] > means[2]
     assert {tensor.dtype for tensor in weights(trained / "epoch-2").values()} == {torch.float32}
     assert losses(trained, "step") == [1, 2, 3, 4, 5, 6] and losses(trained, "epoch")[2] == 1.0
@@ -84,18 +99,26 @@ def test_each_epoch_is_a_model_folder_of_float32_weights_that_scores_its_rows_be
 
 def test_a_model_stored_in_bfloat16_is_trained_in_float32(tmp_path, weak, some):
     with pytest.warns(UserWarning, match="18 rows to train on are fewer than the 128 of a batch"):
-        (folder,) = train(weak, windows_of(weak, some), tmp_path, Plan(epochs=1, stop_after=1, learning_rate=1e-6))
+        (folder,) = train(
+            weak, windows_of(weak, some), tmp_path, Plan(epochs=1, stop_after=1, learning_rate=1e-6)
+        )
     before, after = load_file(Path(weak) / "model.safetensors"), weights(folder)
     moved = [float((after[name] - before[name].float()).abs().max()) for name in before]
     assert {tensor.dtype for tensor in before.values()} == {torch.bfloat16}
     assert 0 < max(moved) < 2e-6, "a step that bfloat16 would have rounded away"
 
 
-def test_two_trainings_are_equal_and_leave_the_random_numbers_of_the_process_alone(tmp_path, trained, gpt2, some):
+def test_two_trainings_are_equal_and_leave_the_random_numbers_of_the_process_alone(
+    tmp_path, trained, gpt2, some
+):
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     train(gpt2, windows_of(gpt2, some), tmp_path, SHORT)
-    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+    assert (
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+        torch.get_rng_state().tolist(),
+    ) == before
     assert furthest(tmp_path / "epoch-2", trained / "epoch-2") < 1e-6
     np.testing.assert_allclose(losses(tmp_path), losses(trained), rtol=1e-6)
 
@@ -103,13 +126,20 @@ def test_two_trainings_are_equal_and_leave_the_random_numbers_of_the_process_alo
 def test_another_seed_shuffles_the_rows_and_drops_out_other_values(tmp_path, trained, gpt2, some):
     train(gpt2, windows_of(gpt2, some), tmp_path, Plan(2, 2, 1e-3, 6, seed=7))
     assert losses(tmp_path, "tokens") != losses(trained, "tokens")
-    assert sum(losses(tmp_path, "tokens")[:3]) == sum(losses(trained, "tokens")[:3]), "every row once an epoch"
+    assert sum(losses(tmp_path, "tokens")[:3]) == sum(losses(trained, "tokens")[:3]), (
+        "every row once an epoch"
+    )
 
 
 def test_a_single_batch_is_learned_by_heart(tmp_path, llama, some):
     windows = windows_of(llama, {name: cells[:4] for name, cells in some.items()})
     batch = [Window(row[0].ids[: row[0].start + 12], row[0].start) for row in windows]
-    train(llama, [batch] * 40, tmp_path, Plan(epochs=1, stop_after=1, learning_rate=2e-2, batch_rows=1))
+    train(
+        llama,
+        [batch] * 40,
+        tmp_path,
+        Plan(epochs=1, stop_after=1, learning_rate=2e-2, batch_rows=1),
+    )
     assert losses(tmp_path)[0] > 1 and losses(tmp_path)[-1] < 0.05
 
 
@@ -133,11 +163,17 @@ def test_prompt_tokens_are_no_targets_whatever_their_labels(tmp_path, llama, som
     train(llama, windows, tmp_path, plan)
     scored = [window for row in windows for window in row if window.scored]
     masked = reference(llama, scored, lambda w: [-100] * w.start + list(w.ids[w.start :]))
-    assert (losses(tmp_path)[0], losses(tmp_path, "grad_norm")[0]) == pytest.approx(masked, rel=1e-4)
+    assert (losses(tmp_path)[0], losses(tmp_path, "grad_norm")[0]) == pytest.approx(
+        masked, rel=1e-4
+    )
 
     rng = np.random.default_rng(0)
-    permuted = reference(llama, scored, lambda w: [*rng.permutation(w.ids[: w.start]).tolist(), *w.ids[w.start :]])
-    assert permuted != pytest.approx(masked, rel=1e-2), "labels of prompts would change loss and gradient"
+    permuted = reference(
+        llama, scored, lambda w: [*rng.permutation(w.ids[: w.start]).tolist(), *w.ids[w.start :]]
+    )
+    assert permuted != pytest.approx(masked, rel=1e-2), (
+        "labels of prompts would change loss and gradient"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -178,13 +214,17 @@ def test_a_micro_batch_that_does_not_fit_is_halved_and_the_losses_are_the_same(
 ):
     given = limited(monkeypatch, most=100)
     train(llama, windows_of(llama, some), tmp_path, SHORT)
-    assert max(given) > 100 and len([tokens for tokens in given if tokens > 100]) < 10, "found once, not at each step"
+    assert max(given) > 100 and len([tokens for tokens in given if tokens > 100]) < 10, (
+        "found once, not at each step"
+    )
     np.testing.assert_allclose(losses(tmp_path), losses(plain), rtol=1e-5)
 
 
 def test_a_row_that_does_not_fit_is_said(tmp_path, monkeypatch, llama, some):
     limited(monkeypatch, most=20)
-    with pytest.raises(MemoryError, match=r"single row of 42 tokens does not fit .* lower max_length"):
+    with pytest.raises(
+        MemoryError, match=r"single row of 42 tokens does not fit .* lower max_length"
+    ):
         train(llama, windows_of(llama, some), tmp_path, SHORT)
 
 
@@ -195,13 +235,17 @@ def test_without_a_token_to_train_on_nothing_starts(tmp_path, gpt2):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_training_that_stops_early_is_the_beginning_of_the_whole_one(tmp_path, trained, gpt2, some):
+def test_a_training_that_stops_early_is_the_beginning_of_the_whole_one(
+    tmp_path, trained, gpt2, some
+):
     (folder,) = train(gpt2, windows_of(gpt2, some), tmp_path, Plan(2, 1, 1e-3, 6))
     assert furthest(folder, trained / "epoch-1") < 1e-7
     assert losses(tmp_path) == losses(trained)[:3]
 
 
-def test_an_interrupted_training_goes_on_from_the_last_step_saved(tmp_path, monkeypatch, trained, gpt2, some):
+def test_an_interrupted_training_goes_on_from_the_last_step_saved(
+    tmp_path, monkeypatch, trained, gpt2, some
+):
     step, made, left = training.StepTrainer.training_step, [], []
 
     def interrupted(self, *arguments):
@@ -223,7 +267,10 @@ def test_an_interrupted_training_goes_on_from_the_last_step_saved(tmp_path, monk
     (tmp_path / "training/of-an-earlier-kill/checkpoint-1").mkdir(parents=True)
     put = first.stat().st_mtime_ns
     train(gpt2, windows_of(gpt2, some), tmp_path, SHORT)
-    assert all(half.parent.name in names and "of-an-earlier-kill" not in names for names in left) and left
+    assert (
+        all(half.parent.name in names and "of-an-earlier-kill" not in names for names in left)
+        and left
+    )
     assert made == [1, 2, 3, 4, 5, 5, 6] and first.stat().st_mtime_ns == put
     assert furthest(tmp_path / "epoch-2", trained / "epoch-2") < 1e-6, "dropout included"
     np.testing.assert_allclose(losses(tmp_path), losses(trained), rtol=1e-6)
@@ -252,7 +299,10 @@ def test_an_epoch_whose_model_a_kill_kept_from_being_put_is_put_and_not_trained_
     assert not (tmp_path / "epoch-1").exists()
     monkeypatch.setattr(shutil, "copytree", copy)
     train(gpt2, windows_of(gpt2, some), tmp_path, Plan(2, 1, 1e-3, 6))
-    assert made == [1, 2, 3] and sorted(path.name for path in tmp_path.iterdir()) == ["epoch-1", "loss.jsonl"]
+    assert made == [1, 2, 3] and sorted(path.name for path in tmp_path.iterdir()) == [
+        "epoch-1",
+        "loss.jsonl",
+    ]
     assert furthest(tmp_path / "epoch-1", trained / "epoch-1") < 1e-6
 
 
@@ -291,7 +341,13 @@ def program(tmp_path, some):
     (tmp_path / "rows.json").write_text(json.dumps(some))
 
     def command(model, folder, *launcher, save_seconds=0.0, pause=0.0):
-        files = (tmp_path / "program.py", model, tmp_path / "rows.json", folder, tmp_path / "steps.log")
+        files = (
+            tmp_path / "program.py",
+            model,
+            tmp_path / "rows.json",
+            folder,
+            tmp_path / "steps.log",
+        )
         return [sys.executable, *map(str, (*launcher, *files, save_seconds, pause))]
 
     return command
@@ -299,7 +355,11 @@ def program(tmp_path, some):
 
 def start(command):
     return subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -313,7 +373,9 @@ def killed_after(command, log, steps, delay=0.0):
     """Kill it so many seconds after it has made so many steps more, and answer the steps that it made."""
     before = len(log.read_text().splitlines()) if log.exists() else 0
     process = start(command)
-    while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < before + steps):
+    while process.poll() is None and (
+        not log.exists() or len(log.read_text().splitlines()) < before + steps
+    ):
         time.sleep(0.002)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
@@ -331,16 +393,28 @@ def test_a_killed_training_goes_on_from_the_last_step_saved_and_ends_in_the_same
     log.unlink()
     finish(command)
     went_on = int(log.read_text().split()[0])
-    assert first[-1] <= went_on <= first[-1] + 1, "at most the step that was not saved is made again"
+    assert first[-1] <= went_on <= first[-1] + 1, (
+        "at most the step that was not saved is made again"
+    )
     assert furthest(tmp_path / "killed/epoch-2", trained / "epoch-2") < 1e-6
     np.testing.assert_allclose(losses(tmp_path / "killed"), losses(trained), rtol=1e-6)
-    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["epoch-1", "epoch-2", "loss.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == [
+        "epoch-1",
+        "epoch-2",
+        "loss.jsonl",
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_kills_at_any_moment_between_two_steps_end_in_the_same_weights(tmp_path, program, trained, gpt2, seed):
-    command, log, rng = program(gpt2, tmp_path / "killed", pause=0.05), tmp_path / "steps.log", random.Random(seed)
+def test_kills_at_any_moment_between_two_steps_end_in_the_same_weights(
+    tmp_path, program, trained, gpt2, seed
+):
+    command, log, rng = (
+        program(gpt2, tmp_path / "killed", pause=0.05),
+        tmp_path / "steps.log",
+        random.Random(seed),
+    )
     for _ in range(4):
         killed_after(command, log, 1, rng.uniform(0, 0.2))
     finish(command)
@@ -350,10 +424,14 @@ def test_kills_at_any_moment_between_two_steps_end_in_the_same_weights(tmp_path,
 @pytest.mark.slow
 def test_two_processes_of_torchrun_train_as_one_does(tmp_path, program, llama):
     finish(program(llama, tmp_path / "two", *TORCHRUN))
-    assert (tmp_path / "steps.log").read_text().split() == [str(step) for step in range(1, 7) for _ in range(2)]
+    assert (tmp_path / "steps.log").read_text().split() == [
+        str(step) for step in range(1, 7) for _ in range(2)
+    ]
     finish(program(llama, tmp_path / "one"))
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
-    np.testing.assert_allclose(losses(tmp_path / "two", "grad_norm"), losses(tmp_path / "one", "grad_norm"), rtol=1e-4)
+    np.testing.assert_allclose(
+        losses(tmp_path / "two", "grad_norm"), losses(tmp_path / "one", "grad_norm"), rtol=1e-4
+    )
     assert furthest(tmp_path / "two/epoch-2", tmp_path / "one/epoch-2") < 1e-4
 
 

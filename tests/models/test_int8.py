@@ -9,12 +9,22 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from hf_superfilter import IFD, AskLLM, CausalLM, Embed, LearningPercentage, Perplexity, TextEncoder, score
+from hf_superfilter import (
+    IFD,
+    AskLLM,
+    CausalLM,
+    Embed,
+    LearningPercentage,
+    Perplexity,
+    TextEncoder,
+    score,
+)
 from hf_superfilter.models import cpu_linear as int8
 from hf_superfilter.models.loading import pick_dtype
 
 pytestmark = pytest.mark.skipif(
-    "x86" not in torch.backends.quantized.supported_engines, reason="int8 kernels are for x86 processors"
+    "x86" not in torch.backends.quantized.supported_engines,
+    reason="int8 kernels are for x86 processors",
 )
 
 
@@ -52,7 +62,9 @@ def test_no_sum_overflows_where_pairs_of_products_are_summed_in_16_bits(monkeypa
 
 
 @pytest.mark.parametrize("variant", ["superfiltering", "bos", "aligned", "loss_ratio"])
-def test_ifd_ranks_real_rows_as_float32_does_with_the_same_statuses_and_tokens(weak, sample, variant):
+def test_ifd_ranks_real_rows_as_float32_does_with_the_same_statuses_and_tokens(
+    weak, sample, variant
+):
     batch = sample[:150]
     ours, exact = in_int8_and_float32(IFD, weak, batch, variant=variant)
     assert (ours["ifd_status"] == exact["ifd_status"]).all()
@@ -64,7 +76,9 @@ def test_ifd_ranks_real_rows_as_float32_does_with_the_same_statuses_and_tokens(w
 
 
 @pytest.mark.parametrize("model", ["gpt2", "llama"])
-def test_awkward_rows_of_other_models_have_the_same_statuses_and_nearly_the_same_losses(model, request):
+def test_awkward_rows_of_other_models_have_the_same_statuses_and_nearly_the_same_losses(
+    model, request
+):
     from test_models import AWKWARD
 
     batch = {"prompt": [p for p, _ in AWKWARD], "response": [r for _, r in AWKWARD]}
@@ -75,11 +89,15 @@ def test_awkward_rows_of_other_models_have_the_same_statuses_and_nearly_the_same
 
 
 def test_the_nats_of_a_row_do_not_depend_on_batch_size_or_order(lm, sample):
-    windows = [w for pair in lm.windows(sample["prompt"][:60], sample["response"][:60]) for w in pair]
+    windows = [
+        w for pair in lm.windows(sample["prompt"][:60], sample["response"][:60]) for w in pair
+    ]
     whole, _ = lm.losses(windows)
     for budget in (64, 20_000):
         # Sums in another order move an activation across the edge between two steps.
-        np.testing.assert_allclose(lm.losses(windows[::-1], batch_tokens=budget)[0][::-1], whole, atol=5e-3)
+        np.testing.assert_allclose(
+            lm.losses(windows[::-1], batch_tokens=budget)[0][::-1], whole, atol=5e-3
+        )
 
 
 def test_every_product_with_weights_is_in_int8(lm):
@@ -108,14 +126,18 @@ def calm_t5(t5, tmp_path_factory):
 
 
 @pytest.mark.parametrize("model", ["weak", "calm_t5"])
-def test_ask_llm_answers_in_int8_with_causal_and_with_encoder_decoder_models(model, request, sample):
+def test_ask_llm_answers_in_int8_with_causal_and_with_encoder_decoder_models(
+    model, request, sample
+):
     ours, exact = in_int8_and_float32(AskLLM, request.getfixturevalue(model), sample[:40])
     assert (ours["ask_llm_status"] == exact["ask_llm_status"]).all()
     np.testing.assert_allclose(np.log(ours["ask_llm"]), np.log(exact["ask_llm"]), atol=0.3)
     assert (ours["ask_llm"] != exact["ask_llm"]).any()
 
 
-def test_the_first_run_on_a_data_set_says_how_far_the_ranks_agree_and_later_ones_do_not(weak, sample, tmp_path, caplog):
+def test_the_first_run_on_a_data_set_says_how_far_the_ranks_agree_and_later_ones_do_not(
+    weak, sample, tmp_path, caplog
+):
     rows = sample.select(range(210))
     with caplog.at_level(logging.WARNING):
         score(rows, [IFD(weak, dtype="int8")], tmp_path / "run")
@@ -126,7 +148,11 @@ def test_the_first_run_on_a_data_set_says_how_far_the_ranks_agree_and_later_ones
     made = json.loads((tmp_path / "run/run.json").read_text())["scorers"]["ifd"]
     assert made["made_with"]["dtype"] == "int8"
     found = made["trial"]
-    assert 150 <= found["rows"] <= 200 and 0.99 <= found["spearman"] < 1 and 0.8 <= found["top_10_percent"] <= 1
+    assert (
+        150 <= found["rows"] <= 200
+        and 0.99 <= found["spearman"] < 1
+        and 0.8 <= found["top_10_percent"] <= 1
+    )
     assert f"Spearman {found['spearman']:.4f}, {found['top_10_percent']:.2f} of the top 10%" in said
     assert "trial" not in json.loads((tmp_path / "exact/run.json").read_text())["scorers"]["ifd"]
 
@@ -143,8 +169,11 @@ def test_what_int8_is_not_for_is_refused(weak, llama):
 
 def test_a_model_whose_weights_are_not_in_linear_layers_is_refused():
     experts = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(4, 16, 16))])
-    model = torch.nn.Sequential(torch.nn.Embedding(100, 8), torch.nn.Linear(16, 16, bias=False), experts)
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(100, 8), torch.nn.Linear(16, 16, bias=False), experts
+    )
     with pytest.raises(
-        ValueError, match="those of 'experts' hold only 20% of what it multiplies by: give dtype='auto'"
+        ValueError,
+        match="those of 'experts' hold only 20% of what it multiplies by: give dtype='auto'",
     ):
         int8.to_int8(model, "experts")

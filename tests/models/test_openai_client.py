@@ -20,7 +20,10 @@ from hf_superfilter.models import openai_client as remote
 pytest.importorskip("openai", reason="OpenAI's client is installed with the extra 'api'")
 
 QUESTION = "{text}\nIs this good? The answer is"
-WORDS = {"yes": ("a", "an"), "no": ("the",)}  # what the embedded model, which cannot answer, likes to say
+WORDS = {
+    "yes": ("a", "an"),
+    "no": ("the",),
+}  # what the embedded model, which cannot answer, likes to say
 KEY = "sk-a-secret-that-must-not-leak"
 
 
@@ -55,13 +58,21 @@ def test_what_the_server_names_is_what_a_plain_softmax_says(folder, rows):
     exact, reference = here(rows[:]), OneQuestionAtATime(folder)
     defined = np.isfinite(columns["ask_llm"])
     assert defined.sum() >= 10
-    assert [s == "not_in_top" for s in columns["ask_llm_status"]] == (~defined & np.isfinite(exact["ask_llm"])).tolist()
+    assert [s == "not_in_top" for s in columns["ask_llm_status"]] == (
+        ~defined & np.isfinite(exact["ask_llm"])
+    ).tolist()
     for i, question in enumerate(here.questions(rows[:])):
         if question is not None:
             p, tokens = reference.softmax(question, special="chat" not in folder).topk(20)
             texts = [reference.tokenizer.decode([t]).strip() for t in tokens.tolist()]
-            named = [float(p) for p, text in zip(p, texts, strict=True) if text in ("a", "A", "an", "An", "AN")]
-            assert columns["ask_llm"][i] == pytest.approx(sum(named) if named else np.nan, rel=1e-4, nan_ok=True)
+            named = [
+                float(p)
+                for p, text in zip(p, texts, strict=True)
+                if text in ("a", "A", "an", "An", "AN")
+            ]
+            assert columns["ask_llm"][i] == pytest.approx(
+                sum(named) if named else np.nan, rel=1e-4, nan_ok=True
+            )
             if named:  # what is not named is rarer than what is
                 assert -1e-6 <= exact["ask_llm"][i] - columns["ask_llm"][i] <= 10 * float(p[-1])
 
@@ -70,10 +81,14 @@ def test_a_chat_is_asked_for_where_there_is_one_and_a_completion_elsewhere(folde
     with OpenAIServer(folder) as server:
         scorer = ask(server)
         scorer(rows[:2])
-        assert sorted(server.asked[1:]) == sorted(AskLLM(folder, QUESTION, **WORDS).questions(rows[:2]))
+        assert sorted(server.asked[1:]) == sorted(
+            AskLLM(folder, QUESTION, **WORDS).questions(rows[:2])
+        )
         path = "chat/completions" if "chat" in folder else "completions"
         assert scorer.provenance()["asked"] == f"{path}, 20 log-probabilities"
-        assert scorer.questions(rows[:1]) == [QUESTION.format(text=rows["prompt"][0] + rows["response"][0])]
+        assert scorer.questions(rows[:1]) == [
+            QUESTION.format(text=rows["prompt"][0] + rows["response"][0])
+        ]
 
 
 def test_a_server_that_names_five_tokens_is_asked_for_five(chat, rows):
@@ -90,7 +105,9 @@ def test_a_server_that_names_five_tokens_is_asked_for_five(chat, rows):
 def test_an_answer_that_the_server_does_not_name_is_undefined_not_zero(weak, rows):
     with OpenAIServer(weak) as server:
         columns = AskLLM("tiny", yes="zygote", no="quartz", endpoint=server.url)(rows[:3])
-        mixed = AskLLM("tiny", QUESTION, yes=WORDS["yes"], no="quartz", endpoint=server.url)(rows[:12])
+        mixed = AskLLM("tiny", QUESTION, yes=WORDS["yes"], no="quartz", endpoint=server.url)(
+            rows[:12]
+        )
     assert columns["ask_llm_status"] == ["not_in_top"] * 3
     assert np.isnan(columns["ask_llm"]).all() and np.isnan(columns["ask_llm_relative"]).all()
     assert np.isfinite(mixed["ask_llm"]).any(), "P(yes) needs no P(no)"
@@ -110,9 +127,13 @@ def test_failures_that_pass_cost_time_but_no_number(chat, rows):
         np.testing.assert_array_equal(values, found[name])
 
 
-def test_a_failed_chunk_is_an_error_and_a_second_run_asks_only_for_what_is_missing(tmp_path, chat, rows):
+def test_a_failed_chunk_is_an_error_and_a_second_run_asks_only_for_what_is_missing(
+    tmp_path, chat, rows
+):
     asked = {"limit": 12}
-    with OpenAIServer(chat, fault=lambda number: "" if number < asked["limit"] else "mute") as server:
+    with OpenAIServer(
+        chat, fault=lambda number: "" if number < asked["limit"] else "mute"
+    ) as server:
         with pytest.raises(ValueError, match="without log-probabilities"):
             score(rows, [ask(server)], tmp_path / "run", chunk_size=4)
         done = len(list((tmp_path / "run/ask_llm").glob("*.parquet")))
@@ -122,7 +143,11 @@ def test_a_failed_chunk_is_an_error_and_a_second_run_asks_only_for_what_is_missi
         assert server.requests - before == 24 - 4 * done
         np.testing.assert_array_equal(table["ask_llm"][:], ask(server)(rows[:])["ask_llm"])
     made = json.loads((tmp_path / "run/run.json").read_text())["scorers"]["ask_llm"]["made_with"]
-    assert made["model"] == "tiny" and made["device"] == server.url and made["revision"] == "chosen by the server"
+    assert (
+        made["model"] == "tiny"
+        and made["device"] == server.url
+        and made["revision"] == "chosen by the server"
+    )
 
 
 def test_a_text_is_cut_by_its_bytes(chat):
@@ -137,13 +162,18 @@ def test_a_text_is_cut_by_its_bytes(chat):
 
 def test_a_token_that_the_server_chose_counts_also_where_its_list_leaves_it_out():
     first = {"token": "Yes", "logprob": -0.1, "top_logprobs": [{"token": "No", "logprob": -3}]}
-    assert remote._named({"choices": [{"logprobs": {"content": [first]}}]}) == [("No", -3.0), ("Yes", -0.1)]
+    assert remote._named({"choices": [{"logprobs": {"content": [first]}}]}) == [
+        ("No", -3.0),
+        ("Yes", -0.1),
+    ]
 
 
 # Secrets and identity
 
 
-def test_the_key_comes_from_the_environment_and_is_nowhere_else(tmp_path, monkeypatch, caplog, chat, rows):
+def test_the_key_comes_from_the_environment_and_is_nowhere_else(
+    tmp_path, monkeypatch, caplog, chat, rows
+):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     caplog.set_level(logging.DEBUG)
     with OpenAIServer(chat, key=KEY) as server:
@@ -162,25 +192,42 @@ def test_the_key_comes_from_the_environment_and_is_nowhere_else(tmp_path, monkey
 
 def test_a_wrong_key_is_said_without_it(monkeypatch, chat, rows):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with OpenAIServer(chat, key="another") as server, pytest.raises(PermissionError, match="OPENAI_API_KEY") as error:
+    with (
+        OpenAIServer(chat, key="another") as server,
+        pytest.raises(PermissionError, match="OPENAI_API_KEY") as error,
+    ):
         ask(server)(rows[:1])
     assert KEY not in str(error.value) and "***" in str(error.value)
 
 
 def test_the_key_goes_to_its_own_server_only(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    assert remote._key_for("https://api.openai.com/v1") == KEY == remote._key_for("http://127.0.0.1:8000/v1")
-    for elsewhere in ("https://example.com/v1", "http://api.openai.com/v1", "https://api.openai.com.example.com/v1"):
+    assert (
+        remote._key_for("https://api.openai.com/v1")
+        == KEY
+        == remote._key_for("http://127.0.0.1:8000/v1")
+    )
+    for elsewhere in (
+        "https://example.com/v1",
+        "http://api.openai.com/v1",
+        "https://api.openai.com.example.com/v1",
+    ):
         assert remote._key_for(elsewhere) == ""
     monkeypatch.setenv("OPENAI_BASE_URL", "https://example.com/v1")
-    assert remote._key_for("https://example.com/v1") == KEY and remote._key_for("https://api.openai.com/v1") == ""
+    assert (
+        remote._key_for("https://example.com/v1") == KEY
+        and remote._key_for("https://api.openai.com/v1") == ""
+    )
 
 
 def test_the_identity_is_the_endpoint_and_the_name_of_the_model():
     here = AskLLM("tiny", endpoint="http://localhost:1/v1/")
     assert here.identity() == {"endpoint": "http://localhost:1/v1", "model": "tiny"}
     assert eval(repr(here)) == here == AskLLM("tiny", endpoint="http://localhost:1/v1")
-    others = [AskLLM("tiny", endpoint="http://localhost:2/v1"), AskLLM("other", endpoint="http://localhost:1/v1")]
+    others = [
+        AskLLM("tiny", endpoint="http://localhost:2/v1"),
+        AskLLM("other", endpoint="http://localhost:1/v1"),
+    ]
     assert len({Hasher.hash(one) for one in (here, *others)}) == 3
 
 
@@ -188,7 +235,10 @@ def test_the_identity_is_the_endpoint_and_the_name_of_the_model():
 
 
 def test_a_server_that_is_not_there_is_one_sentence():
-    with pytest.raises(ConnectionError, match=r"the server at http://127\.0\.0\.1:9/v1 cannot be reached .*start it"):
+    with pytest.raises(
+        ConnectionError,
+        match=r"the server at http://127\.0\.0\.1:9/v1 cannot be reached .*start it",
+    ):
         AskLLM("tiny", endpoint="http://127.0.0.1:9/v1")({"prompt": [""], "response": ["Water."]})
 
 
@@ -202,7 +252,10 @@ def test_a_server_that_never_answers_well_is_said(chat, rows, fault, error, said
 
 
 def test_a_model_that_the_server_does_not_know_is_said(chat, rows):
-    with OpenAIServer(chat) as server, pytest.raises(ValueError, match=r"refuses .*'other' .*does not exist"):
+    with (
+        OpenAIServer(chat) as server,
+        pytest.raises(ValueError, match=r"refuses .*'other' .*does not exist"),
+    ):
         AskLLM("other", endpoint=server.url)(rows[:1])
 
 
@@ -230,7 +283,15 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path):
         "dataset: embedded:sample\nscore:\n- AskLLM: {model: tiny, endpoint: 'http://127.0.0.1:9/v1'}\n"
     )
     program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from hf_superfilter.cli.app import main; main()"
-    command = [sys.executable, "-c", program, "run", str(tmp_path / "recipe.yaml"), "--folder", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "run",
+        str(tmp_path / "recipe.yaml"),
+        "--folder",
+        str(tmp_path / "run"),
+    ]
     recipe = (tmp_path / "recipe.yaml").read_text() + "select:\n- TopK: {by: ask_llm, k: 2}\n"
     (tmp_path / "recipe.yaml").write_text(recipe)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -244,4 +305,7 @@ def test_map_works_with_an_endpoint(chat):
     rows = Dataset.from_dict({"prompt": ["", ""], "response": ["Water is wet.", ""]})
     with OpenAIServer(chat) as server:
         table = rows.map(ask(server), batched=True)
-    assert table["ask_llm_status"][1] == "empty_response" and "ask_llm_tokens" not in table.column_names
+    assert (
+        table["ask_llm_status"][1] == "empty_response"
+        and "ask_llm_tokens" not in table.column_names
+    )

@@ -16,9 +16,17 @@ from hf_superfilter import IFD
 
 pytestmark = pytest.mark.skipif(not (SHARED / "gpt2").is_dir(), reason="../shared/data is not here")
 
-X86 = pytest.mark.skipif("x86" not in torch.backends.quantized.supported_engines, reason="int8 is for x86 processors")
-ARITHMETIC = [("float32", 1e-4), pytest.param("int8", 0.1, marks=X86)]  # largest relative difference of an IFD
-LATER = [("float32", 1e-4), pytest.param("int8", 0.1, marks=[X86, pytest.mark.slow])]  # the same products
+X86 = pytest.mark.skipif(
+    "x86" not in torch.backends.quantized.supported_engines, reason="int8 is for x86 processors"
+)
+ARITHMETIC = [
+    ("float32", 1e-4),
+    pytest.param("int8", 0.1, marks=X86),
+]  # largest relative difference of an IFD
+LATER = [
+    ("float32", 1e-4),
+    pytest.param("int8", 0.1, marks=[X86, pytest.mark.slow]),
+]  # the same products
 
 
 def real(name, count):
@@ -26,7 +34,10 @@ def real(name, count):
 
     with pa.input_stream(str(SHARED / name), compression="zstd") as stream:
         rows = [json.loads(line) for line in stream.read().decode().split("\n")[:count]]
-    return [(r["instruction"] + "\n" + (r["input"] + "\n" if r["input"] else ""), r["output"]) for r in rows]
+    return [
+        (r["instruction"] + "\n" + (r["input"] + "\n" if r["input"] else ""), r["output"])
+        for r in rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +119,9 @@ def test_variant_bos_is_what_oda_datascorer_computes_but_for_its_split_tokenisat
     ours = np.asarray(IFD(model, dtype=dtype, variant="bos")(batch)["ifd"])
     tokenizer, wanted = reference.tokenizer, []
     for prompt, response in rows[:60]:
-        whole, p, r = (tokenizer(text)["input_ids"] for text in (prompt + response, prompt, response))
+        whole, p, r = (
+            tokenizer(text)["input_ids"] for text in (prompt + response, prompt, response)
+        )
         eos = tokenizer.eos_token_id
         given = reference.loss(torch.tensor([[eos, *whole]]), len(p) + 1)
         wanted.append(math.exp(given - reference.loss(torch.tensor([[eos, *r]]), 1)))
@@ -116,7 +129,9 @@ def test_variant_bos_is_what_oda_datascorer_computes_but_for_its_split_tokenisat
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), LATER)
-def test_variant_loss_ratio_is_cherrys_and_data_juicers_ratio_of_mean_losses(model, batch, authors, dtype, tolerance):
+def test_variant_loss_ratio_is_cherrys_and_data_juicers_ratio_of_mean_losses(
+    model, batch, authors, dtype, tolerance
+):
     ours = np.asarray(IFD(model, dtype=dtype, variant="loss_ratio")(batch)["ifd"])
     wanted = np.array([nats.given / nats.alone for nats in authors])
     np.testing.assert_allclose(ours, wanted, rtol=tolerance)
@@ -129,4 +144,6 @@ def test_a_window_of_512_reproduces_the_tool_that_reads_512_tokens(model, rows, 
     scored = IFD(model, dtype=dtype, max_length=512)(batch)
     assert scored["ifd_status"].count("truncated") >= 2
     shorter = OneRowAtATime(model, max_length=512)
-    np.testing.assert_allclose(scored["ifd"], [shorter.nats(*row).ifd for row in some], rtol=tolerance)
+    np.testing.assert_allclose(
+        scored["ifd"], [shorter.nats(*row).ifd for row in some], rtol=tolerance
+    )

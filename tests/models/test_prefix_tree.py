@@ -22,9 +22,24 @@ from hf_superfilter.models.prefix_tree import can_share, families
 from hf_superfilter.models.tokenization import Window
 
 SYSTEM = "You are a helpful assistant. Answer briefly.\n"
-PROMPTS = [SYSTEM + question + "\n" for question in ("What is the sea made of?", "What is the sun?", "Say hello.")]
-ANSWERS = ["Water and salt.", "Water and much salt, I think.", "", "a", "It is hot. " * 90, "Water and salt."]
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 256}
+PROMPTS = [
+    SYSTEM + question + "\n"
+    for question in ("What is the sea made of?", "What is the sun?", "Say hello.")
+]
+ANSWERS = [
+    "Water and salt.",
+    "Water and much salt, I think.",
+    "",
+    "a",
+    "It is hot. " * 90,
+    "Water and salt.",
+]
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 256,
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +54,11 @@ def save(tmp_path, weak):
     def run(kind, config):
         tokenizer = AutoTokenizer.from_pretrained(weak)
         torch.manual_seed(0)
-        made = kind(config(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, pad_token_id=0, **SMALL))
+        made = kind(
+            config(
+                vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, pad_token_id=0, **SMALL
+            )
+        )
         with torch.no_grad():
             for weight in made.parameters():
                 weight.mul_(8 if weight.ndim == 2 else 1)
@@ -63,7 +82,9 @@ def one_at_a_time(lm, windows):
 def tokens_read(lm, windows, **settings):
     """The losses of the windows and how many tokens entered the first layer for them."""
     seen = []
-    hook = lm.model.get_input_embeddings().register_forward_pre_hook(lambda module, args: seen.append(args[0].numel()))
+    hook = lm.model.get_input_embeddings().register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].numel())
+    )
     nats, _ = lm.losses(windows, **settings)
     hook.remove()
     return nats, sum(seen)
@@ -71,20 +92,28 @@ def tokens_read(lm, windows, **settings):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 @pytest.mark.parametrize("budget", [None, 90])
-def test_rows_that_share_prompts_templates_and_answers_have_the_nats_they_have_alone(models, name, budget):
+def test_rows_that_share_prompts_templates_and_answers_have_the_nats_they_have_alone(
+    models, name, budget
+):
     lm = models[name]
     windows = pairs_of(lm)
     assert {"ok", "truncated", "empty_response"} <= {window.status for window in windows}
     nats, read = tokens_read(lm, windows, batch_tokens=budget)
     np.testing.assert_allclose(nats, one_at_a_time(lm, windows), rtol=1e-5)
-    assert read < (0.6 if budget is None else 1) * sum(len(window.ids) for window in windows if window.scored)
+    assert read < (0.6 if budget is None else 1) * sum(
+        len(window.ids) for window in windows if window.scored
+    )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_any_family_of_windows_has_the_nats_they_have_alone(models, data):
     lm = models[data.draw(st.sampled_from(["gpt2", "llama"]))]
-    rows = data.draw(st.lists(st.lists(st.integers(3, 5), min_size=1, max_size=12), min_size=1, max_size=10))
+    rows = data.draw(
+        st.lists(st.lists(st.integers(3, 5), min_size=1, max_size=12), min_size=1, max_size=10)
+    )
     windows = [Window(ids, data.draw(st.integers(1, len(ids)))) for ids in rows]
     nats, counts = lm.losses(windows, batch_tokens=data.draw(st.integers(1, 60)))
     np.testing.assert_allclose(nats, one_at_a_time(lm, windows), rtol=1e-5)
@@ -99,7 +128,11 @@ def test_each_distinct_beginning_goes_through_the_model_once(models):
 
 def test_rows_that_begin_differently_have_the_very_bits_of_the_plain_way(models, sample):
     lm = models["gpt2"]
-    some = [window for pair in lm.windows(sample["prompt"][:60], sample["response"][:60]) for window in pair]
+    some = [
+        window
+        for pair in lm.windows(sample["prompt"][:60], sample["response"][:60])
+        for window in pair
+    ]
     windows = [window for window in some if window.scored]
     assert len(families([window.ids for window in windows])[0]) == 0
     as_is, _ = lm.losses(windows)
@@ -113,14 +146,18 @@ def test_rows_that_begin_differently_have_the_very_bits_of_the_plain_way(models,
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), max_size=12))
 def test_families_are_sorted_and_know_what_neighbours_share(rows):
     order, common = families(rows)
-    assert len(set(order.tolist())) == len(order) and [rows[i] for i in order] == sorted(rows[i] for i in order)
+    assert len(set(order.tolist())) == len(order) and [rows[i] for i in order] == sorted(
+        rows[i] for i in order
+    )
     for before, own, shared in zip(order, order[1:], common[1:], strict=False):
         same = [x == y for x, y in zip(rows[before], rows[own], strict=False)]
         assert shared in (0, [*same, False].index(False)), "all that is shared, or a new family"
     assert not len(order) or common[0] == 0
 
 
-@pytest.mark.parametrize(("kind", "config"), [(GPTNeoXForCausalLM, GPTNeoXConfig), (OPTForCausalLM, OPTConfig)])
+@pytest.mark.parametrize(
+    ("kind", "config"), [(GPTNeoXForCausalLM, GPTNeoXConfig), (OPTForCausalLM, OPTConfig)]
+)
 def test_other_kinds_of_positions_share_too(save, kind, config):
     lm = save(kind, config)
     windows = pairs_of(lm)
@@ -131,7 +168,9 @@ def test_other_kinds_of_positions_share_too(save, kind, config):
 def test_a_model_that_cannot_share_is_run_the_plain_way(save, gpt2):
     sliding = save(
         MistralForCausalLM,
-        lambda **some: MistralConfig(sliding_window=8, num_key_value_heads=1, intermediate_size=64, **some),
+        lambda **some: MistralConfig(
+            sliding_window=8, num_key_value_heads=1, intermediate_size=64, **some
+        ),
     )
     for lm in (sliding, CausalLM(gpt2, dtype="float32", attn_implementation="eager")):
         windows = [window for window in pairs_of(lm) if window.scored and len(window.ids) < 60]
@@ -160,7 +199,9 @@ def test_when_memory_ends_trees_get_smaller_and_the_model_attends_as_before(gpt2
 # On a GPU all windows stand in trees, and attention takes torch's kernel for sequences of any lengths
 
 
-def behind_each_other(query, key, value, ends, key_ends, longest, key_longest, *, scale, window_size, enable_gqa):
+def behind_each_other(
+    query, key, value, ends, key_ends, longest, key_longest, *, scale, window_size, enable_gqa
+):
     """What that kernel computes, one sequence at a time."""
     assert window_size == (-1, 0), "causal"
     assert ends.dtype == torch.int32 and torch.equal(ends, key_ends)
@@ -182,17 +223,23 @@ def packing(request, models, monkeypatch):
     if request.param == "one behind the other":
         monkeypatch.setattr(prefixes, "VARLEN", behind_each_other)
         monkeypatch.setattr(
-            prefixes.Tree, "_beside", lambda tree, states, module, options: tree._behind(states, options["scaling"])
+            prefixes.Tree,
+            "_beside",
+            lambda tree, states, module, options: tree._behind(states, options["scaling"]),
         )
     return models
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 @pytest.mark.parametrize("alike", [True, False])
-def test_packed_windows_have_the_nats_they_have_alone_and_no_token_is_padding(packing, sample, name, alike):
+def test_packed_windows_have_the_nats_they_have_alone_and_no_token_is_padding(
+    packing, sample, name, alike
+):
     lm = packing[name]
     pairs = lm.windows(sample["prompt"][:40], sample["response"][:40])
-    windows = pairs_of(lm) if alike else [window for pair in pairs for window in pair if window.scored]
+    windows = (
+        pairs_of(lm) if alike else [window for pair in pairs for window in pair if window.scored]
+    )
     nats, read = tokens_read(lm, windows, batch_tokens=4_000)
     lm._packs = lm._shares = False
     plain, _ = lm.losses(windows)

@@ -41,8 +41,16 @@ def test_what_the_name_promises_is_what_the_recipe_does():
 
 
 def test_the_users_file_extends_and_overrides(own):
-    mine = {"dataset": "embedded:sample", "score": ["Length"], "select": [{"TopK": {"by": "length", "k": 3}}]}
-    own.write_text(yaml.safe_dump({"mine": {"recipe": mine}, "dolly-ifd-10": {"repo": "me/dolly", "revision": SHA}}))
+    mine = {
+        "dataset": "embedded:sample",
+        "score": ["Length"],
+        "select": [{"TopK": {"by": "length", "k": 3}}],
+    }
+    own.write_text(
+        yaml.safe_dump(
+            {"mine": {"recipe": mine}, "dolly-ifd-10": {"repo": "me/dolly", "revision": SHA}}
+        )
+    )
     entries = catalogue()
     assert list(entries)[-1] == "mine"
     assert entries["dolly-ifd-10"] == {"repo": "me/dolly", "revision": SHA}
@@ -91,7 +99,9 @@ def test_damage_is_one_sentence_that_names_the_file(own, text, said):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("recipe", [None, [], {"dataset": "x"}, {"dataset": "x", "score": ["Lenght"]}])
+@pytest.mark.parametrize(
+    "recipe", [None, [], {"dataset": "x"}, {"dataset": "x", "score": ["Lenght"]}]
+)
 def test_a_damaged_recipe_is_said_when_it_is_used_and_spoils_no_other(own, recipe):
     own.write_text(yaml.safe_dump({"mine": {"recipe": recipe}}))
     for use in (load_recipe, lambda name: load_subset(name, make=True)):
@@ -104,18 +114,26 @@ def test_a_damaged_recipe_is_said_when_it_is_used_and_spoils_no_other(own, recip
 def test_an_unknown_name_answers_with_the_nearest(own):
     own.write_text(yaml.safe_dump({"mine": {"recipe": {}}}))
     with pytest.raises(
-        FileNotFoundError, match=r"no subset 'mien' in the catalogue: did you mean 'mine'\?.*'user/name'"
+        FileNotFoundError,
+        match=r"no subset 'mien' in the catalogue: did you mean 'mine'\?.*'user/name'",
     ):
         entry_of("mien")
 
 
 def test_what_is_not_published_is_made_when_that_is_asked_for(tmp_path, monkeypatch, own, sample):
     monkeypatch.chdir(tmp_path)
-    sample.select(range(20)).select_columns(["instruction", "input", "output"]).to_json("rows.jsonl")
-    text = OURS.read_text().replace("embedded:strong", "embedded:weak").replace("embedded:sample", "rows.jsonl")
+    sample.select(range(20)).select_columns(["instruction", "input", "output"]).to_json(
+        "rows.jsonl"
+    )
+    text = (
+        OURS.read_text()
+        .replace("embedded:strong", "embedded:weak")
+        .replace("embedded:sample", "rows.jsonl")
+    )
     own.write_text(text[text.index("sample-ifd-15") :])
     with pytest.raises(
-        FileNotFoundError, match=r"not published; make it with load_subset\('sample-ifd-15', make=True\)"
+        FileNotFoundError,
+        match=r"not published; make it with load_subset\('sample-ifd-15', make=True\)",
     ):
         load_subset("sample-ifd-15")
     assert not (tmp_path / "runs").exists()
@@ -144,7 +162,9 @@ def test_a_published_entry_loads_at_its_revision(hub, own):
     assert load_subset("me/rows")["number"][:] == [2]
     with pytest.raises(FileNotFoundError, match="no recipe was recorded for 'best'"):
         load_recipe("named")
-    with pytest.raises(FileNotFoundError, match=f"the Hub has no data set 'me/rows' at revision '{SHA}'"):
+    with pytest.raises(
+        FileNotFoundError, match=f"the Hub has no data set 'me/rows' at revision '{SHA}'"
+    ):
         load_subset("gone")
 
 

@@ -8,7 +8,17 @@ import pytest
 import yaml
 from conftest import SHARED
 
-from hf_superfilter import IFD, Embed, Length, PerCluster, Recipe, Threshold, TopK, load_recipe, load_rows
+from hf_superfilter import (
+    IFD,
+    Embed,
+    Length,
+    PerCluster,
+    Recipe,
+    Threshold,
+    TopK,
+    load_recipe,
+    load_rows,
+)
 from hf_superfilter.recipes.catalogue import catalogue, packaged_recipes
 from hf_superfilter.recipes.overrides import varied
 
@@ -19,14 +29,18 @@ NAMES = list(packaged_recipes())
 def run_folders(tmp_path_factory):
     """A folder for each first scorer: recipes that begin with the same one find its scores there."""
     home = tmp_path_factory.mktemp("recipes")
-    return lambda recipe: home / hashlib.sha256(repr((recipe.dataset, recipe.score[0])).encode()).hexdigest()[:8]
+    return lambda recipe: (
+        home / hashlib.sha256(repr((recipe.dataset, recipe.score[0])).encode()).hexdigest()[:8]
+    )
 
 
 @pytest.fixture(scope="session")
 def long_few(sample, tmp_path_factory) -> str:
     """A file of 60 rows, for what takes long."""
     path = tmp_path_factory.mktemp("rows") / "sixty.jsonl"
-    sample.select(range(60)).select_columns(["instruction", "input", "output", "category"]).to_json(path)
+    sample.select(range(60)).select_columns(["instruction", "input", "output", "category"]).to_json(
+        path
+    )
     return str(path)
 
 
@@ -34,11 +48,17 @@ def long_few(sample, tmp_path_factory) -> str:
 def few(sample, tmp_path, monkeypatch) -> str:
     """A file of a few rows, in the working directory."""
     monkeypatch.chdir(tmp_path)
-    sample.select(range(30)).select_columns(["instruction", "input", "output", "category"]).to_json("few.jsonl")
+    sample.select(range(30)).select_columns(["instruction", "input", "output", "category"]).to_json(
+        "few.jsonl"
+    )
     return "few.jsonl"
 
 
-LONG = {"LearningPercentage", "AskLLM", "Density"}  # scorers that take minutes, or megabytes, for 519 rows
+LONG = {
+    "LearningPercentage",
+    "AskLLM",
+    "Density",
+}  # scorers that take minutes, or megabytes, for 519 rows
 
 
 def models_of(recipe):
@@ -49,8 +69,21 @@ def models_of(recipe):
 
 
 def test_there_is_one_for_each_method():
-    wanted = {"superfiltering", "superfiltering-d", "cherry", "learning-percentage", "learning-percentage-approximate"}
-    wanted |= {"ask-llm", "density", "sem-dedup", "prototypes", "facility-location", "quality-then-coverage"}
+    wanted = {
+        "superfiltering",
+        "superfiltering-d",
+        "cherry",
+        "learning-percentage",
+        "learning-percentage-approximate",
+    }
+    wanted |= {
+        "ask-llm",
+        "density",
+        "sem-dedup",
+        "prototypes",
+        "facility-location",
+        "quality-then-coverage",
+    }
     wanted |= {"perplexity-low", "perplexity-band", "length", "random", "per-category"}
     assert wanted | {"per-cluster", "per-cluster-random"} <= set(NAMES)
     assert not set(NAMES) & set(catalogue()), "one name means one thing"
@@ -61,16 +94,22 @@ def test_a_recipe_says_what_it_is_in_one_line_its_paper_and_what_to_change(name)
     text = packaged_recipes()[name].read_text()
     title, *others = [line for line in text.splitlines() if line.startswith("#")]
     assert title.endswith(".") and len(title) <= 90
-    assert others[0].startswith("# Paper: ") and any(line.startswith("# Change: ") for line in others)
+    assert others[0].startswith("# Paper: ") and any(
+        line.startswith("# Change: ") for line in others
+    )
     assert next(iter(yaml.safe_load(text))) == "dataset"
 
 
 @pytest.mark.filterwarnings("ignore:the .* rows to train on are fewer than:UserWarning")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_runs_on_the_embedded_sample_and_model_with_no_network(name, run_folders, long_few):
+def test_a_recipe_runs_on_the_embedded_sample_and_model_with_no_network(
+    name, run_folders, long_few
+):
     recipe = load_recipe(name)
     assert recipe == Recipe.read(packaged_recipes()[name]) == Recipe.from_yaml(recipe.to_yaml())
-    assert recipe.dataset == "embedded:sample" and all(model.startswith("embedded:") for model in models_of(recipe))
+    assert recipe.dataset == "embedded:sample" and all(
+        model.startswith("embedded:") for model in models_of(recipe)
+    )
     if models_of(recipe):
         recipe = varied(recipe, settings={"model": "embedded:weak"})
         assert set(models_of(recipe)) == {"embedded:weak"}
@@ -107,15 +146,22 @@ def test_a_recipe_runs_on_dolly(name, tmp_path, monkeypatch, command):
 
 
 def test_run_by_name_takes_another_data_set_model_and_budget(few, command, tmp_path):
-    code, out, error = command("run", "per-category", "--dataset", few, "--model", "embedded:weak", "--set", "k=6")
+    code, out, error = command(
+        "run", "per-category", "--dataset", few, "--model", "embedded:weak", "--set", "k=6"
+    )
     assert code == 0, error
     assert "6 of 30 rows kept" in out and "embedded:weak" in out
     made = Recipe.read(tmp_path / "runs/per-category/recipe.yaml")
-    assert made.dataset == few and made.select == (Threshold("ifd", below=1.0), PerCluster("ifd", 6, group="category"))
+    assert made.dataset == few and made.select == (
+        Threshold("ifd", below=1.0),
+        PerCluster("ifd", 6, group="category"),
+    )
 
 
 def test_a_file_and_a_short_name_of_the_catalogue_run_the_same_way(few, command):
-    Path("mine.yaml").write_text("dataset: few.jsonl\nscore: [Length]\nselect: [{TopK: {by: length, k: 0.5}}]\n")
+    Path("mine.yaml").write_text(
+        "dataset: few.jsonl\nscore: [Length]\nselect: [{TopK: {by: length, k: 0.5}}]\n"
+    )
     assert "15 of 30 rows kept" in command("run", "mine.yaml")[1]
     assert "3 of 30 rows kept" in command("run", "mine.yaml", "--set", "TopK.k=0.1")[1]
     changed = ["--dataset", few, "--model", "embedded:weak", "--folder", "other"]
@@ -129,7 +175,9 @@ def test_the_list_has_a_line_for_each_and_a_name_prints_the_file(command):
     for name in NAMES:
         (line,) = [line for line in out.splitlines() if line.startswith(f"{name} ")]
         assert ("embedded:" in line) == bool(models_of(load_recipe(name)))
-    assert command("recipes", "length")[1].strip() == packaged_recipes()["length"].read_text().strip()
+    assert (
+        command("recipes", "length")[1].strip() == packaged_recipes()["length"].read_text().strip()
+    )
 
 
 def test_an_unknown_name_answers_with_the_nearest(refused):
@@ -148,7 +196,9 @@ def test_an_unknown_name_answers_with_the_nearest(refused):
         ("k=[", "--set 'k=[': '[' is no value"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused_before_anything_is_read(setting, said, refused, tmp_path):
+def test_a_setting_that_cannot_be_is_refused_before_anything_is_read(
+    setting, said, refused, tmp_path
+):
     assert said in refused("run", "length", "--set", setting)
     assert not (tmp_path / "runs").exists()
 
@@ -169,4 +219,6 @@ def test_settings_go_where_they_are_stated_and_else_where_they_can():
     assert (moved.dataset, moved.format, moved.split, moved.columns, moved.template) == (
         "elsewhere", "dolly", None, None, "alpaca",
     )  # fmt: skip
-    assert varied(Recipe("x", (Length(),), (TopK("length", 1),)), settings={"k": 2}).select == (TopK("length", 2),)
+    assert varied(Recipe("x", (Length(),), (TopK("length", 1),)), settings={"k": 2}).select == (
+        TopK("length", 2),
+    )

@@ -30,7 +30,13 @@ selectors = st.one_of(
     st.builds(RandomSample, budgets, seed=st.integers(0, 2**40)),
     st.builds(RandomSample, tokens=st.integers(1, 10**9)),
     st.builds(Threshold, texts, below=numbers),
-    st.builds(Threshold, texts, above=st.integers(0, 49), below=st.floats(50, 100), percentiles=st.booleans()),
+    st.builds(
+        Threshold,
+        texts,
+        above=st.integers(0, 49),
+        below=st.floats(50, 100),
+        percentiles=st.booleans(),
+    ),
 )
 recipes = st.builds(
     Recipe, texts, score=st.lists(scorers, min_size=1, max_size=3), select=st.lists(selectors, min_size=1, max_size=3),
@@ -38,7 +44,11 @@ recipes = st.builds(
     tokenizer=st.none() | texts, columns=st.none() | st.dictionaries(texts, texts, max_size=2),
 )  # fmt: skip
 
-GOOD = {"dataset": "embedded:sample", "score": ["Length"], "select": [{"TopK": {"by": "length", "k": 3}}]}
+GOOD = {
+    "dataset": "embedded:sample",
+    "score": ["Length"],
+    "select": [{"TopK": {"by": "length", "k": 3}}],
+}
 MINE = """
 from dataclasses import dataclass
 from hf_superfilter.contracts import Settings
@@ -70,7 +80,9 @@ def mine(tmp_path, monkeypatch):
 
 def recipe_of(other=None, **changes):
     entries = {**GOOD, **(other or {}), **changes}
-    return yaml.safe_dump({key: value for key, value in entries.items() if value != "left out"}, sort_keys=False)
+    return yaml.safe_dump(
+        {key: value for key, value in entries.items() if value != "left out"}, sort_keys=False
+    )
 
 
 @given(recipes)
@@ -78,7 +90,9 @@ def test_a_recipe_comes_back_from_its_yaml_equal(recipe):
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
 
 
-@pytest.mark.parametrize(("written", "meant"), [("2e-5", 2e-5), ("1E-3", 1e-3), (".5e-3", 5e-4), ("3.e+2", 300.0)])
+@pytest.mark.parametrize(
+    ("written", "meant"), [("2e-5", 2e-5), ("1E-3", 1e-3), (".5e-3", 5e-4), ("3.e+2", 300.0)]
+)
 def test_a_number_may_be_written_as_people_do(written, meant):
     entry = f"- LearningPercentage: {{model: embedded:weak, learning_rate: {written}}}"
     (scorer,) = Recipe.from_yaml(f"dataset: embedded:sample\nscore:\n  {entry}\n").score
@@ -119,7 +133,10 @@ WRONG = [
     ({"tokenizer": True}, "tokenizer: True in the recipe has to be text"),
     ({"columns": ["a", "b"]}, "columns: .* has to map a format's names"),
     ({"columns": {"instruction": 5}}, "columns: .* has to map a format's names"),
-    ({"score": "IFD"}, "score: 'IFD' in the recipe has to be a list of entries such as '- IFD: {model"),
+    (
+        {"score": "IFD"},
+        "score: 'IFD' in the recipe has to be a list of entries such as '- IFD: {model",
+    ),
     ({"score": {"Length": {}}}, "score: .* has to be a list"),
     ({"score": None}, "score: None in the recipe has to be a list"),
     ({"score": []}, r"score: \[\] in the recipe has to be a list"),
@@ -130,20 +147,35 @@ WRONG = [
     ({"score": [{"Length": [1]}]}, r"Length: \[1\] is not arguments"),
     ({"score": ["IFD"]}, "IFD needs the argument 'model', such as '- IFD: {model"),
     ({"score": [{5: {}}]}, "no scorer '5'"),
-    ({"score": ["Lenght"]}, r"no scorer 'Lenght': did you mean 'Length'\? \(there are: .*IFD, .*Length, .*Perplexity"),
+    (
+        {"score": ["Lenght"]},
+        r"no scorer 'Lenght': did you mean 'Length'\? \(there are: .*IFD, .*Length, .*Perplexity",
+    ),
     ({"score": ["TopK"]}, "no scorer 'TopK': there are: .*IFD"),
     ({"select": ["Length"]}, "no selector 'Length'"),
     ({"select": [{"TopK": {"by": "ifd", "kk": 1}}]}, "TopK has no argument 'kk': did you mean 'k'"),
-    ({"score": [{"IFD": {"model": "gpt2", "modle": 1}}]}, "IFD has no argument 'modle': did you mean 'model'"),
+    (
+        {"score": [{"IFD": {"model": "gpt2", "modle": 1}}]},
+        "IFD has no argument 'modle': did you mean 'model'",
+    ),
     ({"select": [{"TopK": {"by": "ifd", 5: 1}}]}, "TopK has no argument 5"),
     ({"select": [{"TopK": {"by": "ifd", "k": "ten"}}]}, "TopK: k='ten': give a number of rows"),
     ({"select": [{"TopK": {"by": "ifd", "k": [1]}}]}, r"TopK: k=\[1\]: give a number of rows"),
     ({"select": [{"TopK": {"by": "ifd"}}]}, "TopK: k=None, tokens=None: give one of the two"),
     ({"select": [{"TopK": {"by": 5, "k": 1}}]}, "TopK: by=5: name the column"),
-    ({"select": [{"TopK": {"by": "ifd", "k": 1, "largest": "no"}}]}, "TopK: largest='no': give True or False"),
-    ({"select": [{"Threshold": {"by": "ifd", "below": "1.0"}}]}, "Threshold: below='1.0': give a number"),
+    (
+        {"select": [{"TopK": {"by": "ifd", "k": 1, "largest": "no"}}]},
+        "TopK: largest='no': give True or False",
+    ),
+    (
+        {"select": [{"Threshold": {"by": "ifd", "below": "1.0"}}]},
+        "Threshold: below='1.0': give a number",
+    ),
     ({"select": [{"RandomSample": {"k": 1, "seed": "x"}}]}, "RandomSample: seed='x'"),
-    ({"score": [{"Length": {"columns": "response"}}]}, "Length: columns='response': name two columns"),
+    (
+        {"score": [{"Length": {"columns": "response"}}]},
+        "Length: columns='response': name two columns",
+    ),
     ({"score": [{"Length": {"columns": ["a", "b", "c"]}}]}, "name two columns"),
     ({"score": [{"Length": {"name": "a b"}}]}, "name='a b'"),
     ({"score": [{"Length": {"name": 5}}]}, "name=5"),
@@ -159,7 +191,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "complaint"), WRONG, ids=[str(changes) for changes, _ in WRONG])
+@pytest.mark.parametrize(
+    ("changes", "complaint"), WRONG, ids=[str(changes) for changes, _ in WRONG]
+)
 def test_what_a_recipe_says_wrong_is_one_clear_sentence(changes, complaint):
     with pytest.raises(ValueError, match=complaint) as caught:
         Recipe.from_yaml(recipe_of(changes))
@@ -168,7 +202,15 @@ def test_what_a_recipe_says_wrong_is_one_clear_sentence(changes, complaint):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("dtype", 5), ("dtype", [1]), ("name", 5), ("name", [1]), ("columns", [1]), ("max_length", "1"), ("variant", 5)]
+    [
+        ("dtype", 5),
+        ("dtype", [1]),
+        ("name", 5),
+        ("name", [1]),
+        ("columns", [1]),
+        ("max_length", "1"),
+        ("variant", 5),
+    ]
     + [(key, 5) for key in ("columns", "device", "revision", "attn_implementation")],
 )
 def test_a_model_setting_of_a_wrong_type_is_refused_before_any_row_is_read(key, value):
@@ -215,12 +257,17 @@ def test_a_recipe_made_in_python_is_checked_too():
 
 def test_a_third_party_s_scorer_is_named_by_package_and_class(mine, tmp_path):
     recipe = Recipe.from_yaml(
-        recipe_of(score=[{f"{mine}:Vowels": {"letters": "ä"}}], select=[{"TopK": {"by": "vowels", "k": 1}}])
+        recipe_of(
+            score=[{f"{mine}:Vowels": {"letters": "ä"}}],
+            select=[{"TopK": {"by": "vowels", "k": 1}}],
+        )
     )
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
     assert f"{mine}:Vowels" in recipe.to_yaml()
     selection = recipe.run(tmp_path / "run")
-    assert selection.table["vowels"][:] == [float(text.count("ä")) for text in selection.table["response"][:]]
+    assert selection.table["vowels"][:] == [
+        float(text.count("ä")) for text in selection.table["response"][:]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +303,9 @@ def test_a_plain_function_cannot_be_written_down_and_says_so_before_anything_is_
 
 
 def test_a_recipe_on_the_embedded_sample_leaves_its_files(tmp_path):
-    (tmp_path / "short.yaml").write_text(recipe_of(select=[{"TopK": {"by": "length", "k": 0.1, "largest": False}}]))
+    (tmp_path / "short.yaml").write_text(
+        recipe_of(select=[{"TopK": {"by": "length", "k": 0.1, "largest": False}}])
+    )
     recipe = Recipe.read(tmp_path / "short.yaml")
     selection = recipe.run(tmp_path / "run")
     rows = load_rows("embedded:sample")
@@ -266,7 +315,9 @@ def test_a_recipe_on_the_embedded_sample_leaves_its_files(tmp_path):
     assert Recipe.read(tmp_path / "run" / "recipe.yaml") == recipe
     assert load_rows(tmp_path / "run/selected.parquet").to_list() == selection.subset.to_list()
     assert load_rows(tmp_path / "run/scored.parquet").to_list() == selection.table.to_list()
-    assert recipe.run(tmp_path / "run").rows.tolist() == selection.rows.tolist(), "a second run goes on from the first"
+    assert recipe.run(tmp_path / "run").rows.tolist() == selection.rows.tolist(), (
+        "a second run goes on from the first"
+    )
 
 
 def test_a_recipe_without_select_only_scores_and_run_says_what_is_missing(tmp_path):
@@ -283,7 +334,10 @@ def test_a_recipe_without_select_only_scores_and_run_says_what_is_missing(tmp_pa
 
 @pytest.mark.parametrize("name", ["scored.parquet", "recipe.yaml", "selected.parquet"])
 def test_a_death_while_a_file_is_written_leaves_the_earlier_one_whole(tmp_path, monkeypatch, name):
-    recipe, again = Recipe.from_yaml(recipe_of()), Recipe.from_yaml(recipe_of(select=[{"RandomSample": {"k": 2}}]))
+    recipe, again = (
+        Recipe.from_yaml(recipe_of()),
+        Recipe.from_yaml(recipe_of(select=[{"RandomSample": {"k": 2}}])),
+    )
     recipe.run(tmp_path)
     before = (tmp_path / name).read_bytes()
 
@@ -300,7 +354,12 @@ def test_a_death_while_a_file_is_written_leaves_the_earlier_one_whole(tmp_path, 
 
 
 def test_a_recipe_beside_a_recorded_one_loses_no_scorer_and_reads_the_rows_as_that_did():
-    recorded = Recipe("a.jsonl", score=[Length(), Length(name="chars")], select=[TopK("length", 1)], columns={"a": "b"})
+    recorded = Recipe(
+        "a.jsonl",
+        score=[Length(), Length(name="chars")],
+        select=[TopK("length", 1)],
+        columns={"a": "b"},
+    )
     asked = Recipe("a.jsonl", score=[Length("tokens", model="m", name="chars"), Perplexity("m")])
     both = asked.beside(recorded)
     assert both.score == (Length(), *asked.score)

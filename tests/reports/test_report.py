@@ -84,9 +84,14 @@ def numbers_of_the_rows(rows, kept):
     for status, count in rows.ifd_status.value_counts().items():
         wanted[f"status.ifd_status.{status}"] = count
     longest = rows.response.str.len().sort_values(ascending=False, kind="stable").index[:k]
-    perplexed = rows.ifd_ppl_alone.fillna(-np.inf).sort_values(ascending=False, kind="stable").index[:k]
+    perplexed = (
+        rows.ifd_ppl_alone.fillna(-np.inf).sort_values(ascending=False, kind="stable").index[:k]
+    )
     drawn = np.random.default_rng(0).permutation(n)[:k]
-    wanted |= {f"baselines.{i}": is_kept[picked].mean() for i, picked in enumerate([drawn, longest, perplexed])}
+    wanted |= {
+        f"baselines.{i}": is_kept[picked].mean()
+        for i, picked in enumerate([drawn, longest, perplexed])
+    }
     return wanted
 
 
@@ -99,7 +104,9 @@ def examples_of_the_rows(rows, kept):
         "Best kept": best.tolist(),
         "Just under the line": dropped[dropped.ifd < 1].index.tolist(),
         "Worst": dropped.index[::-1].tolist(),
-        "Dropped by Threshold(by='ifd', below=1.0), step 1": dropped[dropped.ifd >= 1].index.tolist(),
+        "Dropped by Threshold(by='ifd', below=1.0), step 1": dropped[
+            dropped.ifd >= 1
+        ].index.tolist(),
         "Undefined": rows[rows.ifd.isna()].index.tolist(),
     }
 
@@ -227,13 +234,21 @@ def test_only_a_last_step_that_ranks_draws_a_line_and_only_a_ranking_tells_good_
     assert page.facts.get("score.cut") == cut
     assert titles == {**shown, "Undefined": [4]}
     assert ("no cut: the last step does not rank" in page.text) == (cut is None)
-    assert ("the last at" in next(a["alt"] for tag, a in page.tags if tag == "img")) == (cut is not None)
+    assert ("the last at" in next(a["alt"] for tag, a in page.tags if tag == "img")) == (
+        cut is not None
+    )
 
 
 def test_a_selector_without_a_column_has_rows_kept_and_rows_dropped_and_no_more(tmp_path):
-    selection = select(Dataset.from_dict({"ifd": SCORES}), [lambda table, pool: [3, 1], lambda table, pool: [1]])
+    selection = select(
+        Dataset.from_dict({"ifd": SCORES}), [lambda table, pool: [3, 1], lambda table, pool: [1]]
+    )
     page, titles = facts_and_titles(selection, tmp_path)
-    assert titles == {"Kept": [1], "Dropped by <lambda>, step 1": [0, 2, 4, 5], "Dropped by <lambda>, step 2": [3]}
+    assert titles == {
+        "Kept": [1],
+        "Dropped by <lambda>, step 1": [0, 2, 4, 5],
+        "Dropped by <lambda>, step 2": [3],
+    }
     assert "score.cut" not in page.facts
 
 
@@ -241,7 +256,9 @@ def test_a_selector_without_a_column_has_rows_kept_and_rows_dropped_and_no_more(
 def test_a_response_that_is_no_text_has_no_length(tmp_path, cells):
     selection = select(Dataset.from_dict({"response": cells, "ifd": [0.1, 0.2]}), [TopK("ifd", 1)])
     page, _ = facts_and_titles(selection, tmp_path)
-    assert response_lengths(selection) is None and not [name for name in page.facts if name.startswith("length")]
+    assert response_lengths(selection) is None and not [
+        name for name in page.facts if name.startswith("length")
+    ]
     assert [tag for tag, _ in page.tags].count("img") == 1
 
 
@@ -260,7 +277,9 @@ def test_the_length_picture_shows_kept_beside_dropped(k):
 
 
 def test_groups_of_equal_size_stand_in_the_order_in_which_they_appear(tmp_path):
-    table = Dataset.from_dict({"kind": ["b", "a", "c", "c", "a", "b", "d"], "ifd": [float(i) for i in range(7)]})
+    table = Dataset.from_dict(
+        {"kind": ["b", "a", "c", "c", "a", "b", "d"], "ifd": [float(i) for i in range(7)]}
+    )
     groups = facts_of(select(table, [TopK("ifd", 2)]))["groups"]["kind"]
     assert [(group["value"], group["rows"], group["kept"]) for group in groups] == [
         ("b", 2, 1), ("a", 2, 0), ("c", 2, 0), ("d", 1, 1)
@@ -277,7 +296,9 @@ def test_a_number_that_a_step_says_of_itself_is_a_fact(tmp_path):
         def facts(self, table, pool, rows):
             return {"weight": 3.5, "unit": "kg"}
 
-    page, _ = facts_and_titles(select(Dataset.from_dict({"kind": list("abc")}), [Heaviest()]), tmp_path)
+    page, _ = facts_and_titles(
+        select(Dataset.from_dict({"kind": list("abc")}), [Heaviest()]), tmp_path
+    )
     assert page.facts["steps.0.facts.weight"] == 3.5 and "unit: kg" in page.text
 
 
@@ -331,24 +352,40 @@ def test_nothing_kept_and_nothing_defined_still_make_a_page(tmp_path):
 
 def test_chats_show_their_last_turn(tmp_path):
     table = Dataset.from_dict(
-        {"prompt": [["Hi", "Hi again"], []], "response": [["first", "last words"], []], "ifd": [0.5, 0.4]}
+        {
+            "prompt": [["Hi", "Hi again"], []],
+            "response": [["first", "last words"], []],
+            "ifd": [0.5, 0.4],
+        }
     )
-    text = " ".join(Page(write_report(select(table, [TopK("ifd", 1)]), tmp_path / "r.html").read_text()).text)
+    text = " ".join(
+        Page(write_report(select(table, [TopK("ifd", 1)]), tmp_path / "r.html").read_text()).text
+    )
     assert "last words" in text and "Hi again" in text
 
 
 def test_fifty_thousand_rows_stay_under_three_megabytes(tmp_path):
     rng = np.random.default_rng(0)
     text = "A sentence of the usual kind, to be read by somebody. " * 40
-    table = Dataset.from_dict({"prompt": [text] * 50_000, "response": [text] * 50_000, "ifd": rng.random(50_000)})
-    path = write_report(select(table, [Threshold("ifd", below=0.9), TopK("ifd", 0.1)]), tmp_path / "report.html")
+    table = Dataset.from_dict(
+        {"prompt": [text] * 50_000, "response": [text] * 50_000, "ifd": rng.random(50_000)}
+    )
+    path = write_report(
+        select(table, [Threshold("ifd", below=0.9), TopK("ifd", 0.1)]), tmp_path / "report.html"
+    )
     assert path.stat().st_size < 3e6
 
 
 def test_threads_may_write_reports_at_once(run, tmp_path):
-    selection = select(Dataset.from_parquet(str(run / "scored.parquet"), cache_dir=str(tmp_path)), [TopK("ifd", 50)])
+    selection = select(
+        Dataset.from_parquet(str(run / "scored.parquet"), cache_dir=str(tmp_path)),
+        [TopK("ifd", 50)],
+    )
     with ThreadPoolExecutor(4) as pool:
         pages = {
-            path.read_text() for path in pool.map(lambda i: write_report(selection, tmp_path / f"{i}.html"), range(4))
+            path.read_text()
+            for path in pool.map(
+                lambda i: write_report(selection, tmp_path / f"{i}.html"), range(4)
+            )
         }
     assert len(pages) == 1

@@ -11,7 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import OneQuestionAtATime
 from scipy.stats import spearmanr
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaModel, ViTConfig, ViTModel
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from hf_superfilter import IFD, AskLLM, Recipe, TopK, score
 from hf_superfilter.models.next_token import load_answers, load_reader
@@ -26,7 +34,14 @@ LONG = "Water is made of hydrogen and oxygen, and 🎉 boils at one hundred degr
 def rows(sample):
     some = sample.select(range(20))
     prompts = [*some["prompt"], "", "", "Chinese\n", "", "Blank\n"]
-    responses = [*some["response"], "Plain text.", LONG, "北京是中国的首都。" * 40, "\n\n  text  ", "a"]
+    responses = [
+        *some["response"],
+        "Plain text.",
+        LONG,
+        "北京是中国的首都。" * 40,
+        "\n\n  text  ",
+        "a",
+    ]
     return {"prompt": prompts, "response": responses}
 
 
@@ -49,16 +64,25 @@ def test_it_equals_a_plain_softmax_of_one_row_at_a_time(request, model, question
     columns, asked = ask(rows), ask.questions(rows)
     yes = single_tokens(reference.tokenizer, FORMS)
     no = single_tokens(
-        reference.tokenizer, [form.replace("yes", "no").replace("Yes", "No").replace("YES", "NO") for form in FORMS]
+        reference.tokenizer,
+        [form.replace("yes", "no").replace("Yes", "No").replace("YES", "NO") for form in FORMS],
     )
     defined = [i for i, question in enumerate(asked) if question is not None]
     assert len(defined) >= 15
     assert defined == np.flatnonzero(np.isfinite(columns["ask_llm"])).tolist()
     for i in defined:
         p = reference.softmax(asked[i], special=model != "chat")
-        wanted = {"ask_llm": p[yes].sum(), "ask_llm_relative": p[yes].sum() / (p[yes].sum() + p[no].sum())}
-        for column, share in wanted.items():  # in nats: rounding of the large logits of this model grows with them
-            assert math.log(columns[column][i]) == pytest.approx(math.log(share), rel=1e-4, abs=1e-4)
+        wanted = {
+            "ask_llm": p[yes].sum(),
+            "ask_llm_relative": p[yes].sum() / (p[yes].sum() + p[no].sum()),
+        }
+        for (
+            column,
+            share,
+        ) in wanted.items():  # in nats: rounding of the large logits of this model grows with them
+            assert math.log(columns[column][i]) == pytest.approx(
+                math.log(share), rel=1e-4, abs=1e-4
+            )
 
 
 @pytest.mark.parametrize("model", ["t5", "llama"])
@@ -68,7 +92,9 @@ def test_a_probability_does_not_depend_on_batch_size_or_order(request, model, ro
     backwards = {name: column[::-1] for name, column in rows.items()}
     for budget in (2, 700, 20_000):
         ask = AskLLM(folder, dtype="float32", batch_tokens=budget)
-        np.testing.assert_allclose(np.log(ask(backwards)["ask_llm"][::-1]), np.log(wanted), rtol=1e-5)
+        np.testing.assert_allclose(
+            np.log(ask(backwards)["ask_llm"][::-1]), np.log(wanted), rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("model", ["t5", "llama"])
@@ -77,7 +103,9 @@ def test_only_the_answer_position_reaches_the_vocabulary(request, model, rows):
     ask = AskLLM(folder, dtype="float32")
     answers = ask._answers(None)
     head, projected = getattr(answers, "lm", answers)._head, []
-    hook = head.register_forward_hook(lambda module, inputs, output: projected.append(output.shape[:-1].numel()))
+    hook = head.register_forward_hook(
+        lambda module, inputs, output: projected.append(output.shape[:-1].numel())
+    )
     ask(rows)
     hook.remove()
     assert sum(projected) == len(rows["prompt"])
@@ -89,7 +117,8 @@ def test_it_shares_the_weights_of_every_scorer_that_uses_the_same_model(llama):
 
 def test_bfloat16_ranks_texts_as_float32_does(weak, sample):
     scores = [
-        np.asarray(AskLLM(weak, dtype=dtype)(sample[:120])["ask_llm_relative"]) for dtype in ("float32", "bfloat16")
+        np.asarray(AskLLM(weak, dtype=dtype)(sample[:120])["ask_llm_relative"])
+        for dtype in ("float32", "bfloat16")
     ]
     defined = np.isfinite(scores[0])
     assert spearmanr(scores[0][defined], scores[1][defined]).statistic >= 0.99
@@ -108,14 +137,20 @@ def test_out_of_memory_halves_the_budget_and_goes_on(request, model, rows):
             raise torch.OutOfMemoryError("no memory left for this test")
 
     body = getattr(answers, "lm", answers).model
-    hook = (body.encoder if model == "t5" else body.get_input_embeddings()).register_forward_pre_hook(
-        (lambda module, args, kwargs: refuse(module, (kwargs["input_ids"],))) if model == "t5" else refuse,
+    hook = (
+        body.encoder if model == "t5" else body.get_input_embeddings()
+    ).register_forward_pre_hook(
+        (lambda module, args, kwargs: refuse(module, (kwargs["input_ids"],)))
+        if model == "t5"
+        else refuse,
         with_kwargs=model == "t5",
     )
     ask = AskLLM(folder, dtype="float32")
     questions = [question.units for question in ask._asked(rows)]
     tokens = [list(ask._tokens(("yes",)).values())]
-    np.testing.assert_allclose(np.log(answers.probability(questions, tokens)[:, 0]), np.log(wanted), rtol=1e-4)
+    np.testing.assert_allclose(
+        np.log(answers.probability(questions, tokens)[:, 0]), np.log(wanted), rtol=1e-4
+    )
     hook.remove()
     assert failures and failures == sorted(failures, reverse=True) and answers.batch_tokens <= 1_100
 
@@ -140,11 +175,18 @@ def test_in_a_chat_template_the_question_stays_whole_too(chat):
     ask = AskLLM(chat, max_length=200)
     (question,) = ask.questions({"prompt": [""], "response": [LONG]})
     end = QUESTIONS["pretraining"].split("{text}")[1].strip()
-    assert question.startswith("<user> ###\nWater is") and question.endswith(f"{end}\nThe answer is")
+    assert question.startswith("<user> ###\nWater is") and question.endswith(
+        f"{end}\nThe answer is"
+    )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300), limit=st.integers(16, 40))
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300),
+    limit=st.integers(16, 40),
+)
 def test_any_text_is_cut_to_a_beginning_of_itself_that_fits(weak, text, limit):
     ask = AskLLM(weak, "Good?\n{text}\nOPTIONS: yes no", max_length=limit)
     (question,) = ask.questions({"prompt": [""], "response": [text]})
@@ -160,9 +202,21 @@ def test_statuses_say_why(weak):
     rows = [("", "Water."), ("Hi\n", ""), ("Hi\n", " \n"), (LONG, "Water."), ("Hi\n", LONG)]
     batch = {"prompt": [p for p, _ in rows], "response": [r for _, r in rows]}
     about_text = AskLLM(weak, max_length=300)(batch)
-    assert about_text["ask_llm_status"] == ["ok", "empty_response", "empty_response", "truncated", "truncated"]
+    assert about_text["ask_llm_status"] == [
+        "ok",
+        "empty_response",
+        "empty_response",
+        "truncated",
+        "truncated",
+    ]
     about_pair = AskLLM(weak, "instruction", max_length=300)(batch)
-    assert about_pair["ask_llm_status"] == ["ok", "empty_response", "empty_response", "prompt_too_long", "truncated"]
+    assert about_pair["ask_llm_status"] == [
+        "ok",
+        "empty_response",
+        "empty_response",
+        "prompt_too_long",
+        "truncated",
+    ]
     assert np.isfinite(about_pair["ask_llm"]).tolist() == [True, False, False, False, True]
     assert np.isfinite(about_pair["ask_llm_relative"]).tolist() == [True, False, False, False, True]
 
@@ -180,7 +234,10 @@ def test_a_model_that_answers_with_nan_gives_not_finite(tmp_path, gpt2):
 def test_a_chat_is_asked_about_as_its_last_answer_after_all_that_was_said():
     prompts, answers = ["Hi\n", "Hi\nHello\nHow?\n"], ["Hello", "Well"]
     ask = AskLLM("embedded:weak", "instruction")
-    whole, pair = {"prompt": [prompts], "response": [answers]}, {"prompt": prompts[1:], "response": answers[1:]}
+    whole, pair = (
+        {"prompt": [prompts], "response": [answers]},
+        {"prompt": prompts[1:], "response": answers[1:]},
+    )
     assert ask.questions(whole) == ask.questions(pair)
     assert "Instruction:\nHi\nHello\nHow?\n\n\nResponse:\nWell\n###" in ask.questions(whole)[0]
     unanswered = {"prompt": [prompts], "response": [["Hello", ""]]}
@@ -188,14 +245,18 @@ def test_a_chat_is_asked_about_as_its_last_answer_after_all_that_was_said():
 
 
 def test_braces_in_a_text_are_text():
-    (question,) = AskLLM("embedded:weak", "Good? {text}").questions({"prompt": [""], "response": ["{x} {text} {0}"]})
+    (question,) = AskLLM("embedded:weak", "Good? {text}").questions(
+        {"prompt": [""], "response": ["{x} {text} {0}"]}
+    )
     assert question == "Good? {x} {text} {0}"
 
 
 def test_tokens_are_those_of_the_response_so_that_a_budget_can_be_kept(weak, rows):
     columns = AskLLM(weak)(rows)
     tokenizer = load_reader(weak, resolve_revision(weak)).tokenizer
-    assert columns["ask_llm_tokens"].tolist() == [len(tokenizer(r).input_ids) for r in rows["response"]]
+    assert columns["ask_llm_tokens"].tolist() == [
+        len(tokenizer(r).input_ids) for r in rows["response"]
+    ]
 
 
 @pytest.mark.parametrize(("fixture", "template", "begins"), [
@@ -222,7 +283,9 @@ def test_the_forms_of_an_answer_are_those_that_are_one_token(weak, t5):
     for folder in (weak, t5):
         reader = load_reader(folder, resolve_revision(folder))
         found = reader.tokens_of(["yes", "Yes", "YES"])
-        assert list(found) == ["yes", " yes", "Yes", " Yes"], "the embedded tokenizer makes several tokens of YES"
+        assert list(found) == ["yes", " yes", "Yes", " Yes"], (
+            "the embedded tokenizer makes several tokens of YES"
+        )
         assert [reader.tokenizer.decode([token]) for token in found.values()] == list(found)
 
 
@@ -231,7 +294,9 @@ def test_where_blanks_belong_to_words_the_bare_and_the_marked_word_both_count(tm
     from transformers import TokenizersBackend
 
     words = ["<unk>", "▁", "▁yes", "yes", "▁no", "\n", "▁good", "x", "▁x", "y", "e", "s"]
-    vocabulary = [(word, -float(len(words) - i) if len(word) > 1 else -20.0) for i, word in enumerate(words)]
+    vocabulary = [
+        (word, -float(len(words) - i) if len(word) > 1 else -20.0) for i, word in enumerate(words)
+    ]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     TokenizersBackend(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(tmp_path)
@@ -243,7 +308,8 @@ def test_where_blanks_belong_to_words_the_bare_and_the_marked_word_both_count(tm
 def test_a_tokenizer_that_makes_several_tokens_of_yes_is_said(weak):
     ask = AskLLM(weak, yes=("indubitably so",))
     with pytest.raises(
-        ValueError, match="several tokens of each of 'indubitably so', 'Indubitably so', 'INDUBITABLY SO'"
+        ValueError,
+        match="several tokens of each of 'indubitably so', 'Indubitably so', 'INDUBITABLY SO'",
     ):
         ask({"prompt": [""], "response": ["Water."]})
 
@@ -260,7 +326,9 @@ def test_other_answers_give_other_numbers_and_a_word_as_written_is_taken_as_writ
 
 def test_the_recipe_keeps_the_answers_and_the_run_the_tokens(tmp_path, sample):
     recipe = Recipe(
-        "embedded:sample", score=[AskLLM("embedded:weak", "instruction", yes=["yes"])], select=[TopK("ask_llm", 0.1)]
+        "embedded:sample",
+        score=[AskLLM("embedded:weak", "instruction", yes=["yes"])],
+        select=[TopK("ask_llm", 0.1)],
     )
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
     assert "'yes':\n    - 'yes'\n    'no':\n    - 'no'\n" in recipe.to_yaml()
@@ -274,11 +342,14 @@ def test_the_recipe_keeps_the_answers_and_the_run_the_tokens(tmp_path, sample):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [("yes: ['sure']", "as True: write 'yes'"), ("'yes': [yes]", "in YAML in quotes")]
+    ("arguments", "said"),
+    [("yes: ['sure']", "as True: write 'yes'"), ("'yes': [yes]", "in YAML in quotes")],
 )
 def test_yes_without_quotes_in_a_recipe_is_said(arguments, said):
     with pytest.raises(ValueError, match=said):
-        Recipe.from_yaml(f"dataset: embedded:sample\nscore:\n- AskLLM: {{model: 'embedded:weak', {arguments}}}\n")
+        Recipe.from_yaml(
+            f"dataset: embedded:sample\nscore:\n- AskLLM: {{model: 'embedded:weak', {arguments}}}\n"
+        )
 
 
 @pytest.mark.parametrize(("settings", "said"), [
@@ -316,7 +387,12 @@ def test_a_model_without_a_vocabulary_head_is_said(tmp_path, weak):
         tie_word_embeddings=False,
     )  # fmt: skip
     vision = ViTConfig(
-        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=4
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        image_size=8,
+        patch_size=4,
     )
     for name, model in (("body", LlamaModel(config)), ("vision", ViTModel(vision))):
         model.save_pretrained(tmp_path / name)

@@ -17,7 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from hf_superfilter import LearningPercentage, Perplexity, Recipe, TopK, embedded_model, score, select, write_report
+from hf_superfilter import (
+    LearningPercentage,
+    Perplexity,
+    Recipe,
+    TopK,
+    embedded_model,
+    score,
+    select,
+    write_report,
+)
 from hf_superfilter.models import causal_lm as models
 from hf_superfilter.reports.summary import facts_of
 from hf_superfilter.runs.manifest import read_record
@@ -26,9 +35,16 @@ from hf_superfilter.runs.manifest import read_record
 @pytest.fixture(scope="module")
 def rows(sample):
     """Twenty short rows, of which two have nothing to learn."""
-    short = (n for n, row in enumerate(sample) if row["response"] and len(row["prompt"] + row["response"]) < 130)
+    short = (
+        n
+        for n, row in enumerate(sample)
+        if row["response"] and len(row["prompt"] + row["response"]) < 130
+    )
     kept = sample.select(islice(short, 18))
-    prompts, responses = [*kept["prompt"], "Nothing\n", "words " * 200], [*kept["response"], "", "beyond the window"]
+    prompts, responses = (
+        [*kept["prompt"], "Nothing\n", "words " * 200],
+        [*kept["response"], "", "beyond the window"],
+    )
     return Dataset.from_dict({"prompt": prompts, "response": responses})
 
 
@@ -52,11 +68,15 @@ def test_the_shares_are_those_of_the_perplexities_and_add_up_to_one(prepared, ro
     np.testing.assert_allclose(columns["lp_3"], (ppl[2] - ppl[3]) / (ppl[0] - ppl[3]), rtol=1e-12)
     np.testing.assert_allclose(columns["lp_app"], (ppl[0] - ppl[1]) / ppl[0], rtol=1e-12)
     np.testing.assert_allclose(sum(columns[f"lp_{n}"][:18] for n in (1, 2, 3)), 1, rtol=1e-12)
-    assert np.isnan([columns[name][18:] for name in columns if name not in ("lp_tokens", "lp_status")]).all()
+    assert np.isnan(
+        [columns[name][18:] for name in columns if name not in ("lp_tokens", "lp_status")]
+    ).all()
     assert prepared.main == "lp_1" and (ppl[0, :18] > ppl[3, :18]).mean() > 0.8
 
 
-def test_the_perplexities_are_those_of_perplexity_in_float32_with_the_end_of_text(prepared, gpt2, rows):
+def test_the_perplexities_are_those_of_perplexity_in_float32_with_the_end_of_text(
+    prepared, gpt2, rows
+):
     columns = prepared(rows[:])
     for number, model in enumerate((gpt2, *prepared.checkpoints)):
         alone = Perplexity(model, append_eos=True, dtype="float32")(rows[:])
@@ -65,10 +85,16 @@ def test_the_perplexities_are_those_of_perplexity_in_float32_with_the_end_of_tex
 
 
 def test_a_row_that_nothing_changed_for_has_no_share(weak):
-    scorer = LearningPercentage("embedded:weak", epochs=2, checkpoints=[embedded_model("strong"), weak])
+    scorer = LearningPercentage(
+        "embedded:weak", epochs=2, checkpoints=[embedded_model("strong"), weak]
+    )
     columns = scorer({"prompt": ["Hi\n", "Hi\n"], "response": ["Hello there", ""]})
     assert columns["lp_status"] == ["unchanged", "empty_response"]
-    assert np.isnan(columns["lp_1"]).all() and np.isfinite(columns["lp_app"][0]) and np.isfinite(columns["lp_ppl_1"][0])
+    assert (
+        np.isnan(columns["lp_1"]).all()
+        and np.isfinite(columns["lp_app"][0])
+        and np.isfinite(columns["lp_ppl_1"][0])
+    )
 
 
 def test_a_perplexity_that_is_not_finite_is_said_and_the_others_are_shown(tmp_path, gpt2):
@@ -82,19 +108,29 @@ def test_a_perplexity_that_is_not_finite_is_said_and_the_others_are_shown(tmp_pa
     AutoTokenizer.from_pretrained(gpt2).save_pretrained(tmp_path)
     scorer = LearningPercentage(gpt2, epochs=2, checkpoints=[str(tmp_path), gpt2])
     columns = scorer({"prompt": ["Hi\n"], "response": ["Hello there"]})
-    assert columns["lp_status"] == ["not_finite"] and np.isnan([columns["lp_1"], columns["lp_app"]]).all()
+    assert (
+        columns["lp_status"] == ["not_finite"]
+        and np.isnan([columns["lp_1"], columns["lp_app"]]).all()
+    )
     assert np.isnan(columns["lp_ppl_1"][0]) and np.isfinite(columns["lp_ppl_0"][0])
 
 
-def test_approximate_stops_after_one_epoch_and_has_the_lp_app_of_the_whole_training(tmp_path, prepared, gpt2, rows):
+def test_approximate_stops_after_one_epoch_and_has_the_lp_app_of_the_whole_training(
+    tmp_path, prepared, gpt2, rows
+):
     short = scorer_of(gpt2, approximate=True).prepare(rows, tmp_path)
     columns = short(rows[:])
-    assert list(columns) == ["lp_app", "lp_ppl_0", "lp_ppl_1", "lp_tokens", "lp_status"] and short.main == "lp_app"
+    assert (
+        list(columns) == ["lp_app", "lp_ppl_0", "lp_ppl_1", "lp_tokens", "lp_status"]
+        and short.main == "lp_app"
+    )
     np.testing.assert_allclose(columns["lp_app"], prepared(rows[:])["lp_app"], rtol=1e-6)
     assert not (tmp_path / "epoch-2").exists()
 
 
-def test_preparing_again_trains_nothing_and_another_training_in_the_folder_is_refused(prepared, gpt2, rows):
+def test_preparing_again_trains_nothing_and_another_training_in_the_folder_is_refused(
+    prepared, gpt2, rows
+):
     folder = Path(prepared.checkpoints[0]).parent
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert scorer_of(gpt2).prepare(rows, folder) == prepared
@@ -105,14 +141,19 @@ def test_preparing_again_trains_nothing_and_another_training_in_the_folder_is_re
 
 
 def test_chats_are_trained_on_and_scored_over_all_their_turns(tmp_path, llama):
-    chat = {"prompt": ["Hi\n", "Hi\nHello\nHow are you?\n"], "response": ["Hello", "Very well, thank you"]}
+    chat = {
+        "prompt": ["Hi\n", "Hi\nHello\nHow are you?\n"],
+        "response": ["Hello", "Very well, thank you"],
+    }
     data = Dataset.from_list([chat] * 8)
     scorer = scorer_of(llama, epochs=2).prepare(data, tmp_path)
     columns = scorer(data[:])
     turns = scorer(chat)
     nats = sum(np.log(turns["lp_ppl_2"]) * turns["lp_tokens"]) / sum(turns["lp_tokens"])
     assert columns["lp_ppl_2"][0] == pytest.approx(np.exp(nats), rel=1e-6)
-    tokens = [json.loads(line)["tokens"] for line in (tmp_path / "loss.jsonl").read_text().splitlines()]
+    tokens = [
+        json.loads(line)["tokens"] for line in (tmp_path / "loss.jsonl").read_text().splitlines()
+    ]
     assert tokens[0] == 6 * sum(turns["lp_tokens"]), "a step is so many rows, with all their turns"
 
 
@@ -135,7 +176,9 @@ def test_what_cannot_be_trained_is_refused_before_training(tmp_path, gpt2, rows)
         scorer_of(gpt2).prepare(rows.remove_columns("response"), tmp_path / "columns")
     with pytest.raises(FileNotFoundError, match="no folder"):
         scorer_of("./nowhere").prepare(rows, tmp_path / "model")
-    with pytest.raises(ValueError, match="folder='memory://models': models are trained into a local folder"):
+    with pytest.raises(
+        ValueError, match="folder='memory://models': models are trained into a local folder"
+    ):
         scorer_of(gpt2).prepare(rows, "memory://models")
     for folder in tmp_path.iterdir():
         assert untouched(folder)
@@ -159,7 +202,9 @@ def test_a_quantised_model_is_refused_by_its_config_alone(tmp_path, gpt2, rows):
 
 
 def test_rows_longer_than_the_limit_are_cut_and_trained_on(tmp_path, gpt2, rows):
-    long = Dataset.from_dict({"prompt": ["Go on.\n"] * 8, "response": [f"{n} word " * 150 for n in range(8)]})
+    long = Dataset.from_dict(
+        {"prompt": ["Go on.\n"] * 8, "response": [f"{n} word " * 150 for n in range(8)]}
+    )
     columns = scorer_of(gpt2, epochs=2).prepare(long, tmp_path)(long[:])
     assert columns["lp_status"] == ["truncated"] * 8 and np.isfinite(columns["lp_1"]).all()
 
@@ -168,10 +213,15 @@ def test_rows_longer_than_the_limit_are_cut_and_trained_on(tmp_path, gpt2, rows)
 
 
 def test_score_trains_first_and_counts_what_lies_outside_zero_and_one(tmp_path, llama, rows):
-    odd = LearningPercentage("embedded:weak", epochs=2, checkpoints=[embedded_model("strong"), llama])
+    odd = LearningPercentage(
+        "embedded:weak", epochs=2, checkpoints=[embedded_model("strong"), llama]
+    )
     table = score(rows, [odd], tmp_path)
     entry, values = read_record(tmp_path)["scorers"]["lp"], np.array(table["lp_1"][:])
-    assert entry["beyond"] == {"below 0": int((values < 0).sum()), "above 1": int((values > 1).sum())}
+    assert entry["beyond"] == {
+        "below 0": int((values < 0).sum()),
+        "above 1": int((values > 1).sum()),
+    }
     assert entry["beyond"]["below 0"] > 5 and entry["undefined"] == np.isnan(values).sum()
     assert "training_seconds" not in entry["made_with"], "nothing was trained here"
 
@@ -189,7 +239,10 @@ def test_the_table_of_score_is_that_of_prepare(run, prepared, rows):
         np.testing.assert_array_equal(np.array(table[name][:]), np.array(columns[name]))
     entry = read_record(folder)["scorers"]["lp"]
     assert entry["made_with"]["training_steps"] == 9 and entry["made_with"]["training_seconds"] > 0
-    assert entry["made_with"]["dtype"] == "float32" and "checkpoints" not in entry["scorer"]["LearningPercentage"]
+    assert (
+        entry["made_with"]["dtype"] == "float32"
+        and "checkpoints" not in entry["scorer"]["LearningPercentage"]
+    )
 
 
 def test_nothing_is_trained_when_all_chunks_are_done(tmp_path, run, gpt2, rows):
@@ -225,7 +278,9 @@ def test_on_a_store_the_models_are_put_beside_the_scores_and_fetched_by_who_has_
     fs.rm("/runs/learned/lp/000001.parquet")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "other"))
     (tmp_path / "other").mkdir()
-    monkeypatch.delattr("hf_superfilter.models.trainer.StepTrainer.training_step")  # nothing is trained again
+    monkeypatch.delattr(
+        "hf_superfilter.models.trainer.StepTrainer.training_step"
+    )  # nothing is trained again
     again = score(rows, [scorer_of(gpt2)], url, chunk_size=10)
     assert again["lp_1"][:18] == scored["lp_1"][:18]
     fs.rm("/runs/learned", recursive=True)
@@ -249,9 +304,15 @@ def test_the_command_draws_the_loss_into_the_run_folder(command, gpt2, rows):
         "select: [TopK: {by: lp_1, k: 0.2, largest: false}]\n"
     )
     code, said, _ = command("run", "recipe.yaml", "--folder", "run")
-    assert code == 0 and "training loss: run/lp/loss.png" in said and "lp_1, kept as they are: below 0" in said
+    assert (
+        code == 0
+        and "training loss: run/lp/loss.png" in said
+        and "lp_1, kept as they are: below 0" in said
+    )
     assert Path("run/lp/loss.png").read_bytes().startswith(b"\x89PNG")
-    assert Recipe.read("run/recipe.yaml").score == (LearningPercentage(gpt2, epochs=2, batch_rows=10),)
+    assert Recipe.read("run/recipe.yaml").score == (
+        LearningPercentage(gpt2, epochs=2, batch_rows=10),
+    )
 
 
 # Several processes
@@ -287,7 +348,13 @@ def start(tmp_path, rows):
     rows.to_parquet(tmp_path / "rows.parquet")
 
     def begin(model, *launcher, pause=0.0):
-        files = (tmp_path / "program.py", model, tmp_path / "rows.parquet", tmp_path / "run", tmp_path / "steps.log")
+        files = (
+            tmp_path / "program.py",
+            model,
+            tmp_path / "rows.parquet",
+            tmp_path / "run",
+            tmp_path / "steps.log",
+        )
         return subprocess.Popen(
             [sys.executable, *map(str, (*launcher, *files, pause))], cwd=tmp_path,
             env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -305,7 +372,9 @@ def finish(process):
     return said
 
 
-def test_one_process_trains_another_waits_and_takes_over_when_it_is_killed(tmp_path, start, run, gpt2):
+def test_one_process_trains_another_waits_and_takes_over_when_it_is_killed(
+    tmp_path, start, run, gpt2
+):
     log = tmp_path / "steps.log"
     both = [start(gpt2, pause=0.3) for _ in range(2)]
     while not log.exists() or len(log.read_text().splitlines()) < 4:
@@ -319,16 +388,26 @@ def test_one_process_trains_another_waits_and_takes_over_when_it_is_killed(tmp_p
     steps = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
     theirs = [step for pid, step in steps if pid == first]
     ours = [step for pid, step in steps if pid == heir.pid]
-    assert theirs == list(range(1, len(theirs) + 1)) and len(theirs) >= 4, "epoch 1 ended with step 3"
-    assert ours == list(range(ours[0], 10)) and theirs[-1] <= ours[0] <= theirs[-1] + 1, "from the last step saved"
+    assert theirs == list(range(1, len(theirs) + 1)) and len(theirs) >= 4, (
+        "epoch 1 ended with step 3"
+    )
+    assert ours == list(range(ours[0], 10)) and theirs[-1] <= ours[0] <= theirs[-1] + 1, (
+        "from the last step saved"
+    )
     table = pq.read_table(tmp_path / "run/table.parquet")
     np.testing.assert_allclose(table.column("lp_1").to_numpy(), run[0]["lp_1"][:], rtol=1e-5)
 
 
-def test_two_processes_of_torchrun_train_together_and_give_the_table_of_one(tmp_path, start, llama, rows):
-    said = finish(start(llama, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2))
+def test_two_processes_of_torchrun_train_together_and_give_the_table_of_one(
+    tmp_path, start, llama, rows
+):
+    said = finish(
+        start(llama, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    )
     assert "scores every row" not in said, "that is for a plain map"
-    steps = [tuple(map(int, line.split())) for line in (tmp_path / "steps.log").read_text().splitlines()]
+    steps = [
+        tuple(map(int, line.split())) for line in (tmp_path / "steps.log").read_text().splitlines()
+    ]
     assert len({pid for pid, _ in steps}) == 2
     assert sorted(step for _, step in steps) == sorted([*range(1, 13), *range(1, 13)])
     one = scorer_of(llama).prepare(rows, tmp_path / "one")
@@ -338,11 +417,15 @@ def test_two_processes_of_torchrun_train_together_and_give_the_table_of_one(tmp_
                       for path in (file, tmp_path / "one/loss.jsonl"))  # fmt: skip
         np.testing.assert_allclose(two, alone, rtol=near)
     table = pq.read_table(tmp_path / "run/table.parquet")
-    np.testing.assert_allclose(table.column("lp_ppl_3").to_numpy(), one(rows[:])["lp_ppl_3"], rtol=1e-4)
+    np.testing.assert_allclose(
+        table.column("lp_ppl_3").to_numpy(), one(rows[:])["lp_ppl_3"], rtol=1e-4
+    )
 
 
 def test_a_plain_map_says_how_to_train(rows):
-    with pytest.raises(ValueError, match=r"has to be trained on all rows first: score\(rows, \[scorer\], folder\)"):
+    with pytest.raises(
+        ValueError, match=r"has to be trained on all rows first: score\(rows, \[scorer\], folder\)"
+    ):
         rows.map(LearningPercentage("embedded:weak"), batched=True)
 
 

@@ -26,11 +26,15 @@ def dolly(picks):
 
 
 @here
-def test_with_the_published_shares_and_zeros_nearly_all_complete_lists_are_equal_and_in_order(picks, dolly):
+def test_with_the_published_shares_and_zeros_nearly_all_complete_lists_are_equal_and_in_order(
+    picks, dolly
+):
     found = picks.agreement(dolly, 0.0)
     assert found.lists == 1_974
     assert found.in_order >= 0.95 * found.lists
-    assert found.but_for_ties == found.lists  # the others differ in the order of rows without LP, all of them 0
+    assert (
+        found.but_for_ties == found.lists
+    )  # the others differ in the order of rows without LP, all of them 0
 
 
 @here
@@ -52,7 +56,9 @@ def test_the_percentages_of_all_epochs_add_up_to_one_and_the_approximation_needs
     lp, lp_app = learning_percentages(perplexities)
     assert lp.shape == (3, 50)
     np.testing.assert_allclose(lp.sum(axis=0), 1, atol=1e-9)
-    np.testing.assert_allclose(lp[0], (perplexities[0] - perplexities[1]) / (perplexities[0] - perplexities[3]))
+    np.testing.assert_allclose(
+        lp[0], (perplexities[0] - perplexities[1]) / (perplexities[0] - perplexities[3])
+    )
     np.testing.assert_array_equal(learning_percentages(perplexities[:2])[1], lp_app)
     assert (lp[0] < 0).any() and (lp[0] > 1).any(), "values outside 0 to 1 are kept"
 
@@ -60,7 +66,11 @@ def test_the_percentages_of_all_epochs_add_up_to_one_and_the_approximation_needs
 def test_a_row_that_was_not_scored_or_learned_nothing_has_no_percentage():
     nan, inf = math.nan, math.inf
     rows = {
-        "scored at 1 in every epoch, as the published code does": ([1, 1, 1, 1], [nan, nan, nan], 0),
+        "scored at 1 in every epoch, as the published code does": (
+            [1, 1, 1, 1],
+            [nan, nan, nan],
+            0,
+        ),
         "nothing learned in the end": ([5, 3, 4, 5], [nan, nan, nan], 0.4),
         "no perplexity": ([nan, nan, nan, nan], [nan, nan, nan], nan),
         "none at first": ([inf, 4, 3, 2], [nan, nan, nan], nan),

@@ -18,7 +18,16 @@ from datasets import Dataset, DatasetDict
 from datasets.fingerprint import Hasher
 
 import hf_superfilter
-from hf_superfilter import IFD, AskLLM, Density, Embed, LearningPercentage, Length, Perplexity, scoring
+from hf_superfilter import (
+    IFD,
+    AskLLM,
+    Density,
+    Embed,
+    LearningPercentage,
+    Length,
+    Perplexity,
+    scoring,
+)
 from hf_superfilter.base import Scorer, Settings
 
 
@@ -27,8 +36,12 @@ def learned() -> LearningPercentage:
     """Really trained, for two epochs of one step."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
-    rows = Dataset.from_dict({"prompt": ["Say it.\n"] * 8, "response": [f"This is what {n} is." for n in range(8)]})
-    return LearningPercentage("embedded:weak", epochs=2, batch_rows=8, learning_rate=1e-3).prepare(rows, folder)
+    rows = Dataset.from_dict(
+        {"prompt": ["Say it.\n"] * 8, "response": [f"This is what {n} is." for n in range(8)]}
+    )
+    return LearningPercentage("embedded:weak", epochs=2, batch_rows=8, learning_rate=1e-3).prepare(
+        rows, folder
+    )
 
 
 # One example a class: a scorer added to scoring/ is found below and has to be added here. One that has to see all
@@ -55,15 +68,25 @@ def scorer_classes():
         yield from (
             value
             for value in vars(home).values()
-            if isinstance(value, type) and value.__module__ == home.__name__ and issubclass(value, Settings)
+            if isinstance(value, type)
+            and value.__module__ == home.__name__
+            and issubclass(value, Settings)
         )
 
 
-@pytest.fixture(params=sorted(scorer_classes(), key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
+@pytest.fixture(
+    params=sorted(scorer_classes(), key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__
+)
 def scorer(request, tmp_path):
-    assert request.param.__name__ in EXAMPLES, f"add an example of {request.param.__name__} to EXAMPLES"
+    assert request.param.__name__ in EXAMPLES, (
+        f"add an example of {request.param.__name__} to EXAMPLES"
+    )
     example = EXAMPLES[request.param.__name__]()
-    return example.prepare(Dataset.from_dict(ROWS), str(tmp_path)) if hasattr(example, "prepare") else example
+    return (
+        example.prepare(Dataset.from_dict(ROWS), str(tmp_path))
+        if hasattr(example, "prepare")
+        else example
+    )
 
 
 @pytest.fixture
@@ -81,7 +104,9 @@ def test_every_scorer_is_public(scorer):
 def test_a_scorer_is_frozen_and_its_repr_builds_it(scorer):
     with pytest.raises(dataclasses.FrozenInstanceError):
         scorer.name = "other"
-    assert eval(repr(scorer), vars(hf_superfilter) | {type(scorer).__name__: type(scorer)}) == scorer
+    assert (
+        eval(repr(scorer), vars(hf_superfilter) | {type(scorer).__name__: type(scorer)}) == scorer
+    )
 
 
 def test_a_scorer_pickles_small_also_after_use(scorer):
@@ -109,11 +134,19 @@ def test_undefined_is_nan_with_a_reason_and_defined_is_finite(scorer):
         good = [s in ("ok", "truncated") for s in status]
         np.testing.assert_array_equal(np.isfinite(columns[scorer.main]), good)
         for column in {scorer.main, scorer.name} & columns.keys():
-            np.testing.assert_array_equal(np.isfinite(columns[column]).reshape(len(good), -1).all(1), good)
-        if isinstance(scorer, Embed):  # it reads the prompt as well, and a text without response is a text
+            np.testing.assert_array_equal(
+                np.isfinite(columns[column]).reshape(len(good), -1).all(1), good
+            )
+        if isinstance(
+            scorer, Embed
+        ):  # it reads the prompt as well, and a text without response is a text
             assert (status[1], status[3]) == ("ok", "empty_text")
         else:
-            assert status[1] == status[3] == ("empty_response" if "prompt" in scorer.columns else "no_embedding")
+            assert (
+                status[1]
+                == status[3]
+                == ("empty_response" if "prompt" in scorer.columns else "no_embedding")
+            )
 
 
 def test_another_name_renames_every_column(scorer):
@@ -126,7 +159,10 @@ def test_a_batch_without_rows_gives_columns_without_values(scorer):
 
 
 def test_a_chat_gives_one_value_a_row(text_scorer):
-    chats = {"prompt": [["Hi\n", "Hi\nHello\nHow?\n"], [], ["Hi\n"]], "response": [["Hello", "Well"], [], ["Hello"]]}
+    chats = {
+        "prompt": [["Hi\n", "Hi\nHello\nHow?\n"], [], ["Hi\n"]],
+        "response": [["Hello", "Well"], [], ["Hello"]],
+    }
     assert all(len(values) == 3 for values in text_scorer(chats).values())
 
 
@@ -145,13 +181,17 @@ def test_a_scorer_that_prepares_is_refused_before_it_has_and_stays_as_it_was_aft
     example = EXAMPLES[kind.__name__]()
     scorer = example.prepare(Dataset.from_dict(ROWS), str(tmp_path / "first"))
     made = {
-        field.name: field.default for field in dataclasses.fields(scorer) if field.name in ("checkpoints", "sketch")
+        field.name: field.default
+        for field in dataclasses.fields(scorer)
+        if field.name in ("checkpoints", "sketch")
     }
     raw = dataclasses.replace(scorer, **made)
     assert made and raw != scorer, "what was made stands in the settings"
     with pytest.raises(ValueError, match=r"all rows.*first: .*score\(rows"):
         raw(ROWS)
-    assert scorer.prepare(Dataset.from_dict(ROWS), str(tmp_path)) == scorer and not list(tmp_path.glob("*.*"))
+    assert scorer.prepare(Dataset.from_dict(ROWS), str(tmp_path)) == scorer and not list(
+        tmp_path.glob("*.*")
+    )
 
 
 def test_missing_columns_and_cells_that_are_no_text_are_said(text_scorer):
@@ -185,7 +225,9 @@ def test_bad_settings_are_refused_at_once(make):
 
 def test_ifd_is_the_ratio_of_the_two_perplexities(sample):
     columns = IFD("embedded:weak")(sample[:60])
-    np.testing.assert_allclose(columns["ifd"], columns["ifd_ppl"] / columns["ifd_ppl_alone"], rtol=1e-12)
+    np.testing.assert_allclose(
+        columns["ifd"], columns["ifd_ppl"] / columns["ifd_ppl_alone"], rtol=1e-12
+    )
 
 
 def test_the_variants_differ_by_exactly_what_their_names_say(weak):
@@ -206,7 +248,9 @@ def test_the_variants_differ_by_exactly_what_their_names_say(weak):
         "loss_ratio": nats(whole, len(p)) / nats(r, 1),
     }
     for variant, value in wanted.items():
-        ours = IFD(weak, dtype="float32", variant=variant)({"prompt": [prompt], "response": [response]})
+        ours = IFD(weak, dtype="float32", variant=variant)(
+            {"prompt": [prompt], "response": [response]}
+        )
         assert ours["ifd"][0] == pytest.approx(value, rel=1e-5), variant
 
 
@@ -223,14 +267,20 @@ def test_a_three_turn_chats_score_changes_when_any_of_its_answers_changes(turn):
 
 def test_a_chats_ifd_is_that_of_its_summed_turns_over_those_scored_in_both_passes():
     ifd = IFD("embedded:weak", dtype="float32")
-    prompts, answers = ["Hi\n", "Hi\nHello\nHow?\n", "x\n"], ["Hello to you too", "I am very well, thanks", "a"]
+    prompts, answers = (
+        ["Hi\n", "Hi\nHello\nHow?\n", "x\n"],
+        ["Hello to you too", "I am very well, thanks", "a"],
+    )
     chat = ifd({"prompt": [prompts], "response": [answers]})
     single = ifd({"prompt": prompts, "response": answers})
     assert single["ifd_status"] == ["ok", "ok", "too_short"]
     pairs = ifd.language_model().windows(prompts[:2], answers[:2])
     alone = np.array([pair.alone.scored for pair in pairs])
     given_sum = np.log(single["ifd_ppl"][:2]) @ single["ifd_tokens"][:2]
-    wanted = given_sum / single["ifd_tokens"][:2].sum() - np.log(single["ifd_ppl_alone"][:2]) @ alone / alone.sum()
+    wanted = (
+        given_sum / single["ifd_tokens"][:2].sum()
+        - np.log(single["ifd_ppl_alone"][:2]) @ alone / alone.sum()
+    )
     assert chat["ifd"][0] == pytest.approx(math.exp(wanted), rel=1e-6)
     assert chat["ifd_status"] == ["ok"]
 
@@ -239,7 +289,13 @@ def test_statuses_say_why(gpt2):
     long = "many words in a row " * 100
     rows = [("Hi\n", "Hello there"), ("Hi\n", ""), ("Hi\n", "a"), (long, "Hello"), ("Hi\n", long)]
     columns = IFD(gpt2)({"prompt": [p for p, _ in rows], "response": [r for _, r in rows]})
-    assert columns["ifd_status"] == ["ok", "empty_response", "too_short", "prompt_too_long", "truncated"]
+    assert columns["ifd_status"] == [
+        "ok",
+        "empty_response",
+        "too_short",
+        "prompt_too_long",
+        "truncated",
+    ]
     assert np.isfinite(columns["ifd"]).tolist() == [True, False, False, False, True]
     assert columns["ifd_tokens"].tolist()[1:4] == [0, 0, 0]
 
@@ -261,7 +317,10 @@ def test_a_model_that_answers_with_nan_gives_not_finite(tmp_path, gpt2):
 def test_text_without_a_prompt_has_a_perplexity_from_its_second_token_on(weak):
     columns = Perplexity(weak)({"prompt": [""], "response": ["Plain text without any prompt."]})
     lm = Perplexity(weak).language_model()
-    assert columns["ppl_tokens"][0] == len(lm.tokenizer("Plain text without any prompt.")["input_ids"]) - 1
+    assert (
+        columns["ppl_tokens"][0]
+        == len(lm.tokenizer("Plain text without any prompt.")["input_ids"]) - 1
+    )
 
 
 def test_a_length_in_tokens_depends_on_the_tokenizers_revision(tmp_path, weak):
@@ -270,7 +329,9 @@ def test_a_length_in_tokens_depends_on_the_tokenizers_revision(tmp_path, weak):
     shutil.copytree(weak, tmp_path / "m")
     length = Length("tokens", model=str(tmp_path / "m"))
     before = Hasher.hash(length)
-    (tmp_path / "m/tokenizer_config.json").write_text((tmp_path / "m/tokenizer_config.json").read_text() + "\n")
+    (tmp_path / "m/tokenizer_config.json").write_text(
+        (tmp_path / "m/tokenizer_config.json").read_text() + "\n"
+    )
     assert Hasher.hash(length) != before
     assert Length("tokens", model=weak).model == "embedded:weak"
 
@@ -299,9 +360,7 @@ def test_the_map_cache_is_hit_from_another_process_and_missed_when_the_numbers_w
     import shutil
 
     def elsewhere(expression: str) -> str:
-        program = (
-            f"from datasets.fingerprint import Hasher; from hf_superfilter import *; print(Hasher.hash({expression}))"
-        )
+        program = f"from datasets.fingerprint import Hasher; from hf_superfilter import *; print(Hasher.hash({expression}))"
         return subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True
         ).stdout.strip()
@@ -309,7 +368,9 @@ def test_the_map_cache_is_hit_from_another_process_and_missed_when_the_numbers_w
     ifd = IFD("embedded:weak")
     here = Hasher.hash(ifd)
     ifd({"prompt": ["a\n"], "response": ["b c d"]})
-    assert Hasher.hash(ifd) == here == elsewhere("IFD('embedded:weak')"), "loading the model changes nothing"
+    assert Hasher.hash(ifd) == here == elsewhere("IFD('embedded:weak')"), (
+        "loading the model changes nothing"
+    )
     assert Hasher.hash(IFD("embedded:weak", variant="bos")) != here
 
     copy = tmp_path / "model"
@@ -331,7 +392,9 @@ def test_a_second_map_reads_the_cache_instead_of_scoring(tmp_path, sample):
         "print('torch' in sys.modules)"
     )
     runs = [
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout.strip()
         for _ in range(2)
     ]
     assert runs == ["True", "False"], "the second process never loads torch, for it scores nothing"
@@ -351,7 +414,9 @@ def test_the_real_gpt2_gives_the_published_ifd():
     lines = pa.input_stream(str(file), compression="zstd").read().decode().split("\n")[:200]
     rows = [row for row in map(json.loads, filter(None, lines)) if row["ifd_ppl"]]
     batch = {
-        "prompt": [r["instruction"] + "\n" + (r["input"] + "\n" if r["input"] else "") for r in rows],
+        "prompt": [
+            r["instruction"] + "\n" + (r["input"] + "\n" if r["input"] else "") for r in rows
+        ],
         "response": [r["output"] for r in rows],
     }
     ours = IFD("openai-community/gpt2", dtype="float32")(batch)["ifd"]

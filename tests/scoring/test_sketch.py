@@ -19,7 +19,13 @@ from vectors import mixture, table_of
 
 from hf_superfilter import Density, score
 from hf_superfilter.runs.manifest import digest_of
-from hf_superfilter.scoring._sketch import Sketch, auto_bandwidth, collision_probability, load_sketch, new_sketch
+from hf_superfilter.scoring._sketch import (
+    Sketch,
+    auto_bandwidth,
+    collision_probability,
+    load_sketch,
+    new_sketch,
+)
 
 
 def small(bandwidth=1.0, dimensions=3, seed=0):
@@ -55,7 +61,9 @@ def test_densities_are_within_5_percent_of_exact_kernel_sums_at_the_default_size
     sketch = new_sketch(32, bandwidth)
     assert sketch.counts.shape == (1_000, 20_000) and sketch.counts.nbytes == 80_000_000
     sketch.add(vectors)
-    exact = collision_probability(cdist(vectors.astype(float), vectors.astype(float)), bandwidth).sum(axis=1)
+    exact = collision_probability(
+        cdist(vectors.astype(float), vectors.astype(float)), bandwidth
+    ).sum(axis=1)
     density = sketch.density(vectors)
     assert np.mean(np.abs(density - exact) / exact) < 0.05
     assert np.corrcoef(density, exact)[0, 1] > 0.99
@@ -129,7 +137,10 @@ def test_its_size_does_not_depend_on_the_number_of_rows(tmp_path):
     few.add(mixture(30, 3))
     many.add(mixture(20_000, 3))
     assert few.counts.nbytes == many.counts.nbytes == 40 * 50 * 4
-    assert repr(many) == "<Sketch of 20,000 rows of 3 numbers: bandwidth 1, 40 repetitions, 50 buckets>"
+    assert (
+        repr(many)
+        == "<Sketch of 20,000 rows of 3 numbers: bandwidth 1, 40 repetitions, 50 buckets>"
+    )
 
 
 def test_sketches_of_other_hash_functions_or_other_vectors_are_refused():
@@ -155,15 +166,21 @@ def test_more_rows_than_a_cell_can_count_are_refused():
 def test_a_file_that_holds_no_sketch_is_said(tmp_path, damage):
     small().save(tmp_path / "sketch.npz")
     whole = (tmp_path / "sketch.npz").read_bytes()
-    (tmp_path / "sketch.npz").write_bytes({"truncated": whole[:300], "other": b"PK no", "empty": b""}[damage])
-    with pytest.raises(ValueError, match=r"sketch\.npz' holds no sketch of Density, or a damaged one"):
+    (tmp_path / "sketch.npz").write_bytes(
+        {"truncated": whole[:300], "other": b"PK no", "empty": b""}[damage]
+    )
+    with pytest.raises(
+        ValueError, match=r"sketch\.npz' holds no sketch of Density, or a damaged one"
+    ):
         load_sketch(tmp_path / "sketch.npz")
 
 
 def test_the_automatic_bandwidth_is_a_tenth_of_the_median_distance_of_different_rows():
     line = np.array([[0.0], [1.0], [3.0]])  # distances 1, 2, 3
     assert auto_bandwidth(line) == pytest.approx(0.2)
-    assert auto_bandwidth(np.repeat(line, 50, axis=0)) == pytest.approx(0.2), "most pairs are duplicates"
+    assert auto_bandwidth(np.repeat(line, 50, axis=0)) == pytest.approx(0.2), (
+        "most pairs are duplicates"
+    )
     with pytest.raises(ValueError, match="all 5 vectors that were looked at are equal"):
         auto_bandwidth(np.ones((5, 3)))
 
@@ -171,12 +188,16 @@ def test_the_automatic_bandwidth_is_a_tenth_of_the_median_distance_of_different_
 # Density
 
 
-def test_density_in_a_run_is_within_5_percent_of_exact_kernel_sums_with_the_bandwidth_it_records(tmp_path, caplog):
+def test_density_in_a_run_is_within_5_percent_of_exact_kernel_sums_with_the_bandwidth_it_records(
+    tmp_path, caplog
+):
     vectors = mixture(2_000, 32)
     with caplog.at_level(logging.INFO):
         table = score(table_of(vectors), [Density()], tmp_path)
     made_with = json.loads((tmp_path / "run.json").read_text())["scorers"]["density"]["made_with"]
-    exact = collision_probability(cdist(vectors.astype(float), vectors.astype(float)), made_with["bandwidth"]).sum(1)
+    exact = collision_probability(
+        cdist(vectors.astype(float), vectors.astype(float)), made_with["bandwidth"]
+    ).sum(1)
     density = np.array(table["density"])
     assert np.mean(np.abs(density - exact) / exact) < 0.05
     assert made_with["sketched_rows"] == 2_000
@@ -196,7 +217,16 @@ def test_rows_without_a_vector_are_undefined_and_not_counted(tmp_path):
         [float("nan")] * 2,
     ]
     table = score(Dataset.from_dict({"embedding": cells}), [Density(0.1, repetitions=20)], tmp_path)
-    wanted = ["ok", "no_embedding", "ok", "not_finite", "no_embedding", "not_finite", "not_finite", "no_embedding"]
+    wanted = [
+        "ok",
+        "no_embedding",
+        "ok",
+        "not_finite",
+        "no_embedding",
+        "not_finite",
+        "not_finite",
+        "no_embedding",
+    ]
     assert table["density_status"][:] == wanted
     np.testing.assert_array_equal(table["density"][:], [2, np.nan, 2, *[np.nan] * 5])
 
@@ -209,7 +239,8 @@ def test_float16_fixed_and_plain_lists_give_the_same_densities(tmp_path):
         Dataset.from_dict({"embedding": list(vectors)}),
     ]
     densities = [
-        score(table, [Density(repetitions=30)], tmp_path / str(i))["density"][:] for i, table in enumerate(tables)
+        score(table, [Density(repetitions=30)], tmp_path / str(i))["density"][:]
+        for i, table in enumerate(tables)
     ]
     assert densities[0] == densities[1] == densities[2]
     assert len({digest_of(table, ["embedding"]) for table in tables}) == 1
@@ -234,7 +265,9 @@ def test_preparing_again_makes_the_same_file_and_other_rows_another(tmp_path):
         files.append((tmp_path / "sketch.npz").read_bytes())
         hashed = Hasher.hash(prepared)
     assert files[0] == files[1] != files[2]
-    assert Hasher.hash(density.prepare(rows, str(tmp_path))) != hashed, "the key of the map cache sees the sketch"
+    assert Hasher.hash(density.prepare(rows, str(tmp_path))) != hashed, (
+        "the key of the map cache sees the sketch"
+    )
 
 
 def test_other_rows_are_measured_against_the_rows_of_a_sketch(tmp_path):
@@ -245,7 +278,9 @@ def test_other_rows_are_measured_against_the_rows_of_a_sketch(tmp_path):
 
 
 def test_a_scorer_that_was_not_prepared_says_how_to(tmp_path):
-    with pytest.raises(ValueError, match=r"score\(rows, \[Density\(\)\], folder\), or Density\(\).prepare"):
+    with pytest.raises(
+        ValueError, match=r"score\(rows, \[Density\(\)\], folder\), or Density\(\).prepare"
+    ):
         Density()({"embedding": [[1.0]]})
     with pytest.raises(FileNotFoundError, match=r"no sketch '.*gone.npz'"):
         Density(sketch=str(tmp_path / "gone.npz"))({"embedding": [[1.0]]})
@@ -258,7 +293,10 @@ def test_a_scorer_that_was_not_prepared_says_how_to(tmp_path):
         ({"embedding": ["a", "b"]}, "holds string, not vectors"),
         ({"embedding": [[1.0, 2.0], [1.0]]}, "uneven lengths"),
         ({"embedding": [[1.0, 2.0]] * 3}, "all 3 vectors that were looked at are equal"),
-        ({"embedding": [None, [float("nan")]]}, "none of the 2 rows that were looked at has a vector"),
+        (
+            {"embedding": [None, [float("nan")]]},
+            "none of the 2 rows that were looked at has a vector",
+        ),
     ],
 )
 def test_columns_that_cannot_be_sketched_are_said(tmp_path, cells, said):
@@ -285,7 +323,9 @@ def test_density_pickles_small_and_never_loads_torch(tmp_path):
         f"rows.map(Density(0.5, repetitions=5).prepare(rows, {str(tmp_path)!r}), batched=True)\n"
         "print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.strip() == "False"
     prepared = Density(sketch=str(tmp_path / "sketch.npz"))
     prepared({"embedding": [[1.0, 0, 0, 0]]})
@@ -297,5 +337,7 @@ def test_the_digest_of_vectors_sees_every_number_and_every_null():
         [[1.0, 2.0], [3.0]], [[1.0], [2.0, 3.0]], [[1.0, 2.0], None, [3.0]], [[1.0, 2.0], [3.0], None],
         [[1.0, 2.0], [3.5]], [[1.0, 2.0], [], [3.0]],
     ]  # fmt: skip
-    digests = [digest_of(Dataset.from_dict({"embedding": cells}), ["embedding"]) for cells in tables]
+    digests = [
+        digest_of(Dataset.from_dict({"embedding": cells}), ["embedding"]) for cells in tables
+    ]
     assert len(set(digests)) == len(tables)

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from vectors import mixture, table_of
 
-from hf_superfilter import FacilityLocation, InversePropensity, Prototypes, RandomSample, SemDedup, TopK, select
+from hf_superfilter import (
+    FacilityLocation,
+    InversePropensity,
+    Prototypes,
+    RandomSample,
+    SemDedup,
+    TopK,
+    select,
+)
 from hf_superfilter.selection import facility_location
 from hf_superfilter.selection._kmeans import cluster_of, default_clusters
 
@@ -29,7 +37,11 @@ def similarities(vectors, similarity):
         x = x / np.linalg.norm(x, axis=1, keepdims=True)
         return np.clip(x @ x.T, 0, None)
     distances = cdist(x, x)
-    return np.exp(-distances / x.shape[1] if similarity == "euclidean" else -(distances**2) / np.mean(distances**2))
+    return np.exp(
+        -distances / x.shape[1]
+        if similarity == "euclidean"
+        else -(distances**2) / np.mean(distances**2)
+    )
 
 
 def value(kernel, rows):
@@ -76,15 +88,26 @@ def test_2000_rows_are_worth_what_submodlib_and_apricot_make_of_them(similarity)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         apricot = pytest.importorskip("apricot", reason="apricot-select is not installed")
-        submodlib = pytest.importorskip("submodlib.functions.facilityLocation", reason="submodlib-py is not installed")
+        submodlib = pytest.importorskip(
+            "submodlib.functions.facilityLocation", reason="submodlib-py is not installed"
+        )
         vectors = mixture(2_000, 64)
         kernel = similarities(vectors, similarity)
-        theirs = apricot.FacilityLocationSelection(200, metric="precomputed", optimizer="lazy").fit(kernel).ranking
+        theirs = (
+            apricot.FacilityLocationSelection(200, metric="precomputed", optimizer="lazy")
+            .fit(kernel)
+            .ranking
+        )
         function = submodlib.FacilityLocationFunction(
             n=2_000, mode="dense", separate_rep=False, data=vectors, metric=similarity
         )
-        others = [row for row, _ in function.maximize(budget=200, optimizer="LazyGreedy", show_progress=False)]
-    ours = value(kernel, select(table_of(vectors), [FacilityLocation(200, similarity=similarity)]).rows)
+        others = [
+            row
+            for row, _ in function.maximize(budget=200, optimizer="LazyGreedy", show_progress=False)
+        ]
+    ours = value(
+        kernel, select(table_of(vectors), [FacilityLocation(200, similarity=similarity)]).rows
+    )
     assert ours == pytest.approx(value(kernel, theirs), rel=1e-6)
     assert ours == pytest.approx(value(kernel, others), rel=1e-6)
 
@@ -95,11 +118,15 @@ def test_2000_rows_are_worth_what_naive_greedy_makes_of_them(similarity):
     vectors = mixture(2_000, 64)
     kernel = similarities(vectors, similarity)
     chosen = select(table_of(vectors), [FacilityLocation(200, similarity=similarity)]).rows
-    assert value(kernel, chosen) == pytest.approx(value(kernel, naive_greedy(kernel, 200)), rel=1e-6)
+    assert value(kernel, chosen) == pytest.approx(
+        value(kernel, naive_greedy(kernel, 200)), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean", "rbf"])
-def test_pairs_above_the_limit_are_recomputed_with_the_same_result_and_the_funnel_says_so(similarity, monkeypatch):
+def test_pairs_above_the_limit_are_recomputed_with_the_same_result_and_the_funnel_says_so(
+    similarity, monkeypatch
+):
     table, selector = table_of(mixture(300, 8)), FacilityLocation(40, similarity=similarity)
     held = select(table, [selector])
     monkeypatch.setattr(facility_location, "MEMORY", 300**2 * 4 - 1)
@@ -108,7 +135,9 @@ def test_pairs_above_the_limit_are_recomputed_with_the_same_result_and_the_funne
     np.testing.assert_array_equal(recomputed.rows, held.rows)
     assert held.steps[0].facts["memory"] == "0.4 MB of pairs held"
     assert recomputed.steps[0].facts["memory"] == "0.4 MB of pairs recomputed (over 0 MB)"
-    assert held.steps[0].facts["coverage"] == pytest.approx(recomputed.steps[0].facts["coverage"], abs=2e-6)
+    assert held.steps[0].facts["coverage"] == pytest.approx(
+        recomputed.steps[0].facts["coverage"], abs=2e-6
+    )
 
 
 def test_memory_above_the_limit_stays_far_below_the_pairs(monkeypatch):
@@ -131,12 +160,18 @@ def test_with_all_neighbours_it_is_exact_and_with_some_nearly_so(similarity):
     vectors = mixture(300, 8)
     table, kernel = table_of(vectors), similarities(vectors, similarity)
     exact = select(table, [FacilityLocation(30, similarity=similarity)]).rows
-    facts = select(table, [FacilityLocation(30, similarity=similarity, neighbours=40)]).steps[0].facts
+    facts = (
+        select(table, [FacilityLocation(30, similarity=similarity, neighbours=40)]).steps[0].facts
+    )
     assert facts["memory"] == "40 of 300 neighbours a row"
     for neighbours, share in [(300, 1 - 1e-6), (299, 1 - 1e-6), (40, 0.97)]:
-        rows = select(table, [FacilityLocation(30, similarity=similarity, neighbours=neighbours)]).rows
+        rows = select(
+            table, [FacilityLocation(30, similarity=similarity, neighbours=neighbours)]
+        ).rows
         assert value(kernel, rows) >= share * value(kernel, exact)
-    assert facts["coverage"] == pytest.approx(value(kernel, rows) / 300, abs=1e-5), "exact, not of the neighbours"
+    assert facts["coverage"] == pytest.approx(value(kernel, rows) / 300, abs=1e-5), (
+        "exact, not of the neighbours"
+    )
 
 
 def test_a_row_with_one_neighbour_stands_for_itself_only():
@@ -145,9 +180,14 @@ def test_a_row_with_one_neighbour_stands_for_itself_only():
 
 
 def test_one_row_of_each_group_comes_before_a_second_of_any():
-    groups = np.repeat(np.eye(6), [50, 20, 9, 5, 3, 2], axis=0) + np.random.default_rng(0).normal(size=(89, 6)) * 0.01
+    groups = (
+        np.repeat(np.eye(6), [50, 20, 9, 5, 3, 2], axis=0)
+        + np.random.default_rng(0).normal(size=(89, 6)) * 0.01
+    )
     rows = select(table_of(groups), [FacilityLocation(6)]).rows
-    assert np.repeat(np.arange(6), [50, 20, 9, 5, 3, 2])[rows].tolist() == [0, 1, 2, 3, 4, 5], "the largest first"
+    assert np.repeat(np.arange(6), [50, 20, 9, 5, 3, 2])[rows].tolist() == [0, 1, 2, 3, 4, 5], (
+        "the largest first"
+    )
 
 
 def test_only_rows_in_play_are_covered():
@@ -158,13 +198,17 @@ def test_only_rows_in_play_are_covered():
 
 def test_the_seed_decides_which_of_equal_rows_is_kept():
     table = table_of(np.repeat(np.eye(2), 20, axis=0))
-    kept = [tuple(select(table, [FacilityLocation(2, seed=seed)]).rows.tolist()) for seed in range(12)]
+    kept = [
+        tuple(select(table, [FacilityLocation(2, seed=seed)]).rows.tolist()) for seed in range(12)
+    ]
     assert len(set(kept)) > 6
     assert all(len({row // 20 for row in rows}) == 2 for rows in kept)
 
 
 def test_a_budget_is_filled_also_when_nothing_more_is_gained():
-    assert len(select(table_of(np.repeat(np.eye(2), 20, axis=0)), [FacilityLocation(30)]).rows) == 30
+    assert (
+        len(select(table_of(np.repeat(np.eye(2), 20, axis=0)), [FacilityLocation(30)]).rows) == 30
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -197,7 +241,9 @@ def half_duplicates(rows=600):
     return vectors.astype(np.float32), np.arange(rows) >= rows // 2
 
 
-def test_one_over_density_keeps_fewer_duplicates_than_chance_and_the_printed_algorithm_more(tmp_path):
+def test_one_over_density_keeps_fewer_duplicates_than_chance_and_the_printed_algorithm_more(
+    tmp_path,
+):
     from hf_superfilter import Density, score
 
     vectors, duplicate = half_duplicates()
@@ -205,7 +251,9 @@ def test_one_over_density_keeps_fewer_duplicates_than_chance_and_the_printed_alg
     inverted = table.add_column("inverted", 1 / np.array(table["density"]))
 
     def kept(selector):
-        return np.mean([duplicate[select(inverted, [selector(seed)]).rows].mean() for seed in range(10)])
+        return np.mean(
+            [duplicate[select(inverted, [selector(seed)]).rows].mean() for seed in range(10)]
+        )
 
     ours = kept(lambda seed: InversePropensity(120, seed=seed))
     chance = kept(lambda seed: RandomSample(120, seed=seed))
@@ -216,14 +264,18 @@ def test_one_over_density_keeps_fewer_duplicates_than_chance_and_the_printed_alg
 def test_first_draws_have_chances_proportional_to_one_over_the_score():
     table = Dataset.from_dict({"density": [1.0, 2.0, 4.0, 8.0]})
     first = [InversePropensity(1, seed=seed)(table, np.arange(4))[0] for seed in range(1_000)]
-    np.testing.assert_allclose(np.bincount(first, minlength=4) / 1_000, np.array([8, 4, 2, 1]) / 15, atol=0.05)
+    np.testing.assert_allclose(
+        np.bincount(first, minlength=4) / 1_000, np.array([8, 4, 2, 1]) / 15, atol=0.05
+    )
 
 
 def test_equal_scores_are_drawn_uniformly_and_without_replacement():
     table = Dataset.from_dict({"density": [3.0] * 12})
     draws = [InversePropensity(6, seed=seed)(table, np.arange(12)) for seed in range(400)]
     assert all(len(set(rows.tolist())) == 6 for rows in draws)
-    np.testing.assert_allclose(np.bincount(np.concatenate(draws), minlength=12) / 400, 0.5, atol=0.1)
+    np.testing.assert_allclose(
+        np.bincount(np.concatenate(draws), minlength=12) / 400, 0.5, atol=0.1
+    )
 
 
 def test_rows_without_a_score_above_zero_are_never_drawn_and_counted():
@@ -268,7 +320,9 @@ def test_a_threshold_keeps_what_the_paper_s_procedure_keeps(clusters):
         mine = np.flatnonzero(labels == cluster)
         order = mine[np.argsort(unit[mine] @ centroids[cluster], kind="stable")]
         cosines = np.triu(unit[order] @ unit[order].T, 1)  # with those before, in columns
-        wanted += order[np.where(np.arange(len(order)) == 0, -1, cosines.max(axis=0)) <= 0.9].tolist()
+        wanted += order[
+            np.where(np.arange(len(order)) == 0, -1, cosines.max(axis=0)) <= 0.9
+        ].tolist()
     kept = select(table_of(vectors), [SemDedup(threshold=0.9, clusters=clusters)]).rows
     assert sorted(kept.tolist()) == sorted(wanted)
     assert 20 < len(wanted) < 190
@@ -310,14 +364,23 @@ def test_prototypes_drops_those_closest_to_their_centroid():
 
 
 def test_the_number_of_clusters_is_the_root_of_the_rows_up_to_that_of_the_paper():
-    assert [default_clusters(rows) for rows in (0, 1, 2, 100, 10**8, 10**12)] == [0, 1, 2, 10, 10_000, 10_000]
+    assert [default_clusters(rows) for rows in (0, 1, 2, 100, 10**8, 10**12)] == [
+        0,
+        1,
+        2,
+        10,
+        10_000,
+        10_000,
+    ]
 
 
 def test_k_means_finds_groups_that_lie_apart_also_by_mini_batches(monkeypatch):
     from hf_superfilter.selection import _kmeans as clustering
 
     truth = np.random.default_rng(0).integers(0, 3, 300)
-    vectors = np.eye(3, dtype=np.float32)[truth] + np.random.default_rng(1).normal(size=(300, 3)) * 0.01
+    vectors = (
+        np.eye(3, dtype=np.float32)[truth] + np.random.default_rng(1).normal(size=(300, 3)) * 0.01
+    )
     for limit in (100_000, 200):
         monkeypatch.setattr(clustering, "MANY_ROWS", limit)
         labels, centroids = cluster_of(vectors.astype(np.float32), 3, seed=0)
@@ -332,10 +395,16 @@ def test_k_means_finds_groups_that_lie_apart_also_by_mini_batches(monkeypatch):
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        ({"embeddings": [[1.0]]}, r"no column 'embedding'.*the scorer Embed\(\) adds it; did you mean 'embeddings'"),
+        (
+            {"embeddings": [[1.0]]},
+            r"no column 'embedding'.*the scorer Embed\(\) adds it; did you mean 'embeddings'",
+        ),
         ({"embedding": ["a", "b"]}, "holds string, not vectors"),
         ({"embedding": [[1.0, 2.0], [1.0]]}, "uneven lengths: 2 numbers, and 1 in row 1"),
-        ({"embedding": [[1.0], [float("nan")], None]}, "2 of the 3 rows in play have no vector .*row 1 is the first"),
+        (
+            {"embedding": [[1.0], [float("nan")], None]},
+            "2 of the 3 rows in play have no vector .*row 1 is the first",
+        ),
         ({"embedding": [[1.0, 2.0]] * 3}, "all 3 vectors in 'embedding' are equal"),
     ],
 )
@@ -372,7 +441,10 @@ def test_more_clusters_than_rows_are_said(make):
     ("make", "seen"),
     [
         (lambda: FacilityLocation(0), "k=0"),
-        (lambda: FacilityLocation(1, similarity="cosin"), "similarity='cosin'.*did you mean 'cosine'"),
+        (
+            lambda: FacilityLocation(1, similarity="cosin"),
+            "similarity='cosin'.*did you mean 'cosine'",
+        ),
         (lambda: FacilityLocation(1, similarity=None), "similarity=None"),
         (lambda: FacilityLocation(1, neighbours=0), "neighbours=0"),
         (lambda: FacilityLocation(1, neighbours=True), "neighbours=True"),

@@ -16,7 +16,9 @@ from hf_superfilter.reports.html import summarise
 
 
 def table_of(values):
-    return Dataset.from_dict({"ifd": np.asarray(values, dtype=float), "text": [f"row {i}" for i in range(len(values))]})
+    return Dataset.from_dict(
+        {"ifd": np.asarray(values, dtype=float), "text": [f"row {i}" for i in range(len(values))]}
+    )
 
 
 class Heaviest:
@@ -37,7 +39,9 @@ class Heaviest:
 @st.composite
 def funnels(draw):
     """Selectors whose every step is a different choice from the pool it is given."""
-    steps = draw(st.lists(st.tuples(st.integers(0, 2**16), st.floats(0, 1)), min_size=1, max_size=5))
+    steps = draw(
+        st.lists(st.tuples(st.integers(0, 2**16), st.floats(0, 1)), min_size=1, max_size=5)
+    )
 
     def keep(table, pool, seed, share):
         return np.random.default_rng(seed).permutation(pool)[: math.ceil(share * len(pool))]
@@ -52,7 +56,9 @@ def test_what_a_selection_promises_whatever_the_selectors(rows, selectors):
     assert selection.rows.dtype == selection.dropped_by.dtype == np.int64
     assert len(selection.dropped_by) == rows and len(selection.steps) == len(selectors)
     assert set(np.flatnonzero(selection.dropped_by == -1)) == set(selection.rows.tolist())
-    assert selection.steps[0].rows_in == rows and selection.steps[-1].rows_out == len(selection.rows)
+    assert selection.steps[0].rows_in == rows and selection.steps[-1].rows_out == len(
+        selection.rows
+    )
     for before, after in pairwise(selection.steps):
         assert before.rows_out == after.rows_in
     for number, step in enumerate(selection.steps):
@@ -62,7 +68,9 @@ def test_what_a_selection_promises_whatever_the_selectors(rows, selectors):
 
 
 def test_the_subset_stands_best_first_with_all_columns():
-    selection = select(table_of([0.3, 0.9, 0.6, 1.2]), [Threshold("ifd", below=1.0), TopK("ifd", 2)])
+    selection = select(
+        table_of([0.3, 0.9, 0.6, 1.2]), [Threshold("ifd", below=1.0), TopK("ifd", 2)]
+    )
     assert selection.subset.to_dict() == {"ifd": [0.9, 0.6], "text": ["row 1", "row 2"]}
     assert selection.subset is selection.subset
     assert selection.dropped_by.tolist() == [1, -1, -1, 0]
@@ -73,7 +81,9 @@ def test_plain_functions_and_lambdas_are_selectors_and_one_needs_no_list():
     def every_other(table, pool):
         return pool[::2]
 
-    selection = select(table_of(range(8)), [every_other, lambda table, pool: [int(row) for row in pool if row > 2]])
+    selection = select(
+        table_of(range(8)), [every_other, lambda table, pool: [int(row) for row in pool if row > 2]]
+    )
     assert selection.rows.tolist() == [4, 6]
     assert [step.selector for step in selection.steps] == ["every_other", "<lambda>"]
     assert selection.by is None
@@ -88,7 +98,11 @@ def test_a_selector_can_add_facts_to_its_step():
 
 
 def test_the_repr_is_the_funnel():
-    text = repr(select(table_of([0.5] * 1500 + [1.5] * 500), [Threshold("ifd", below=1.0), TopK("ifd", 0.1)]))
+    text = repr(
+        select(
+            table_of([0.5] * 1500 + [1.5] * 500), [Threshold("ifd", below=1.0), TopK("ifd", 0.1)]
+        )
+    )
     assert text.splitlines() == [
         "200 of 2,000 rows kept (10.0%)",
         "  Threshold(by='ifd', below=1.0)      2,000 ->     1,500",
@@ -110,7 +124,10 @@ def test_a_step_that_drops_all_leaves_an_empty_selection():
         (lambda table, pool: [0, 5, 99], "row 99, which is not among the rows still in play"),
         (lambda table, pool: [-1], "row -1, which is not"),
         (lambda table, pool: [3, 1, 3], "row 3 more than once"),
-        (lambda table, pool: pool > 2, r"bool values of shape \(6,\), not with row numbers.*pool\[mask\]"),
+        (
+            lambda table, pool: pool > 2,
+            r"bool values of shape \(6,\), not with row numbers.*pool\[mask\]",
+        ),
         (lambda table, pool: [0.5], "float64 values"),
         (lambda table, pool: None, "object values"),
         (lambda table, pool: [[0, 1]], r"shape \(1, 2\)"),
@@ -167,7 +184,12 @@ def test_a_selection_can_be_pickled_and_compared():
 
 @pytest.mark.parametrize("largest", [True, False])
 def test_a_step_says_whether_it_ranks_and_which_way(largest):
-    selectors = [Threshold("ifd", below=9), Heaviest(), TopK("ifd", 1, largest=largest), lambda table, pool: pool]
+    selectors = [
+        Threshold("ifd", below=9),
+        Heaviest(),
+        TopK("ifd", 1, largest=largest),
+        lambda table, pool: pool,
+    ]
     steps = select(table_of(range(6)), selectors).steps
     assert [step.largest for step in steps] == [None, None, largest, None]
     assert [step.ranks for step in steps] == [False, False, True, False]
@@ -190,7 +212,9 @@ def test_a_selection_by_no_column_has_a_summary_that_calls_no_row_the_best():
     assert not [word for word in ("Best", "Just under", "Worst") if word in text]
 
 
-@pytest.mark.parametrize("values", [[math.nan] * 3, [0.5] * 3, [math.inf, -math.inf, math.nan], [1e300, -1e300, 0.0]])
+@pytest.mark.parametrize(
+    "values", [[math.nan] * 3, [0.5] * 3, [math.inf, -math.inf, math.nan], [1e300, -1e300, 0.0]]
+)
 def test_odd_scores_have_a_summary_without_a_warning(values):
     assert "not recorded" in summarise(select(table_of(values), [Threshold("ifd", below=1.0)]))
 

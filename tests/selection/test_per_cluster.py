@@ -47,7 +47,9 @@ def test_the_total_is_exact_and_every_quota_is_its_share_rounded_up_or_down(size
 
 
 @given(sizes=sizes, data=st.data())
-def test_no_cluster_has_more_than_its_room_and_the_total_is_reached_where_there_is_room(sizes, data):
+def test_no_cluster_has_more_than_its_room_and_the_total_is_reached_where_there_is_room(
+    sizes, data
+):
     room = np.array([data.draw(st.integers(0, size)) for size in sizes])
     total = data.draw(st.integers(0, 2 * sum(sizes)))
     quotas = quotas_of(total, np.array(sizes), room)
@@ -81,12 +83,18 @@ def test_a_group_with_too_few_defined_rows_gives_its_share_to_the_others():
     selection = select(grouped([60, 20, 20], values), [PerCluster("lp", 20, group="group")])
     groups = np.asarray(selection.table["group"][:])[selection.rows]
     assert np.bincount(groups).tolist() == [2, 9, 9]
-    assert selection.steps[0].facts == {"groups": 3, "rows kept of each": "2 to 9", "rows that fell to others": 10}
+    assert selection.steps[0].facts == {
+        "groups": 3,
+        "rows kept of each": "2 to 9",
+        "rows that fell to others": 10,
+    }
 
 
 def test_fewer_defined_rows_than_the_budget_is_a_warning_with_both_numbers_and_where_it_was_asked():
     with pytest.warns(UserWarning, match="room for 5 rows, and only 2 rows") as said:
-        kept = select(grouped([2, 2], [1, np.nan, np.nan, 2]), [PerCluster("lp", 5, group="group")]).rows
+        kept = select(
+            grouped([2, 2], [1, np.nan, np.nan, 2]), [PerCluster("lp", 5, group="group")]
+        ).rows
     assert kept.tolist() == [3, 0]
     assert said[0].filename == __file__
 
@@ -95,7 +103,9 @@ def test_fewer_defined_rows_than_the_budget_is_a_warning_with_both_numbers_and_w
 
 
 @pytest.mark.parametrize("largest", [True, False])
-def test_the_best_of_each_group_is_kept_and_the_answer_is_best_first_with_ties_to_the_earlier_row(largest):
+def test_the_best_of_each_group_is_kept_and_the_answer_is_best_first_with_ties_to_the_earlier_row(
+    largest,
+):
     table = grouped([4, 4], [1, 3, 3, 2, 5, 4, 4, 4])
     kept = PerCluster("lp", 4, group="group", largest=largest)(table, np.arange(8)).tolist()
     assert kept == ([4, 5, 1, 2] if largest else [0, 3, 5, 6])
@@ -103,7 +113,9 @@ def test_the_best_of_each_group_is_kept_and_the_answer_is_best_first_with_ties_t
 
 def test_without_by_rows_are_drawn_in_each_cluster_by_seed_and_nan_rows_may_be_drawn():
     table = grouped([50, 30, 20], np.full(100, np.nan))
-    draws = [select(table, [PerCluster(None, 10, group="group", seed=seed)]).rows for seed in (0, 0, 1)]
+    draws = [
+        select(table, [PerCluster(None, 10, group="group", seed=seed)]).rows for seed in (0, 0, 1)
+    ]
     assert draws[0].tolist() == draws[1].tolist() != draws[2].tolist()
     assert draws[0].tolist() != sorted(draws[0].tolist())
     for rows in draws:
@@ -112,7 +124,9 @@ def test_without_by_rows_are_drawn_in_each_cluster_by_seed_and_nan_rows_may_be_d
 
 def test_drawn_rows_are_uniform_in_their_group():
     table = grouped([10, 10])
-    drawn = [PerCluster(None, 6, group="group", seed=seed)(table, np.arange(20)) for seed in range(400)]
+    drawn = [
+        PerCluster(None, 6, group="group", seed=seed)(table, np.arange(20)) for seed in range(400)
+    ]
     times = np.bincount(np.concatenate(drawn), minlength=20)
     assert (np.abs(times - 120) < 5 * np.sqrt(400 * 0.3 * 0.7)).all()
 
@@ -132,17 +146,33 @@ def test_the_report_draws_no_line_where_better_rows_were_dropped_for_the_quota()
 
 
 @pytest.mark.parametrize(
-    "cells", [["a", None, "b", "a", None, "a"], [1, None, 2, 1, None, 1], [True, None, False, True, None, True]]
+    "cells",
+    [
+        ["a", None, "b", "a", None, "a"],
+        [1, None, 2, 1, None, 1],
+        [True, None, False, True, None, True],
+    ],
 )
 def test_groups_are_text_whole_numbers_or_booleans_and_null_is_a_group(cells):
     table = Dataset.from_dict({"lp": [6.0, 5, 4, 3, 2, 1], "group": cells})
-    assert select(table, [PerCluster("lp", 3, group="group")]).rows.tolist() == [0, 1, 3]  # shares 1.5, 1 and 0.5
+    assert select(table, [PerCluster("lp", 3, group="group")]).rows.tolist() == [
+        0,
+        1,
+        3,
+    ]  # shares 1.5, 1 and 0.5
 
 
 def test_all_code_rows_no_longer_vanish():
-    table = Dataset.from_dict({"ifd": [0.9] * 90 + [0.2] * 10, "language": ["text"] * 90 + ["code"] * 10})
+    table = Dataset.from_dict(
+        {"ifd": [0.9] * 90 + [0.2] * 10, "language": ["text"] * 90 + ["code"] * 10}
+    )
     assert select(table, [TopK("ifd", 0.1)]).subset["language"][:].count("code") == 0
-    assert select(table, [PerCluster("ifd", 0.1, group="language")]).subset["language"][:].count("code") == 1
+    assert (
+        select(table, [PerCluster("ifd", 0.1, group="language")])
+        .subset["language"][:]
+        .count("code")
+        == 1
+    )
 
 
 # Clusters of embeddings
@@ -154,21 +184,30 @@ def test_k_means_finds_the_clusters_and_each_keeps_its_share():
     assert np.bincount(selection.subset["centre"][:]).tolist() == [8, 5, 2]
     for centre in range(3):
         everything = np.asarray(table["lp"][:])[np.asarray(table["centre"][:]) == centre]
-        mine = np.asarray(selection.subset["lp"][:])[np.asarray(selection.subset["centre"][:]) == centre]
+        mine = np.asarray(selection.subset["lp"][:])[
+            np.asarray(selection.subset["centre"][:]) == centre
+        ]
         np.testing.assert_array_equal(mine, np.sort(everything)[: len(mine)])
     assert selection.steps[0].facts["clusters"] == 3
 
 
 def test_the_seed_decides_the_clusters_and_nothing_else_does():
     rng = np.random.default_rng(0)
-    table = Dataset.from_dict({"lp": rng.random(300), "embedding": rng.normal(size=(300, 8)).astype(np.float32)})
-    rows = [select(table, [PerCluster("lp", 60, clusters=20, seed=seed)]).rows.tolist() for seed in (3, 3, 4)]
+    table = Dataset.from_dict(
+        {"lp": rng.random(300), "embedding": rng.normal(size=(300, 8)).astype(np.float32)}
+    )
+    rows = [
+        select(table, [PerCluster("lp", 60, clusters=20, seed=seed)]).rows.tolist()
+        for seed in (3, 3, 4)
+    ]
     assert rows[0] == rows[1] != rows[2]
 
 
 def test_one_cluster_for_each_50_rows_unless_you_say_otherwise():
     rng = np.random.default_rng(0)
-    table = Dataset.from_dict({"lp": rng.random(260), "embedding": rng.normal(size=(260, 4)).astype(np.float32)})
+    table = Dataset.from_dict(
+        {"lp": rng.random(260), "embedding": rng.normal(size=(260, 4)).astype(np.float32)}
+    )
     assert select(table, [PerCluster("lp", 10)]).steps[0].facts["clusters"] == 5
     assert select(table.select(range(30)), [PerCluster("lp", 10)]).steps[0].facts["clusters"] == 1
 
@@ -182,7 +221,9 @@ def test_rows_without_a_vector_are_in_no_cluster_and_a_threshold_takes_them_out_
     said = r"2 of the 75 rows in play have no vector.*row 3 .*Threshold\('embedding_tokens'"
     with pytest.raises(ValueError, match=said):
         select(table, [PerCluster("lp", 15, clusters=3)])
-    kept = select(table, [Threshold("embedding_tokens", above=0), PerCluster("lp", 15, clusters=3)]).rows
+    kept = select(
+        table, [Threshold("embedding_tokens", above=0), PerCluster("lp", 15, clusters=3)]
+    ).rows
     assert len(kept) == 15 and not {3, 8} & set(kept.tolist())
 
 
@@ -198,7 +239,9 @@ def test_a_selector_that_has_seen_one_table_reads_the_next_anew():
 
 
 def test_fewer_different_vectors_than_clusters_is_no_warning():
-    table = Dataset.from_dict({"lp": np.arange(8.0), "embedding": np.eye(2, dtype=np.float32)[[0, 1] * 4]})
+    table = Dataset.from_dict(
+        {"lp": np.arange(8.0), "embedding": np.eye(2, dtype=np.float32)[[0, 1] * 4]}
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         selection = select(table, [PerCluster("lp", 4, clusters=5)])
@@ -212,7 +255,10 @@ def test_fewer_different_vectors_than_clusters_is_no_warning():
         ({"column": "embeding"}, "no column 'embeding'.*Embed.*did you mean 'embedding'"),
         ({"column": "lp"}, "column 'lp' holds double, not vectors"),
         ({"group": "centr"}, "no column 'centr'.*did you mean 'centre'"),
-        ({"group": "lp"}, "column 'lp' holds double, and groups are text, whole numbers or booleans"),
+        (
+            {"group": "lp"},
+            "column 'lp' holds double, and groups are text, whole numbers or booleans",
+        ),
         ({"group": "embedding"}, "column 'embedding' holds .*, and groups are text"),
     ],
 )

@@ -54,7 +54,11 @@ EXAMPLES = {
     ],
     "RandomSample": [RandomSample(3), RandomSample(0.5, seed=7), RandomSample(tokens=40)],
 }
-scores = st.lists(st.sampled_from([0.0, -0.0, 0.5, 0.5, 0.9, 1.5, -2.0, math.nan, math.inf]), min_size=1, max_size=30)
+scores = st.lists(
+    st.sampled_from([0.0, -0.0, 0.5, 0.5, 0.9, 1.5, -2.0, math.nan, math.inf]),
+    min_size=1,
+    max_size=30,
+)
 shares = st.decimals("0.0001", "1", places=4)
 
 
@@ -71,7 +75,11 @@ def quietly(table, selectors):
 def selector_classes():
     for module in pkgutil.walk_packages(selection.__path__, selection.__name__ + "."):
         for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, type) and value.__module__ == module.name and "__call__" in vars(value):
+            if (
+                isinstance(value, type)
+                and value.__module__ == module.name
+                and "__call__" in vars(value)
+            ):
                 yield value
 
 
@@ -87,7 +95,9 @@ def examples():
 def test_every_selector_of_the_package_has_an_example_here():
     found = {kind.__name__ for kind in selector_classes()}
     missing = found - EXAMPLES.keys()
-    assert not missing, f"add an example of {', '.join(sorted(missing))} to EXAMPLES, and the laws will run on it"
+    assert not missing, (
+        f"add an example of {', '.join(sorted(missing))} to EXAMPLES, and the laws will run on it"
+    )
     assert found >= {"TopK", "Threshold", "RandomSample"}
 
 
@@ -117,7 +127,10 @@ class TestEverySelector:
         assert getattr(hf_superfilter, type(selector).__name__) is type(selector)
 
     def test_has_a_repr_that_builds_it_again(self, selector):
-        assert eval(repr(selector), vars(hf_superfilter) | {type(selector).__name__: type(selector)}) == selector
+        assert (
+            eval(repr(selector), vars(hf_superfilter) | {type(selector).__name__: type(selector)})
+            == selector
+        )
 
     def test_pickles_small_and_equal(self, selector, contract_table):
         quietly(contract_table, [selector])
@@ -172,7 +185,11 @@ def test_a_whole_number_is_a_count(k, rows):
 @pytest.mark.parametrize("share", [0.29, np.float64(0.29), np.float32(0.29)])
 def test_29_percent_of_100_rows_are_29(share):
     table = table_of(np.arange(100))
-    assert len(select(table, [TopK("ifd", share)]).rows) == len(select(table, [RandomSample(share)]).rows) == 29
+    assert (
+        len(select(table, [TopK("ifd", share)]).rows)
+        == len(select(table, [RandomSample(share)]).rows)
+        == 29
+    )
 
 
 @given(values=scores, share=shares)
@@ -200,7 +217,9 @@ BAD_BUDGETS = [
 
 
 @pytest.mark.parametrize("budget", BAD_BUDGETS, ids=str)
-@pytest.mark.parametrize("make", [lambda **budget: TopK("ifd", **budget), RandomSample], ids=["TopK", "RandomSample"])
+@pytest.mark.parametrize(
+    "make", [lambda **budget: TopK("ifd", **budget), RandomSample], ids=["TopK", "RandomSample"]
+)
 def test_a_bad_budget_is_refused_with_the_value_seen(make, budget):
     with pytest.raises(ValueError, match="give") as caught:
         make(**budget)
@@ -270,7 +289,9 @@ def test_a_token_budget_that_is_not_filled_is_a_warning_with_both_numbers():
 
 @pytest.mark.parametrize("make", [lambda: TopK("ifd", tokens=4), lambda: RandomSample(tokens=4)])
 def test_a_token_budget_into_which_nothing_fits_is_a_warning_with_both_numbers(make):
-    with pytest.warns(UserWarning, match=r"room for 4 tokens, and the first row alone takes 5: nothing is kept"):
+    with pytest.warns(
+        UserWarning, match=r"room for 4 tokens, and the first row alone takes 5: nothing is kept"
+    ):
         assert len(select(table_of([0.1, 0.1], ifd_tokens=[5, 5]), [make()]).rows) == 0
 
 
@@ -282,7 +303,10 @@ def test_a_row_without_a_token_count_has_no_price_and_is_not_taken():
         select(table_of([0.9], ifd_tokens=[math.nan]), [TopK("ifd", tokens=7)])
 
 
-@given(rows=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 50)), min_size=1, max_size=30), data=st.data())
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 50)), min_size=1, max_size=30),
+    data=st.data(),
+)
 def test_a_token_budget_takes_the_best_rows_until_the_next_would_exceed_it(rows, data):
     values, tokens = map(list, zip(*rows, strict=True))
     budget = data.draw(st.integers(1, sum(tokens)))
@@ -295,7 +319,11 @@ def test_a_token_budget_takes_the_best_rows_until_the_next_would_exceed_it(rows,
     assert len(kept) == len(order) or used + tokens[order[len(kept)]] > budget
 
 
-@given(tokens=st.lists(st.integers(1, 50), min_size=2, max_size=30), k=st.integers(1, 30), seed=st.integers(0, 9))
+@given(
+    tokens=st.lists(st.integers(1, 50), min_size=2, max_size=30),
+    k=st.integers(1, 30),
+    seed=st.integers(0, 9),
+)
 def test_a_random_sample_matches_the_tokens_of_another_selection_within_one_row(tokens, k, seed):
     table = table_of(np.arange(len(tokens)), ifd_tokens=tokens)
     wanted = sum(quietly(table, [TopK("ifd", k)]).subset["ifd_tokens"][:])
@@ -321,7 +349,9 @@ def test_tokens_are_those_of_the_ranked_score_else_of_the_first_scorer():
 
 def test_a_random_sample_depends_on_its_seed_and_covers_all_rows():
     table = table_of(np.arange(50))
-    draws = [tuple(select(table, [RandomSample(10, seed=seed)]).rows.tolist()) for seed in range(40)]
+    draws = [
+        tuple(select(table, [RandomSample(10, seed=seed)]).rows.tolist()) for seed in range(40)
+    ]
     assert len(set(draws)) == 40
     assert {row for draw in draws for row in draw} == set(range(50))
 
@@ -334,7 +364,9 @@ def test_a_random_sample_needs_no_score():
 
 
 @given(values=scores, above=st.sampled_from([-3, 0.0, 0.5]), below=st.sampled_from([0.9, 1.0, 2]))
-def test_a_threshold_keeps_what_lies_strictly_between_in_the_order_of_the_pool(values, above, below):
+def test_a_threshold_keeps_what_lies_strictly_between_in_the_order_of_the_pool(
+    values, above, below
+):
     pool = np.arange(len(values))[::-1]
     kept = Threshold("ifd", above=above, below=below)(table_of(values), pool)
     assert kept.tolist() == [row for row in pool.tolist() if above < values[row] < below]
@@ -350,7 +382,11 @@ def test_percentile_bands_share_no_row_and_miss_none(values, cuts):
     defined = [row for row, value in enumerate(values) if not math.isnan(value)]
     assert sorted(row for band in bands for row in band) == defined
     for lower, higher in pairwise(bands):
-        assert not lower or not higher or max(values[row] for row in lower) <= min(values[row] for row in higher)
+        assert (
+            not lower
+            or not higher
+            or max(values[row] for row in lower) <= min(values[row] for row in higher)
+        )
 
 
 def test_quartiles_of_a_hundred_rows_hold_25_each_ties_included():
@@ -363,10 +399,14 @@ def test_quartiles_of_a_hundred_rows_hold_25_each_ties_included():
 # Columns
 
 
-@pytest.mark.parametrize("make", [lambda by: TopK(by, 1), lambda by: Threshold(by, below=1)], ids=["TopK", "Threshold"])
+@pytest.mark.parametrize(
+    "make", [lambda by: TopK(by, 1), lambda by: Threshold(by, below=1)], ids=["TopK", "Threshold"]
+)
 def test_a_missing_column_is_named_with_the_nearest_and_with_all_there_are(make):
     table = Dataset.from_dict({"ifd_ppl": [1.0], "text": ["a"]})
-    with pytest.raises(ValueError, match=r"no column 'ifd_pl'.*did you mean 'ifd_ppl'.*there are: ifd_ppl, text"):
+    with pytest.raises(
+        ValueError, match=r"no column 'ifd_pl'.*did you mean 'ifd_ppl'.*there are: ifd_ppl, text"
+    ):
         select(table, [make("ifd_pl")])
     with pytest.raises(ValueError, match="column 'text' holds string, not numbers"):
         select(table, [make("text")])

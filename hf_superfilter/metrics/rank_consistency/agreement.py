@@ -94,13 +94,19 @@ def rank_consistency(
     scores = {"weak": _scores("weak", weak), "strong": _scores("strong", strong)}
     rows = len(scores["weak"])
     if len(scores["strong"]) != rows:
-        raise ValueError(f"{rows} weak and {len(scores['strong'])} strong scores: give one of each for every row")
+        raise ValueError(
+            f"{rows} weak and {len(scores['strong'])} strong scores: give one of each for every row"
+        )
     defined = ~(np.isnan(scores["weak"]) | np.isnan(scores["strong"]))
     scores = {name: values[defined] for name, values in scores.items()}
     pairs = len(scores["weak"])
     sides = {name: Side(values, largest=largest, below=below) for name, values in scores.items()}
-    wanted = {f"overlap@{label(share)}": (_count(share, rows), _count(share, rows)) for share in shares}
-    wanted |= {f"survival@{label(pool)}": (_count(pool, rows), _count(STRONG_TOP, rows)) for pool in POOLS}
+    wanted = {
+        f"overlap@{label(share)}": (_count(share, rows), _count(share, rows)) for share in shares
+    }
+    wanted |= {
+        f"survival@{label(pool)}": (_count(pool, rows), _count(STRONG_TOP, rows)) for pool in POOLS
+    }
     depth = _count(max(shares), rows)
     comparison = Comparison(sides["weak"], sides["strong"], _logarithms(scores), wanted, depth)
     notes = on_scores(scores, rows) + on_tops(comparison, sides, wanted, rows)
@@ -113,17 +119,25 @@ def rank_consistency(
         result |= _entry(figure, value, ends)
     for figure in (*wanted, "rbo"):
         value, (a, b) = values.get(figure, math.nan), comparison.sizes(figure)
-        ends = share_interval(value, errors.get(figure, math.nan), depth if figure == "rbo" else b, confidence)
+        ends = share_interval(
+            value, errors.get(figure, math.nan), depth if figure == "rbo" else b, confidence
+        )
         result |= _entry(figure, value, ends, chance=comparison.by_chance(figure))
         if figure.startswith("overlap"):
             jaccard = figure.replace("overlap", "jaccard")
             ends = _jaccard(ends[0], a, b), _jaccard(ends[1], a, b)
-            result |= _entry(jaccard, _jaccard(value, a, b), ends, chance=_mean_jaccard(a, b, pairs))
+            result |= _entry(
+                jaccard, _jaccard(value, a, b), ends, chance=_mean_jaccard(a, b, pairs)
+            )
     return result | {"pairs": pairs, "dropped": rows - pairs, "notes": notes}
 
 
 def _estimates(
-    comparison: Comparison, scores: dict[str, np.ndarray], resamples: int, seed: int, notes: list[str]
+    comparison: Comparison,
+    scores: dict[str, np.ndarray],
+    resamples: int,
+    seed: int,
+    notes: list[str],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Each figure's value and standard error; says in the notes where an error means little."""
     pairs = len(comparison.both)
@@ -133,15 +147,21 @@ def _estimates(
     if not resamples:
         notes.append("resamples=0: there are no intervals.")
         return values, {}
-    drawn = [comparison.figures(weights) for weights in weights_of_resamples(pairs, resamples, seed)]
+    drawn = [
+        comparison.figures(weights) for weights in weights_of_resamples(pairs, resamples, seed)
+    ]
     draws = {figure: np.concatenate([part[figure] for part in drawn]) for figure in observed}
     notes += on_resamples(draws, values)
     defined = {figure: found[~np.isnan(found)] for figure, found in draws.items()}
-    errors = {figure: float(found.std(ddof=1)) for figure, found in defined.items() if len(found) > 1}
+    errors = {
+        figure: float(found.std(ddof=1)) for figure, found in defined.items() if len(found) > 1
+    }
     return values, errors | {"kendall": error}
 
 
-def _entry(figure: str, value: float, ends: tuple[float, float], chance: float | None = None) -> dict[str, float]:
+def _entry(
+    figure: str, value: float, ends: tuple[float, float], chance: float | None = None
+) -> dict[str, float]:
     """The keys of one figure: overlap@0.10, overlap_chance@0.10, overlap@0.10_low, overlap@0.10_high."""
     name, at, share = figure.partition("@")
     beside = {} if chance is None else {f"{name}_chance{at}{share}": chance}
@@ -196,12 +216,18 @@ def _scores(name: str, values: Any) -> np.ndarray:
             raise TypeError(f"they are of type {given.dtype}")
         numbers = given.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the {name} scores must be numbers, or nan or None for a row without one: {error}") from error
+        raise ValueError(
+            f"the {name} scores must be numbers, or nan or None for a row without one: {error}"
+        ) from error
     if numbers.ndim != 1:
-        raise ValueError(f"the {name} scores have the shape {numbers.shape}: give one number for each row, (n,)")
+        raise ValueError(
+            f"the {name} scores have the shape {numbers.shape}: give one number for each row, (n,)"
+        )
     if np.isinf(numbers).any():
         row, many = int(np.flatnonzero(np.isinf(numbers))[0]), int(np.isinf(numbers).sum())
-        raise ValueError(f"{many} {name} scores are infinite, the first in row {row}: make them nan to leave them out")
+        raise ValueError(
+            f"{many} {name} scores are infinite, the first in row {row}: make them nan to leave them out"
+        )
     return numbers
 
 
@@ -212,7 +238,9 @@ def _checked_shares(budgets: Any) -> list[float]:
         ValueError: none, or one that is no share.
     """
     shares = list(budgets) if isinstance(budgets, Iterable) else []
-    if not shares or not all(isinstance(share, (float, np.floating)) and 0 < share <= 1 for share in shares):
+    if not shares or not all(
+        isinstance(share, (float, np.floating)) and 0 < share <= 1 for share in shares
+    ):
         raise ValueError(
             f"budgets={budgets!r}: give shares of all rows, above 0.0 and at most 1.0, such as (0.05, 0.10)"
         )
@@ -222,14 +250,18 @@ def _checked_shares(budgets: Any) -> list[float]:
 def _check_settings(largest: Any, below: Any, confidence: Any, resamples: Any, seed: Any) -> None:
     """Refuse what cannot be meant."""
     if not isinstance(largest, (bool, np.bool_)):
-        raise ValueError(f"largest={largest!r}: give True for the largest scores, False for the smallest")
+        raise ValueError(
+            f"largest={largest!r}: give True for the largest scores, False for the smallest"
+        )
     if below is not None and not (_is_number(below) and math.isfinite(below)):
         raise ValueError(f"below={below!r}: give a number, such as 1.0 for IFD, or None")
     if not _is_number(confidence) or not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence!r}: give a number between 0 and 1, such as 0.95")
     whole = isinstance(resamples, (int, np.integer)) and not isinstance(resamples, bool)
     if not whole or not (resamples == 0 or resamples >= LEAST_RESAMPLES):
-        raise ValueError(f"resamples={resamples!r}: give at least {LEAST_RESAMPLES}, or 0 for no intervals")
+        raise ValueError(
+            f"resamples={resamples!r}: give at least {LEAST_RESAMPLES}, or 0 for no intervals"
+        )
     if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed={seed!r}: give a whole number, 0 or more")
 

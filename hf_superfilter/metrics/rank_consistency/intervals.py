@@ -47,7 +47,9 @@ def share_interval(value: float, error: float, rows: int, confidence: float) -> 
     many = value * (1 - value) / error**2 if unsure else float(rows)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     middle = (value + z * z / (2 * many)) / (1 + z * z / many)
-    half = z / (1 + z * z / many) * math.sqrt(value * (1 - value) / many + z * z / (4 * many * many))
+    half = (
+        z / (1 + z * z / many) * math.sqrt(value * (1 - value) / many + z * z / (4 * many * many))
+    )
     return min(max(middle - half, 0.0), value), max(min(middle + half, 1.0), value)
 
 
@@ -83,7 +85,9 @@ def kendall(weak: np.ndarray, strong: np.ndarray) -> tuple[float, float]:
 
 def _both_smaller(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(m,) integers on two sides -> for each row, how many rows are smaller on both."""
-    order = np.lexsort((-y, x))  # among equal x the largest y first: none of them is then before and smaller
+    order = np.lexsort(
+        (-y, x)
+    )  # among equal x the largest y first: none of them is then before and smaller
     counts = np.empty_like(x)
     counts[order] = _smaller_before(y[order])
     return counts
@@ -96,7 +100,12 @@ def _smaller_before(values: np.ndarray) -> np.ndarray:
     width 1:   3 | 1   2 | 0  its places inside the sorted left halves of all blocks tell them at once
     """
     values = values - values.min()
-    counts, index, span, width = np.zeros_like(values), np.arange(len(values)), int(values.max()) + 1, 1
+    counts, index, span, width = (
+        np.zeros_like(values),
+        np.arange(len(values)),
+        int(values.max()) + 1,
+        1,
+    )
     while width < len(values):
         block, right = index // (2 * width), (index // width) % 2 == 1
         keys = block * span + values

@@ -27,10 +27,14 @@ def on_scores(scores: dict[str, np.ndarray], rows: int) -> list[str]:
     if pairs == 1:
         notes.append("One pair of scores has no order: spearman, kendall and pearson_log are nan.")
     elif pairs < FEW:
-        notes.append(f"{pairs} pairs are few: their intervals are rough, and kendall has none below 3.")
+        notes.append(
+            f"{pairs} pairs are few: their intervals are rough, and kendall has none below 3."
+        )
     for name, values in scores.items():
         if pairs > 1 and (values == values[0]).all():
-            notes.append(f"All {name} scores are {values[0]:g}: spearman, kendall and pearson_log are nan.")
+            notes.append(
+                f"All {name} scores are {values[0]:g}: spearman, kendall and pearson_log are nan."
+            )
         if (values <= 0).any():
             notes.append(
                 f"{int((values <= 0).sum())} {name} scores are not above 0, the smallest {values.min():g}: "
@@ -39,7 +43,9 @@ def on_scores(scores: dict[str, np.ndarray], rows: int) -> list[str]:
     return notes
 
 
-def on_tops(comparison: Comparison, sides: dict[str, Side], wanted: dict[str, tuple[int, int]], rows: int) -> list[str]:
+def on_tops(
+    comparison: Comparison, sides: dict[str, Side], wanted: dict[str, tuple[int, int]], rows: int
+) -> list[str]:
     """What to mind about the tops: a budget of no row, too few rows to fill it, a tie at the cut, a rough interval."""
     if not len(comparison.both):
         return []
@@ -57,7 +63,9 @@ def on_tops(comparison: Comparison, sides: dict[str, Side], wanted: dict[str, tu
             lost = "rbo" if name == "weak" else _list([*wanted, "rbo"])
             notes.append(f"The {name} model can select no row: {lost} cannot be told.")
         elif short:
-            notes.append(f"The {name} model can select {allowed} rows only, fewer than the budget of {_list(short)}.")
+            notes.append(
+                f"The {name} model can select {allowed} rows only, fewer than the budget of {_list(short)}."
+            )
         split = [figure for figure, counts in wanted.items() if side.splits_a_tie(counts[number])]
         if split:
             notes.append(
@@ -85,7 +93,9 @@ def on_resamples(draws: dict[str, np.ndarray], values: dict[str, float]) -> list
         ):
             sure.append(figure)
     if sure:
-        notes.append(f"Every resample agrees perfectly: the interval has no width and tells nothing for {_list(sure)}.")
+        notes.append(
+            f"Every resample agrees perfectly: the interval has no width and tells nothing for {_list(sure)}."
+        )
     return notes
 
 

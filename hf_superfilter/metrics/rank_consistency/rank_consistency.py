@@ -85,7 +85,10 @@ class RankConsistency(evaluate.Metric):
             citation=CITATION,
             inputs_description=INPUTS + (rank_consistency.__doc__ or ""),
             features=datasets.Features({"predictions": number, "references": number}),
-            reference_urls=["https://arxiv.org/abs/2402.00530", "https://doi.org/10.1145/1852102.1852106"],
+            reference_urls=[
+                "https://arxiv.org/abs/2402.00530",
+                "https://doi.org/10.1145/1852102.1852106",
+            ],
         )
 
     def _compute(

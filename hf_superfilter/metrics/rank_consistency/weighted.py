@@ -14,7 +14,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-CELLS = 1 << 16  # weights held at a time, so that what is made of them stays in the processor's cache
+CELLS = (
+    1 << 16
+)  # weights held at a time, so that what is made of them stays in the processor's cache
 
 
 def weights_of_resamples(pairs: int, count: int, seed: int) -> Iterator[np.ndarray]:
@@ -79,24 +81,36 @@ class Comparison:
     """
 
     def __init__(
-        self, weak: Side, strong: Side, logs: np.ndarray | None, tops: dict[str, tuple[int, int]], depth: int
+        self,
+        weak: Side,
+        strong: Side,
+        logs: np.ndarray | None,
+        tops: dict[str, tuple[int, int]],
+        depth: int,
     ) -> None:
         self.weak, self.strong = weak, strong
         place = np.empty_like(weak.order)
         place[weak.order] = np.arange(len(place))
-        self.across = place[strong.order]  # along the strong order, where each row stands in the weak one
+        self.across = place[
+            strong.order
+        ]  # along the strong order, where each row stands in the weak one
         self.both = weak.allowed[self.across] & strong.allowed
         self.tops = {figure: rows for figure, rows in tops.items() if rows[1]}
         self.rank_biased = RankBiasedOverlap(depth, len(place)) if depth else None
         self.moments = None
-        if logs is not None:  # of standardised logarithms, so that no digits are lost to a far-off mean
+        if (
+            logs is not None
+        ):  # of standardised logarithms, so that no digits are lost to a far-off mean
             logs = logs[:, strong.order]
             a, b = (logs - logs.mean(axis=1, keepdims=True)) / logs.std(axis=1, keepdims=True)
             self.moments = np.stack([a, b, a * a, b * b, a * b], axis=1)
 
     def figures(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """(r, m) weights -> each figure as (r,) numbers, nan where a resample leaves it undefined."""
-        weak, strong = np.take(weights, self.weak.order, axis=1), np.take(weights, self.strong.order, axis=1)
+        weak, strong = (
+            np.take(weights, self.weak.order, axis=1),
+            np.take(weights, self.strong.order, axis=1),
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
             return self._correlations(weak, strong) | self._shares(weak, strong)
 
@@ -104,7 +118,9 @@ class Comparison:
         """From the weights along the two orders; what is summed runs along the strong one."""
         ranks = np.take(self.weak.midranks(weak), self.across, axis=1), self.strong.midranks(strong)
         weighted = strong * ranks[0], strong * ranks[1]
-        spreads = [np.sqrt(np.einsum("rm,rm->r", w, rank)) for w, rank in zip(weighted, ranks, strict=True)]
+        spreads = [
+            np.sqrt(np.einsum("rm,rm->r", w, rank)) for w, rank in zip(weighted, ranks, strict=True)
+        ]
         found = {"spearman": np.einsum("rm,rm->r", weighted[0], ranks[1]) / spreads[0] / spreads[1]}
         if self.moments is not None:
             a, b, aa, bb, ab = (strong @ self.moments / strong.sum(axis=1, keepdims=True)).T
@@ -120,9 +136,15 @@ class Comparison:
         strong_before, strong_total = self.strong.copies_before(strong)
         weak_before = np.take(weak_before, self.across, axis=1)
         for figure, (weak_rows, strong_rows) in self.tops.items():
-            end = np.count_nonzero(strong_before < strong_rows, axis=1).max()  # no row beyond is in the strong top
-            room = np.minimum(weak_rows - weak_before[:, :end], strong_rows - strong_before[:, :end])
-            found[figure] = np.clip(room, 0, copies[:, :end]).sum(axis=1) / np.minimum(strong_rows, strong_total)
+            end = np.count_nonzero(
+                strong_before < strong_rows, axis=1
+            ).max()  # no row beyond is in the strong top
+            room = np.minimum(
+                weak_rows - weak_before[:, :end], strong_rows - strong_before[:, :end]
+            )
+            found[figure] = np.clip(room, 0, copies[:, :end]).sum(axis=1) / np.minimum(
+                strong_rows, strong_total
+            )
         if self.rank_biased:
             before = np.maximum(weak_before, strong_before)
             found["rbo"] = self.rank_biased(before, before + copies, weak_total, strong_total)
@@ -137,7 +159,11 @@ class Comparison:
         """What a share is on average where the two rankings have nothing to do with each other."""
         weak, strong = self.sizes(figure)
         if figure == "rbo":
-            return self.rank_biased.by_chance(weak, strong, len(self.both)) if self.rank_biased else math.nan
+            return (
+                self.rank_biased.by_chance(weak, strong, len(self.both))
+                if self.rank_biased
+                else math.nan
+            )
         return weak / len(self.both) if strong and figure in self.tops else math.nan
 
 
@@ -169,11 +195,15 @@ class RankBiasedOverlap:
         self.c_sum = np.concatenate([[0.0], np.cumsum(self.c[:-1])])
         self.rest = np.concatenate([[np.nan], self.c[1:] + p**ranks / ranks])
 
-    def __call__(self, before: np.ndarray, last: np.ndarray, weak: np.ndarray, strong: np.ndarray) -> np.ndarray:
+    def __call__(
+        self, before: np.ndarray, last: np.ndarray, weak: np.ndarray, strong: np.ndarray
+    ) -> np.ndarray:
         """(r, m) a row's copies are common from the depths before+1 ... last on; (r,) rows of both lists."""
         short, long = np.minimum(weak, strong), np.maximum(weak, strong)
         common = (last - before).sum(axis=1)
-        in_short = (np.minimum(last, short[:, None]) - np.minimum(before, short[:, None])).sum(axis=1)
+        in_short = (np.minimum(last, short[:, None]) - np.minimum(before, short[:, None])).sum(
+            axis=1
+        )
         passed = (np.take(self.c_sum, last) - np.take(self.c_sum, before)).sum(axis=1)
         return self.rest[short] * in_short + self.rest[long] * (common - in_short) - passed
 
