@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .data.formats import detect_format, format_pairs
     from .data.sources import load_rows
     from .embedded import embedded_model, embedded_sample
+    from .errors import SuperfilterError
     from .hub.publish import publish, publish_metric
     from .hub.repo_files import write_repo
     from .hub.subsets import Subset, list_subsets, load_recipe, load_subset
@@ -62,6 +63,7 @@ _HOME = {
     "SemDedup": "selection.sem_dedup",
     "Step": "selection.funnel",
     "Subset": "hub.subsets",
+    "SuperfilterError": "errors",
     "TextEncoder": "models.encoder",
     "Threshold": "selection.threshold",
     "TopK": "selection.top_k",
@@ -110,6 +112,7 @@ __all__ = [  # noqa: RUF022 - sorted as Python sorts
     "SemDedup",
     "Step",
     "Subset",
+    "SuperfilterError",
     "TextEncoder",
     "Threshold",
     "TopK",
