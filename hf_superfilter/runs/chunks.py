@@ -71,8 +71,15 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _bytes(column: pa.Array) -> np.ndarray:
     if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-        return pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    parts, parents = _bytes(pc.list_flatten(column)), pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
+        return (
+            pc.fill_null(pc.binary_length(column), 0)
+            .to_numpy(zero_copy_only=False)
+            .astype(np.int64)
+        )
+    parts, parents = (
+        _bytes(pc.list_flatten(column)),
+        pc.list_parent_indices(column).to_numpy(zero_copy_only=False),
+    )
     return np.bincount(parents, weights=parts, minlength=len(column)).astype(np.int64)
 
 
@@ -110,7 +117,11 @@ class Chunks:
         """
         there = set(self.store.names(self.name))
         unknown = (number for number in range(len(self)) if number not in self._facts)
-        return [number for number in unknown if f"{number:06d}.parquet" not in there or not self._is_whole(number)]
+        return [
+            number
+            for number in unknown
+            if f"{number:06d}.parquet" not in there or not self._is_whole(number)
+        ]
 
     def is_done(self, number: int) -> bool:
         """Whether one chunk is done, without a look at the others."""
@@ -136,7 +147,9 @@ class Chunks:
         if number not in self._damaged:
             self._damaged.add(number)
             where = f"{self.store.folder}/{self.object(number)}"
-            logger.warning("%s is damaged or not of this run (%s): its rows are scored again", where, wrong)
+            logger.warning(
+                "%s is damaged or not of this run (%s): its rows are scored again", where, wrong
+            )
         return False
 
     def write(self, number: int, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -148,7 +161,11 @@ class Chunks:
         facts = {**facts, "claim": self.claim}
         table = pa.table({name: _array(values) for name, values in columns.items()})
         buffer = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata({"facts": json.dumps(facts)}), buffer, write_page_checksum=True)
+        pq.write_table(
+            table.replace_schema_metadata({"facts": json.dumps(facts)}),
+            buffer,
+            write_page_checksum=True,
+        )
         self.store.write(self.object(number), buffer.getvalue())
         self._facts[number] = facts
 
@@ -162,7 +179,9 @@ class Chunks:
             return self._load(number).replace_schema_metadata(None)
         except (pa.ArrowException, OSError) as error:
             where = f"{self.store.folder}/{self.object(number)}"
-            raise OSError(f"{where} cannot be read any more ({error}): run the same command again") from error
+            raise OSError(
+                f"{where} cannot be read any more ({error}): run the same command again"
+            ) from error
 
     def read(self) -> pa.Table:
         """All chunks in the order of the rows."""
@@ -190,5 +209,7 @@ def _array(values: Any) -> pa.Array:
     if not hasattr(values, "dtype"):
         return pa.array(values)
     if values.ndim == 2:
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), from_pandas=False), values.shape[1])
+        return pa.FixedSizeListArray.from_arrays(
+            pa.array(values.reshape(-1), from_pandas=False), values.shape[1]
+        )
     return pa.array(values, from_pandas=False)

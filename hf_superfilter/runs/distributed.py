@@ -11,8 +11,15 @@ import json
 import time
 import uuid
 
-MEETING = timedelta(minutes=30)  # for all processes to have started; nothing waits for others after that
-LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets beside WORLD_SIZE
+MEETING = timedelta(
+    minutes=30
+)  # for all processes to have started; nothing waits for others after that
+LAUNCHED = (
+    "RANK",
+    "LOCAL_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)  # what a launcher sets beside WORLD_SIZE
 LOOK = 0.05  # seconds between looks at what the first process calls for
 
 
@@ -81,11 +88,20 @@ def _launched() -> Process:
         store, number, count = next(torch.distributed.rendezvous("env://", timeout=MEETING))
         store = torch.distributed.PrefixStore(agree_on_name(store, number, count, MEETING), store)
         state = PartialState(
-            cpu=not torch.cuda.is_available(), timeout=MEETING, store=store, rank=number, world_size=count
+            cpu=not torch.cuda.is_available(),
+            timeout=MEETING,
+            store=store,
+            rank=number,
+            world_size=count,
         )
-    except (RuntimeError, TimeoutError) as error:  # a meeting that failed, and more processes than devices
+    except (
+        RuntimeError,
+        TimeoutError,
+    ) as error:  # a meeting that failed, and more processes than devices
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConnectionError(f"the {world} processes of WORLD_SIZE could not be joined ({reason}): {how}") from error
+        raise ConnectionError(
+            f"the {world} processes of WORLD_SIZE could not be joined ({reason}): {how}"
+        ) from error
     if state.num_processes != world:
         raise ValueError(
             f"WORLD_SIZE is {world}, but accelerate sees {state.num_processes} process(es): every one would score all "
@@ -141,6 +157,8 @@ def _call(store: Any, count: int, timeout: timedelta) -> str:
         store.wait(answers, timeout)
     except RuntimeError as error:
         missing = [answer.split("/")[1] for answer in answers if not store.check([answer])]
-        raise TimeoutError(f"process {', '.join(missing)} of {count} did not come within {timeout}") from error
+        raise TimeoutError(
+            f"process {', '.join(missing)} of {count} did not come within {timeout}"
+        ) from error
     store.set(f"{name}/all", json.dumps([store.get(answer).decode() for answer in answers]))
     return name

@@ -46,18 +46,27 @@ class Leases:
 
         me = psutil.Process()
         self.store, self.folder = store, folder
-        self.owner = {"machine": _machine(), "pid": me.pid, "started": me.create_time(), "token": uuid.uuid4().hex}
+        self.owner = {
+            "machine": _machine(),
+            "pid": me.pid,
+            "started": me.create_time(),
+            "token": uuid.uuid4().hex,
+        }
         self.patience = math.inf
         self._mine: set[str] = set()
         self._seen: dict[str, _Look] = {}  # the leases of others
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="hf_superfilter leases", daemon=True)
+        self._thread = threading.Thread(
+            target=self._beat, name="hf_superfilter leases", daemon=True
+        )
 
     def __enter__(self) -> "Leases":
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         for name in list(self._mine):
@@ -122,7 +131,9 @@ class Leases:
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
             for what in list(self._mine):
-                with suppress(OSError):  # given back meanwhile, or a network disk that does not answer: the next beat
+                with suppress(
+                    OSError
+                ):  # given back meanwhile, or a network disk that does not answer: the next beat
                     if self.is_mine(what):
                         os.utime(self.store.path(self._name(what)))
 
@@ -142,6 +153,9 @@ def _is_running(owner: dict) -> bool:
 
     try:
         process = psutil.Process(owner["pid"])
-        return abs(process.create_time() - owner["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        return (
+            abs(process.create_time() - owner["started"]) < 1
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
     except (psutil.NoSuchProcess, KeyError):
         return False

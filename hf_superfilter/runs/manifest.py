@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 FILE, SCORER = "run.json", "scorer.json"
 PACKAGES = ("hf-superfilter", "datasets", "transformers", "torch")
-CLAIM = ("scorer", "arithmetic", "identity", "data")  # what has to be equal for scores to be the same
+CLAIM = (
+    "scorer",
+    "arithmetic",
+    "identity",
+    "data",
+)  # what has to be equal for scores to be the same
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -43,7 +48,9 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         if not isinstance(record.get("scorers"), dict):
             raise ValueError("no scorers in it")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"'{store.folder}/{FILE}' is damaged ({error}): use another folder") from error
+        raise ValueError(
+            f"'{store.folder}/{FILE}' is damaged ({error}): use another folder"
+        ) from error
     return record
 
 
@@ -56,7 +63,13 @@ def open_record(store: Store, rows: int, chunk_size: int) -> None:
     """
     created = datetime.now(UTC).isoformat(timespec="seconds")
     packages = {package: _version(package) for package in PACKAGES}
-    new = {"created": created, "rows": rows, "chunk_size": chunk_size, "packages": packages, "scorers": {}}
+    new = {
+        "created": created,
+        "rows": rows,
+        "chunk_size": chunk_size,
+        "packages": packages,
+        "scorers": {},
+    }
     try:
         if not store.has(FILE):
             _write(store, new)
@@ -86,7 +99,10 @@ def note_scorer(store: Store, name: str, entry: Mapping[str, Any]) -> None:
         store.write(f"{name}/{SCORER}", _text(new))
     while True:  # until nobody has written an older look over it
         record = read_record(store.folder)
-        found = {other: read_scorer(store, other) for other in [*record["scorers"], *_subfolders(store, record)]}
+        found = {
+            other: read_scorer(store, other)
+            for other in [*record["scorers"], *_subfolders(store, record)]
+        }
         if found == record["scorers"]:
             return
         _write(store, record | {"scorers": found})
@@ -98,7 +114,11 @@ def note_source(store: Store, source: Mapping[str, Any]) -> None:
 
 
 def _subfolders(store: Store, record: Mapping[str, Any]) -> list[str]:
-    return [name for name in store.names() if name not in record["scorers"] and store.has(f"{name}/{SCORER}")]
+    return [
+        name
+        for name in store.names()
+        if name not in record["scorers"] and store.has(f"{name}/{SCORER}")
+    ]
 
 
 def read_scorer(store: Store, name: str) -> dict[str, Any]:
@@ -124,7 +144,11 @@ def claim_of(scorer: object, name: str, table: "Dataset") -> dict[str, Any]:
         }
     from datasets.fingerprint import Hasher
 
-    return {"scorer": name, "identity": {"digest": Hasher.hash(scorer)}, "data": digest_of(table, read)}
+    return {
+        "scorer": name,
+        "identity": {"digest": Hasher.hash(scorer)},
+        "data": digest_of(table, read),
+    }
 
 
 def check_claim(store: Store, name: str, claim: Mapping[str, Any]) -> None:
@@ -148,7 +172,9 @@ def digest_of(table: "Dataset", columns: Sequence[str]) -> str:
     """A digest of the contents of some columns, equal for equal rows in any process and on any machine."""
     digest = hashlib.sha256()
     present = [column for column in columns if column in table.column_names]
-    plain = table.select_columns(present).with_format("arrow")  # whatever format the rows are shown in
+    plain = table.select_columns(present).with_format(
+        "arrow"
+    )  # whatever format the rows are shown in
     for batch in plain.iter(batch_size=10_000) if present else ():
         cells = {name: _digestible(batch.column(name)) for name in batch.column_names}
         digest.update(json.dumps(cells, default=_as_json).encode())
@@ -159,10 +185,18 @@ def _digestible(column: pa.ChunkedArray) -> Any:
     """A column's cells; of texts and vectors a digest of lengths and contents, 2 and 40 times as fast as JSON."""
     kind = column.type
     if types.is_string(kind) or types.is_large_string(kind):
-        lengths, parts = pc.binary_length(column), ["".join(pc.fill_null(column, "").to_pylist()).encode()]
-    elif (types.is_list(kind) or types.is_fixed_size_list(kind)) and types.is_floating(kind.value_type):
+        lengths, parts = (
+            pc.binary_length(column),
+            ["".join(pc.fill_null(column, "").to_pylist()).encode()],
+        )
+    elif (types.is_list(kind) or types.is_fixed_size_list(kind)) and types.is_floating(
+        kind.value_type
+    ):
         lengths = pc.list_value_length(column)
-        parts = [part.cast("float64").to_numpy(zero_copy_only=False) for part in pc.list_flatten(column).chunks]
+        parts = [
+            part.cast("float64").to_numpy(zero_copy_only=False)
+            for part in pc.list_flatten(column).chunks
+        ]
     else:
         return column.to_pylist()
     digest = hashlib.sha256(pc.fill_null(lengths.cast(pa.int64()), -1).to_numpy().tobytes())
@@ -179,7 +213,12 @@ def _as_json(value: Any) -> str:
 def _difference(part: str, old: Any, new: Any) -> str:
     if part == "data":
         return "from other rows"
-    if part == "scorer" and isinstance(old, dict) and isinstance(new, dict) and list(old) == list(new):
+    if (
+        part == "scorer"
+        and isinstance(old, dict)
+        and isinstance(new, dict)
+        and list(old) == list(new)
+    ):
         before, after = next(iter(old.values())), next(iter(new.values()))
         for key in sorted({*before, *after}):
             if before.get(key) != after.get(key):

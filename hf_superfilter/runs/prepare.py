@@ -39,7 +39,11 @@ def prepared(scorer: Any, table: "Dataset", chunks: Chunks, process: Process) ->
     `scorer.prepare(table, folder)` is called in every process, also where all is made: it then only reads.
     """
     store, home = chunks.store, home_of(chunks.name, chunks.claim)
-    folder = store.path(home) if store.exclusive else Path(tempfile.gettempdir()) / f"hf_superfilter-{chunks.claim}"
+    folder = (
+        store.path(home)
+        if store.exclusive
+        else Path(tempfile.gettempdir()) / f"hf_superfilter-{chunks.claim}"
+    )
     with Leases(store, home) as leases:
         while (state := agreed(_state(chunks, home, leases) if process.is_main else "")) == "wait":
             time.sleep(POLL)
@@ -77,12 +81,16 @@ def _state(chunks: Chunks, home: str, leases: Leases) -> str:
 
 def _put(chunks: Chunks, home: str, folder: Path) -> None:
     """Copy what was made to the store, unless it was made there, and say that it is all."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
     files = [name for name in names if not name.endswith(".lease")]
     if not chunks.store.exclusive:
         for name in files:
             chunks.store.write(f"{home}/{name}", (folder / name).read_bytes())
-    chunks.store.write(f"{home}/{DONE}", json.dumps({"claim": chunks.claim, "files": files}, indent=2).encode())
+    chunks.store.write(
+        f"{home}/{DONE}", json.dumps({"claim": chunks.claim, "files": files}, indent=2).encode()
+    )
 
 
 def _fetch(chunks: Chunks, home: str, folder: Path) -> None:

@@ -96,7 +96,13 @@ def score(
         if hasattr(scorer, "trial") and process.is_main:
             _try_out(scorer, name, store, table, process)
         leaves = name == names[-1] and not process.is_main  # nobody needs its table
-        work(chunks, sizes, _chunk_scorer(scorer, name, table, chunks, process), process, leaves=leaves)
+        work(
+            chunks,
+            sizes,
+            _chunk_scorer(scorer, name, table, chunks, process),
+            process,
+            leaves=leaves,
+        )
         if leaves:
             return None
         if process.is_main:
@@ -121,7 +127,9 @@ def _opened(rows: Any, names: list[str], store: Store, chunk_size: int) -> "tupl
     for name, times in Counter(names).items():
         check_name(name)
         if times > 1:
-            raise ValueError(f"{times} scorers are named {name!r}: give them names, IFD(..., name='ifd_large')")
+            raise ValueError(
+                f"{times} scorers are named {name!r}: give them names, IFD(..., name='ifd_large')"
+            )
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size!r}: give a number of rows, at least 1")
     if isinstance(rows, IterableDataset):
@@ -139,7 +147,9 @@ def _opened(rows: Any, names: list[str], store: Store, chunk_size: int) -> "tupl
 
 def _layout(store: Store, table: "Dataset", chunk_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Where the chunks begin, and what each costs: as the first process that came wrote it down."""
-    with suppress(FileNotFoundError, ValueError, EOFError):  # not there, or damaged: it is made again
+    with suppress(
+        FileNotFoundError, ValueError, EOFError
+    ):  # not there, or damaged: it is made again
         known = np.load(io.BytesIO(store.read(LAYOUT)))
         if known.ndim == 2 and known[0, -1] == len(table):
             return known[0], known[1, :-1]
@@ -150,7 +160,9 @@ def _layout(store: Store, table: "Dataset", chunk_size: int) -> tuple[np.ndarray
     return starts, sizes
 
 
-def _chunk_scorer(scorer: Callable, name: str, table: "Dataset", chunks: Chunks, process: Process) -> Callable:
+def _chunk_scorer(
+    scorer: Callable, name: str, table: "Dataset", chunks: Chunks, process: Process
+) -> Callable:
     """What is done for one chunk: score its rows and put the file; it answers with the facts about it."""
     plain, placed = table.with_format(None), _placed(scorer, process)
     provenance = _placed(getattr(scorer, "provenance", lambda: {}), process)
@@ -159,7 +171,11 @@ def _chunk_scorer(scorer: Callable, name: str, table: "Dataset", chunks: Chunks,
         start, span = time.perf_counter(), chunks.span(number)
         columns = _checked(placed(batch := plain[span.start : span.stop]), batch, name, len(span))
         tokens = float(np.nansum(np.asarray(columns.get(f"{name}_tokens", 0), dtype=np.float64)))
-        facts = {"seconds": time.perf_counter() - start, "tokens": tokens, "made_with": provenance()}
+        facts = {
+            "seconds": time.perf_counter() - start,
+            "tokens": tokens,
+            "made_with": provenance(),
+        }
         facts["process"] = f"{socket.gethostname()}:{os.getpid()}"
         chunks.write(number, columns, facts)
         return facts
@@ -185,10 +201,14 @@ def _placed(function: Callable, process: Process) -> Callable:
 def _checked(columns: Any, batch: Mapping[str, Any], name: str, rows: int) -> Columns:
     """A scorer's answer, if it is one."""
     if inspect.isawaitable(columns) or not isinstance(columns, Mapping) or not columns:
-        raise ValueError(f"scorer {name!r} answered with {type(columns).__name__}, not with a dict of columns")
+        raise ValueError(
+            f"scorer {name!r} answered with {type(columns).__name__}, not with a dict of columns"
+        )
     for column, values in columns.items():
         if len(values) != rows:
-            raise ValueError(f"scorer {name!r} answered with {len(values)} values in {column!r} for {rows} rows")
+            raise ValueError(
+                f"scorer {name!r} answered with {len(values)} values in {column!r} for {rows} rows"
+            )
         if column in batch:
             raise ValueError(
                 f"scorer {name!r} would write over the column {column!r} of the rows: give the scorer another "
@@ -224,8 +244,12 @@ def _summary(chunks: Chunks, name: str, scorer: object) -> dict[str, Any]:
     made_with = [fact["made_with"] for fact in facts]
     if any(made_with):
         # A run that went on elsewhere says so: "bfloat16; float32".
-        found = {key: list(dict.fromkeys(made.get(key) for made in made_with)) for key in made_with[0]}
-        summary["made_with"] = {k: v[0] if len(v) == 1 else "; ".join(map(str, v)) for k, v in found.items()}
+        found = {
+            key: list(dict.fromkeys(made.get(key) for made in made_with)) for key in made_with[0]
+        }
+        summary["made_with"] = {
+            k: v[0] if len(v) == 1 else "; ".join(map(str, v)) for k, v in found.items()
+        }
     return summary
 
 

@@ -23,7 +23,12 @@ FIRST = 360.0  # seconds that stand for the slowest while none is done
 
 
 def work(
-    chunks: Chunks, sizes: np.ndarray, do: Callable[[int], dict[str, Any]], process: Process, *, leaves: bool
+    chunks: Chunks,
+    sizes: np.ndarray,
+    do: Callable[[int], dict[str, Any]],
+    process: Process,
+    *,
+    leaves: bool,
 ) -> None:
     """Do chunks until all are done, by this process or by others.
 
@@ -56,7 +61,10 @@ def _leased(chunks: Chunks, order: list[int], leaves: bool) -> Generator[int | N
         while pending := set(chunks.pending()):
             slowest = max((facts["seconds"] for facts in chunks.facts().values()), default=FIRST)
             leases.patience = max(EXPIRY, HANGS * slowest)
-            taken = next((number for number in order if number in pending and leases.take(f"{number:06d}")), None)
+            taken = next(
+                (number for number in order if number in pending and leases.take(f"{number:06d}")),
+                None,
+            )
             if taken is None:
                 if leaves:
                     return
@@ -74,7 +82,9 @@ def _shared(chunks: Chunks, order: list[int], process: Process, leaves: bool) ->
     """This process's share of the chunks; then, from the other end than their owners work, whatever is missing."""
     if process.count == 1:
         random.Random().shuffle(order)  # several started by hand then rarely meet
-    shares = [order[(process.number + i) % process.count :: process.count] for i in range(process.count)]
+    shares = [
+        order[(process.number + i) % process.count :: process.count] for i in range(process.count)
+    ]
     for share in shares[:1] if leaves else [shares[0], *(share[::-1] for share in shares[1:])]:
         for number in share:
             if not chunks.is_done(number):
@@ -82,7 +92,9 @@ def _shared(chunks: Chunks, order: list[int], process: Process, leaves: bool) ->
 
 
 def _line(chunks: Chunks, number: int, facts: dict[str, Any]) -> str:
-    return json.dumps({"scorer": chunks.name, "chunk": number, "rows": len(chunks.span(number)), **facts})
+    return json.dumps(
+        {"scorer": chunks.name, "chunk": number, "rows": len(chunks.span(number)), **facts}
+    )
 
 
 def _write_log(chunks: Chunks) -> None:
@@ -111,7 +123,9 @@ def _progress(chunks: Chunks, process: Process) -> Iterator[Callable[[], None]]:
             pending = set(chunks.pending())
             bar.update(chunks.done() - bar.n)
             speed = (_tokens(chunks) - before) / (time.perf_counter() - began)
-            bar.set_postfix_str(", ".join([*[f"{speed:,.0f} tokens/s"] * (speed > 0), *_at_work(chunks, pending)]))
+            bar.set_postfix_str(
+                ", ".join([*[f"{speed:,.0f} tokens/s"] * (speed > 0), *_at_work(chunks, pending)])
+            )
 
         yield report
 
@@ -119,7 +133,11 @@ def _progress(chunks: Chunks, process: Process) -> Iterator[Callable[[], None]]:
 def _at_work(chunks: Chunks, pending: set[int]) -> list[str]:
     """What to say of the processes: how many hold a chunk now, and of a few what each has done."""
     leases = [name for name in chunks.store.names(chunks.name) if name.endswith(".lease")]
-    said = [f"{sum(int(name.split('.')[0]) in pending for name in leases)} at work"] if chunks.store.exclusive else []
+    said = (
+        [f"{sum(int(name.split('.')[0]) in pending for name in leases)} at work"]
+        if chunks.store.exclusive
+        else []
+    )
     done = Counter(facts["process"] for facts in chunks.facts().values())
     if 1 < len(done) <= SHOWN:
         said.append("chunks " + " ".join(f"{name}={count}" for name, count in sorted(done.items())))

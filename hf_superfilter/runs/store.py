@@ -44,7 +44,9 @@ class Store:
 
     def has(self, name: str) -> bool:
         """Whether an object is there."""
-        return self.path(name).is_file() if self.exclusive else bool(self._fs.exists(self._at(name)))
+        return (
+            self.path(name).is_file() if self.exclusive else bool(self._fs.exists(self._at(name)))
+        )
 
     def names(self, folder: str = "") -> list[str]:
         """The names of the objects and folders directly in a folder, [] where there is none."""
@@ -63,7 +65,11 @@ class Store:
         Raises:
             FileNotFoundError: there is none of that name.
         """
-        return self.path(name).read_bytes() if self.exclusive else bytes(self._fs.cat_file(self._at(name)))
+        return (
+            self.path(name).read_bytes()
+            if self.exclusive
+            else bytes(self._fs.cat_file(self._at(name)))
+        )
 
     def write(self, name: str, data: bytes) -> None:
         """Put an object, whole or not at all, in the place of one that is there.

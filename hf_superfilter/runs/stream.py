@@ -33,7 +33,9 @@ def spool(stream: "IterableDataset", store: Store, chunk_size: int) -> "Dataset"
             types change after the first chunk.
     """
     if not store.exclusive:
-        raise ValueError(f"folder={store.folder!r}: a stream needs a local run folder, which its rows are written to")
+        raise ValueError(
+            f"folder={store.folder!r}: a stream needs a local run folder, which its rows are written to"
+        )
     first = _digest_of_first(stream)
     with Leases(store, FOLDER) as leases:
         while not store.has(END):
@@ -45,7 +47,9 @@ def spool(stream: "IterableDataset", store: Store, chunk_size: int) -> "Dataset"
     return _mapped(first, store)
 
 
-def _write(stream: "IterableDataset", first: str, store: Store, chunk_size: int, leases: Leases) -> None:
+def _write(
+    stream: "IterableDataset", first: str, store: Store, chunk_size: int, leases: Leases
+) -> None:
     """Write the chunks that are missing, until the stream ends or another process has taken over."""
     plain, done = stream.with_format(None), _done(store)
     found, total = None, 0
@@ -58,19 +62,26 @@ def _write(stream: "IterableDataset", first: str, store: Store, chunk_size: int,
     while chunk := list(islice(rows, chunk_size)):
         part = _table_of(chunk, stream.features, found)
         found, total = part.features, total + len(chunk)
-        with store.file(f"{FOLDER}/{number:06d}.arrow") as path, pa.ipc.new_stream(path, part.data.schema) as file:
+        with (
+            store.file(f"{FOLDER}/{number:06d}.arrow") as path,
+            pa.ipc.new_stream(path, part.data.schema) as file,
+        ):
             file.write_table(part.data.table)
         facts = {"first": first, "total": total, "state": plain.state_dict()}
         store.write(f"{FOLDER}/{number:06d}.json", json.dumps(facts).encode())
         number += 1
-        if not leases.is_mine(LEASE):  # this process was frozen, and goes on only once the other is done
+        if not leases.is_mine(
+            LEASE
+        ):  # this process was frozen, and goes on only once the other is done
             return
     if not total:
         raise ValueError("the data set has no rows: there is nothing to score")
     store.write(END, json.dumps({"first": first, "total": total}).encode())
 
 
-def _table_of(chunk: list[dict[str, Any]], named: "Features | None", found: "Features | None") -> "Dataset":
+def _table_of(
+    chunk: list[dict[str, Any]], named: "Features | None", found: "Features | None"
+) -> "Dataset":
     """Rows as a table, of the types that the stream names, or else of those found in its first chunk."""
     from datasets import Dataset
 
@@ -80,11 +91,15 @@ def _table_of(chunk: list[dict[str, Any]], named: "Features | None", found: "Fea
         part = Dataset.from_dict(columns, features=named)
         if named or found is None or part.features == found:
             return part
-        before, now = (features.arrow_schema.remove_metadata() for features in (found, part.features))
+        before, now = (
+            features.arrow_schema.remove_metadata() for features in (found, part.features)
+        )
         if pa.unify_schemas([before, now], promote_options="permissive") != before:
             column = next(field for field in now if field not in before)
             raise ValueError(f"{column.name!r} holds {column.type}")
-        return Dataset.from_dict(columns, features=found)  # whole numbers among fractions, a column of nulls
+        return Dataset.from_dict(
+            columns, features=found
+        )  # whole numbers among fractions, a column of nulls
     except (pa.ArrowException, ValueError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
@@ -109,7 +124,9 @@ def _part(store: Store, name: str) -> "Dataset":
 def _done(store: Store) -> list[str]:
     """The names of the chunks that count, in order."""
     names = set(store.names(FOLDER))
-    return sorted(name[:-5] for name in names if name.endswith(".json") and f"{name[:-5]}.arrow" in names)
+    return sorted(
+        name[:-5] for name in names if name.endswith(".json") and f"{name[:-5]}.arrow" in names
+    )
 
 
 def _digest_of_first(stream: "IterableDataset") -> str:
@@ -120,4 +137,6 @@ def _digest_of_first(stream: "IterableDataset") -> str:
 
 def _check_first(first: str, known: str, store: Store) -> None:
     if first != known:
-        raise ValueError(f"the run folder {store.folder!r} holds the rows of another stream: use another folder")
+        raise ValueError(
+            f"the run folder {store.folder!r} holds the rows of another stream: use another folder"
+        )

@@ -21,7 +21,9 @@ def ledger(folder, rows, size, **options):
 
 
 @given(
-    lengths=st.lists(st.integers(0, 90), min_size=1, max_size=80), size=st.integers(1, 20), limit=st.integers(1, 200)
+    lengths=st.lists(st.integers(0, 90), min_size=1, max_size=80),
+    size=st.integers(1, 20),
+    limit=st.integers(1, 200),
 )
 def test_chunks_cover_every_row_once_and_are_bounded_by_rows_and_by_text(lengths, size, limit):
     table = Dataset.from_dict({"text": ["x" * length for length in lengths]})
@@ -30,7 +32,9 @@ def test_chunks_cover_every_row_once_and_are_bounded_by_rows_and_by_text(lengths
         patch.setattr(module, "LEAST", limit)
         starts, sizes = layout_of(table, size)
     chunks = Chunks(Store(""), "scores", starts)
-    assert [row for number in range(len(chunks)) for row in chunks.span(number)] == list(range(len(lengths)))
+    assert [row for number in range(len(chunks)) for row in chunks.span(number)] == list(
+        range(len(lengths))
+    )
     for number, cost in enumerate(sizes):
         span = chunks.span(number)
         assert cost == sum(lengths[row] for row in span)
@@ -50,7 +54,9 @@ def test_chunks_get_smaller_toward_the_end_so_that_several_processes_end_togethe
 
 
 def test_the_bytes_of_a_row_are_those_of_its_texts_and_of_the_texts_in_its_lists():
-    table = Dataset.from_dict({"a": ["é", "", None], "n": [1, 2, 3], "chat": [["ab", "c"], [], None]})
+    table = Dataset.from_dict(
+        {"a": ["é", "", None], "n": [1, 2, 3], "chat": [["ab", "c"], [], None]}
+    )
     assert text_bytes(table).tolist() == [5, 0, 0]
     assert text_bytes(table.select([2, 0])).tolist() == [0, 5]
     assert text_bytes(table.select_columns(["n"])).tolist() == [1, 1, 1]
@@ -64,7 +70,11 @@ def test_chunks_written_in_any_order_are_read_in_the_order_of_the_rows(tmp_path)
         chunks.write(number, {"x": np.array(chunks.span(number), dtype=float)}, {"seconds": number})
     assert chunks.pending() == []
     assert chunks.read().column("x").to_pylist() == list(range(10))
-    assert {number: fact["seconds"] for number, fact in chunks.facts().items()} == {0: 0, 1: 1, 2: 2}
+    assert {number: fact["seconds"] for number, fact in chunks.facts().items()} == {
+        0: 0,
+        1: 1,
+        2: 2,
+    }
     assert chunks.done() == 10
 
 
@@ -127,10 +137,17 @@ def test_a_full_disk_is_one_clear_sentence_and_leaves_nothing_half_written_behin
         "except OSError as error: print(error)\n"
         "print(chunks.store.names('scores'), chunks.pending())\n"
     )
-    out = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True
+    ).stdout
     said, left = out.splitlines()
-    assert said.startswith(f"{tmp_path}/scores/000001.parquet could not be written (File too large): what is finished")
-    assert said.endswith("make room and run the same command again") and left == "['000000.parquet'] [1]"
+    assert said.startswith(
+        f"{tmp_path}/scores/000001.parquet could not be written (File too large): what is finished"
+    )
+    assert (
+        said.endswith("make room and run the same command again")
+        and left == "['000000.parquet'] [1]"
+    )
 
 
 def test_of_very_many_rows_chunks_grow_instead_of_becoming_more():

@@ -13,7 +13,9 @@ SOON = timedelta(seconds=20)
 
 def meet(store, numbers, count, timeout=SOON):
     with ThreadPoolExecutor(count) as threads:
-        return list(threads.map(lambda number: agree_on_name(store, number, count, timeout), numbers))
+        return list(
+            threads.map(lambda number: agree_on_name(store, number, count, timeout), numbers)
+        )
 
 
 def test_all_agree_on_a_name_that_is_new_each_time_in_one_and_the_same_store():

@@ -26,7 +26,9 @@ def run(command, folder, **environment):
     clean = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
     clean |= {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "cache")} | environment
     command = [sys.executable, *map(str, command)]
-    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, timeout=240)
+    return subprocess.run(
+        command, cwd=folder, env=clean, capture_output=True, text=True, timeout=240
+    )
 
 
 # Launchers
@@ -36,21 +38,44 @@ def test_a_world_size_that_no_launcher_stands_behind_is_refused(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     done = run(["-m", "hf_superfilter", "run", "recipe.yaml"], tmp_path, WORLD_SIZE="2")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "WORLD_SIZE is 2, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not set" in done.stderr
+    assert (
+        "WORLD_SIZE is 2, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not set" in done.stderr
+    )
 
 
 def test_accelerate_launch_on_cpus_starts_one_process_which_expect_processes_refuses(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2, "-m", "hf_superfilter"]
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        2,
+        "-m",
+        "hf_superfilter",
+    ]
     done = run([*launch, "run", "recipe.yaml", "--expect-processes", 2], tmp_path)
     assert done.returncode != 0
-    assert "2 processes were expected, and 1 started" in done.stderr and "torchrun --nproc-per-node 2" in done.stderr
+    assert (
+        "2 processes were expected, and 1 started" in done.stderr
+        and "torchrun --nproc-per-node 2" in done.stderr
+    )
 
 
 def test_accelerate_launch_runs_a_recipe(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", 1, "-m", "hf_superfilter"]
-    done = run([*launch, "run", "recipe.yaml", "--folder", "out", "--expect-processes", 1], tmp_path)
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        1,
+        "-m",
+        "hf_superfilter",
+    ]
+    done = run(
+        [*launch, "run", "recipe.yaml", "--folder", "out", "--expect-processes", 1], tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/report.html").exists()
 
@@ -122,8 +147,17 @@ def test_ray_data_scores_with_our_scorers_as_they_are(tmp_path, sample):
     (tmp_path / "ray_data.py").write_text(RAY.format(block=blocks("py")[0]))
     done = run(["ray_data.py"], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    mine, theirs = sample.map(IFD("embedded:weak"), batched=True), pq.read_table(tmp_path / "table.parquet").to_pydict()
-    assert done.stdout.strip().endswith(str(sorted(set(mine.column_names) - set(sample.column_names))))
-    assert theirs["response"] == mine["response"][:] and theirs["ifd_status"] == mine["ifd_status"][:]
-    np.testing.assert_allclose(theirs["ifd"], mine["ifd"][:], rtol=2e-2)  # bfloat16, in other batches
+    mine, theirs = (
+        sample.map(IFD("embedded:weak"), batched=True),
+        pq.read_table(tmp_path / "table.parquet").to_pydict(),
+    )
+    assert done.stdout.strip().endswith(
+        str(sorted(set(mine.column_names) - set(sample.column_names)))
+    )
+    assert (
+        theirs["response"] == mine["response"][:] and theirs["ifd_status"] == mine["ifd_status"][:]
+    )
+    np.testing.assert_allclose(
+        theirs["ifd"], mine["ifd"][:], rtol=2e-2
+    )  # bfloat16, in other batches
     assert pq.read_metadata(tmp_path / "subset.parquet").num_rows == 51

@@ -68,7 +68,9 @@ def test_the_record_says_what_was_scored_with_what(tmp_path, rows):
     assert ifd["made_with"]["revision"].startswith("sha256:")
     assert ifd["made_with"]["dtype"] in ("bfloat16", "float32")
     assert sum(ifd["status"].values()) == 50
-    assert ifd["undefined"] == sum(n for s, n in ifd["status"].items() if s not in ("ok", "truncated"))
+    assert ifd["undefined"] == sum(
+        n for s, n in ifd["status"].items() if s not in ("ok", "truncated")
+    )
     assert ifd["tokens"] > 0 and ifd["seconds"] > 0
     assert record["packages"]["torch"]
 
@@ -123,7 +125,9 @@ def test_two_scorers_of_one_name_are_refused(tmp_path, rows):
 
 def test_a_folder_of_other_settings_is_refused_by_naming_the_difference(tmp_path, rows):
     score(rows, [Length()], tmp_path)
-    with pytest.raises(ValueError, match="'length' made with model='its default', not 'embedded:weak'"):
+    with pytest.raises(
+        ValueError, match="'length' made with model='its default', not 'embedded:weak'"
+    ):
         score(rows, [Length("tokens", model="embedded:weak")], tmp_path)
     with pytest.raises(ValueError, match="made with chunk_size 2048, not 7"):
         score(rows, [Length()], tmp_path, chunk_size=7)
@@ -154,7 +158,12 @@ def test_rows_shown_in_another_format_are_told_apart_by_what_they_hold(tmp_path)
     assert score(table("one"), [Length()], tmp_path)["length"][1_000] == 3
     with pytest.raises(ValueError, match="from other rows"):
         score(table("three"), [Length()], tmp_path)
-    assert score(table("one").with_format("arrow"), [Length()], tmp_path / "arrow").with_format(None)["length"][9] == 3
+    assert (
+        score(table("one").with_format("arrow"), [Length()], tmp_path / "arrow").with_format(None)[
+            "length"
+        ][9]
+        == 3
+    )
 
 
 def test_chunks_of_another_claim_are_never_taken_for_these(tmp_path, rows):
@@ -216,7 +225,9 @@ def test_a_column_that_is_there_already_is_never_written_over(tmp_path, rows):
 
 def test_columns_whose_type_changes_between_chunks_are_joined(tmp_path, rows):
     def mixed(batch):
-        return {"mixed": [1] * 20 if len(batch["response"]) == 20 else [0.5] * len(batch["response"])}
+        return {
+            "mixed": [1] * 20 if len(batch["response"]) == 20 else [0.5] * len(batch["response"])
+        }
 
     assert score(rows, [mixed], tmp_path, chunk_size=20)["mixed"][:] == [1.0] * 40 + [0.5] * 10
 
@@ -259,7 +270,9 @@ def test_equal_rows_have_equal_digests_whatever_their_layout(rows):
     alike = [["ab", "", None], ["a", "b", None], ["ab", None, ""], ["ab", "", ""]]
     assert len({digest_of(Dataset.from_dict({"text": texts}), ["text"]) for texts in alike}) == 4
     vectors = [[[1.0], [2.0, 3.0]], [[1.0, 2.0], [3.0]], [[1.0], [2.0, 3.5]]]
-    assert len({digest_of(Dataset.from_dict({"vector": rows}), ["vector"]) for rows in vectors}) == 3
+    assert (
+        len({digest_of(Dataset.from_dict({"vector": rows}), ["vector"]) for rows in vectors}) == 3
+    )
 
 
 PROGRAM = """
@@ -301,7 +314,9 @@ def killed_and_resumed(tmp_path, rows, times, seed):
     code, errors = run_once(tmp_path, tmp_path / "killed")
     assert code == 0, errors
     for name in sorted(path.name for path in (tmp_path / "whole/ifd").glob("*.parquet")):
-        whole, resumed = (pq.read_table(tmp_path / run / "ifd" / name) for run in ("whole", "killed"))
+        whole, resumed = (
+            pq.read_table(tmp_path / run / "ifd" / name) for run in ("whole", "killed")
+        )
         for column in whole.column_names:
             a, b = (table.column(column).to_numpy() for table in (whole, resumed))
             assert a.tobytes() == b.tobytes() if a.dtype != object else a.tolist() == b.tolist()

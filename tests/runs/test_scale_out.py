@@ -72,7 +72,12 @@ def program(tmp_path):
         Dataset.from_dict({"prompt": ["?"] * len(responses), "response": responses}).to_parquet(
             tmp_path / "rows.parquet"
         )
-        return lambda folder: [tmp_path / "program.py", tmp_path / "rows.parquet", folder, tmp_path / "cache"]
+        return lambda folder: [
+            tmp_path / "program.py",
+            tmp_path / "rows.parquet",
+            folder,
+            tmp_path / "cache",
+        ]
 
     return write
 
@@ -132,14 +137,19 @@ def test_two_processes_of_torchrun_are_two_and_give_the_table_of_one(tmp_path):
     for name in chunks:
         one, two = (pq.read_table(tmp_path / folder / "ifd" / name) for folder in ("one", "two"))
         for column in ("ifd", "ifd_ppl", "ifd_ppl_alone"):
-            assert one.column(column).to_numpy().tobytes() == two.column(column).to_numpy().tobytes()
+            assert (
+                one.column(column).to_numpy().tobytes() == two.column(column).to_numpy().tobytes()
+            )
     assert (tmp_path / "two/report.html").exists()
 
 
 def test_another_number_of_processes_than_expected_is_refused(refused, monkeypatch, tmp_path):
     Path("recipe.yaml").write_text(RECIPE)
     said = refused("run", "recipe.yaml", "--expect-processes", 2)
-    assert said.startswith("2 processes were expected, and 1 started") and "torchrun --nproc-per-node 2" in said
+    assert (
+        said.startswith("2 processes were expected, and 1 started")
+        and "torchrun --nproc-per-node 2" in said
+    )
 
 
 def test_one_of_three_is_frozen_and_the_others_finish_without_it(tmp_path, program):
@@ -171,7 +181,12 @@ def test_one_of_three_killed_at_a_random_moment_costs_its_chunk(tmp_path, seed, 
     moment = random.Random(seed)
     sample.to_parquet(tmp_path / "rows.parquet")
     (tmp_path / "program.py").write_text(IFD_OF_ROWS)
-    command = [tmp_path / "program.py", tmp_path / "rows.parquet", tmp_path / "run", tmp_path / "cache"]
+    command = [
+        tmp_path / "program.py",
+        tmp_path / "rows.parquet",
+        tmp_path / "run",
+        tmp_path / "cache",
+    ]
     processes = [start(command, tmp_path) for _ in range(3)]
     until(lambda: list((tmp_path / "run").glob("ifd/*.lease")), processes[0])
     time.sleep(moment.uniform(0, 6))
@@ -190,7 +205,12 @@ def single(tmp_path_factory, sample):
     folder = tmp_path_factory.mktemp("single")
     sample.to_parquet(folder / "rows.parquet")
     (folder / "program.py").write_text(IFD_OF_ROWS)
-    done(start([folder / "program.py", folder / "rows.parquet", folder / "run", folder / "cache"], folder))
+    done(
+        start(
+            [folder / "program.py", folder / "rows.parquet", folder / "run", folder / "cache"],
+            folder,
+        )
+    )
     return (folder / "run/scores.npy").read_bytes()
 
 
@@ -213,13 +233,20 @@ def test_a_damaged_chunk_is_named_and_scored_again_by_one_of_several(tmp_path, p
 def test_a_full_disk_stops_one_with_a_sentence_and_the_others_finish(tmp_path, program):
     responses = ["x" * (100 + number % 700) for number in range(200)]
     command = program(responses, per_byte=1e-4)(tmp_path / "run")
-    full, other = start([*command, 1_000], tmp_path), start(command, tmp_path)  # no file of more than 1,000 bytes
+    full, other = (
+        start([*command, 1_000], tmp_path),
+        start(command, tmp_path),
+    )  # no file of more than 1,000 bytes
     said = full.communicate(timeout=120)[1]
     assert full.returncode == 1
     assert "could not be written" in said and "make room and run the same command again" in said
     done(other)
     whole(tmp_path / "run", responses)
-    assert not [path for path in (tmp_path / "run/slow").iterdir() if path.suffix not in (".parquet", ".json")]
+    assert not [
+        path
+        for path in (tmp_path / "run/slow").iterdir()
+        if path.suffix not in (".parquet", ".json")
+    ]
 
 
 @pytest.fixture
@@ -228,8 +255,19 @@ def two_nodes(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = f"127.0.0.1:{free.getsockname()[1]}"
-    nodes = ("--nnodes", 2, "--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", meeting)
-    return lambda command, *more: [start(command, tmp_path, *TORCHRUN, 1, *nodes, *more) for _ in range(2)]
+    nodes = (
+        "--nnodes",
+        2,
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-id",
+        "test",
+        "--rdzv-endpoint",
+        meeting,
+    )
+    return lambda command, *more: [
+        start(command, tmp_path, *TORCHRUN, 1, *nodes, *more) for _ in range(2)
+    ]
 
 
 def test_two_nodes_with_one_folder_are_one_run(tmp_path, program, two_nodes):
@@ -246,7 +284,9 @@ def test_two_nodes_go_on_after_a_process_was_killed_twice(tmp_path, program, two
     both = two_nodes(program(responses, per_byte=1e-4)(tmp_path / "run"), "--max-restarts", 3)
     for finished in (1, 3):
         until(lambda finished=finished: len(log_of(tmp_path / "run", "slow")) >= finished, both[0])
-        os.kill(int(log_of(tmp_path / "run", "slow")[-1]["process"].rsplit(":", 1)[1]), signal.SIGKILL)
+        os.kill(
+            int(log_of(tmp_path / "run", "slow")[-1]["process"].rsplit(":", 1)[1]), signal.SIGKILL
+        )
     for node in both:
         done(node)
     whole(tmp_path / "run", responses)
@@ -270,15 +310,21 @@ def test_a_killed_launcher_costs_nothing_that_was_finished(tmp_path, program):
     launcher = start(command, tmp_path, *TORCHRUN, 2, "--standalone")
     until(lambda: list((tmp_path / "run").glob("slow/*.parquet")), launcher)
     launcher.kill()
-    finished = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run/slow").glob("*.parquet")}
+    finished = {
+        path.name: path.stat().st_mtime_ns for path in (tmp_path / "run/slow").glob("*.parquet")
+    }
     done(start(command, tmp_path))
     launcher.communicate()
     whole(tmp_path / "run", responses)
-    assert finished and all((tmp_path / "run/slow" / name).stat().st_mtime_ns == at for name, at in finished.items())
+    assert finished and all(
+        (tmp_path / "run/slow" / name).stat().st_mtime_ns == at for name, at in finished.items()
+    )
 
 
 @pytest.mark.slow  # seconds are compared, which a busy machine may spoil
-def test_on_rows_sorted_by_length_the_slowest_of_four_takes_little_more_than_the_mean(tmp_path, program):
+def test_on_rows_sorted_by_length_the_slowest_of_four_takes_little_more_than_the_mean(
+    tmp_path, program
+):
     responses = sorted(("x" * (10 + number * 3) for number in range(400)), key=len)
     command = program(responses, per_byte=4e-5)(tmp_path / "run")
     done(start(command, tmp_path, *TORCHRUN, 4, "--standalone"))
@@ -292,17 +338,27 @@ def test_on_rows_sorted_by_length_the_slowest_of_four_takes_little_more_than_the
 def test_without_exclusive_creation_two_processes_share_and_sweep(tmp_path, program):
     responses = ["x" * (100 + number % 700) for number in range(100)]
     (tmp_path / "run").mkdir()
-    done(start(program(responses)(f"file://{tmp_path / 'run'}"), tmp_path, *TORCHRUN, 2, "--standalone"))
+    done(
+        start(
+            program(responses)(f"file://{tmp_path / 'run'}"), tmp_path, *TORCHRUN, 2, "--standalone"
+        )
+    )
     whole(tmp_path / "run", responses)
     assert not list((tmp_path / "run").rglob("*.lease"))
 
 
 def test_a_run_folder_may_be_a_url(sample):
     table = score(sample, [Length()], "memory://runs/url", chunk_size=100)
-    log = [json.loads(line) for line in Store("memory://runs/url").read("run.log.jsonl").decode().splitlines()]
+    log = [
+        json.loads(line)
+        for line in Store("memory://runs/url").read("run.log.jsonl").decode().splitlines()
+    ]
     assert len(log) > 5 and sum(line["rows"] for line in log) == len(sample)
     assert table["length"][:] == [float(len(text)) for text in sample["response"]]
-    assert score(sample, [Length()], "memory://runs/url", chunk_size=100)["length"][:] == table["length"][:]
+    assert (
+        score(sample, [Length()], "memory://runs/url", chunk_size=100)["length"][:]
+        == table["length"][:]
+    )
 
 
 # Streams
@@ -314,9 +370,14 @@ def rows_of(count, start=0):
 
 
 def test_a_stream_of_unknown_length_is_scored_and_selected_from(tmp_path):
-    table = score(IterableDataset.from_generator(rows_of, gen_kwargs={"count": 5_000}), [Length()], tmp_path)
+    table = score(
+        IterableDataset.from_generator(rows_of, gen_kwargs={"count": 5_000}), [Length()], tmp_path
+    )
     assert table["length"][:] == [float(number % 97 + 1) for number in range(5_000)]
-    assert len(select(table, TopK("length", 0.1)).rows) == 500 and len(select(table, TopK("length", 7)).rows) == 7
+    assert (
+        len(select(table, TopK("length", 0.1)).rows) == 500
+        and len(select(table, TopK("length", 7)).rows) == 7
+    )
     assert len(select(table, [Threshold("length", below=50), RandomSample(20)]).rows) == 20
     assert select(table, TopK("length", 1)).subset["response"][:] == ["x" * 97]
 
@@ -349,7 +410,11 @@ def test_a_stream_goes_on_behind_what_it_has_written(tmp_path):
 def test_another_stream_in_the_same_folder_is_refused(tmp_path):
     score(IterableDataset.from_generator(rows_of, gen_kwargs={"count": 10}), [Length()], tmp_path)
     with pytest.raises(ValueError, match="holds the rows of another stream"):
-        score(IterableDataset.from_generator(rows_of, gen_kwargs={"count": 10, "start": 1}), [Length()], tmp_path)
+        score(
+            IterableDataset.from_generator(rows_of, gen_kwargs={"count": 10, "start": 1}),
+            [Length()],
+            tmp_path,
+        )
 
 
 RSS = """
@@ -373,9 +438,14 @@ print((anonymous() - before) / count, len(selection.rows))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process from Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(),
+    reason="reads the memory of a process from Linux's /proc",
+)
 def test_a_stream_of_200000_rows_stays_under_24_bytes_a_row(tmp_path):
     command = [sys.executable, "-c", RSS, str(tmp_path), "200000"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(tmp_path)).stdout.split()
+    out = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment(tmp_path)
+    ).stdout.split()
     assert int(out[1]) == 20_000
     assert float(out[0]) <= 24, f"{out[0]} bytes a row"
