@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import rows as shared
 from hf_superfilter import LearningPercentage, format_pairs, rank_consistency, score
 from hf_superfilter.data.columns import numbers_of
-from hf_superfilter.runs.manifest import read_record
+from hf_superfilter.runs.manifest import read_manifest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -84,7 +84,7 @@ def main() -> None:
     scored = score(rows, [scorer], options.folder)
     if scored is None:
         return
-    entry = read_record(options.folder)["scorers"]["lp"]
+    entry = read_manifest(options.folder)["scorers"]["lp"]
     made = entry["made_with"]
     print(
         f"{scorer!r} on {len(rows):,} rows: {made['training_steps']} steps in {made['training_seconds']:.0f} s, scored "

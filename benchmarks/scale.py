@@ -21,7 +21,7 @@ from datasets import Dataset, disable_progress_bars
 from benchmarks.rows import as_pairs, real_rows
 from hf_superfilter.runs.chunks import Chunks, layout_of
 from hf_superfilter.runs.locks import Leases
-from hf_superfilter.runs.manifest import digest_of
+from hf_superfilter.runs.manifest import digest_columns
 from hf_superfilter.runs.store import Store
 
 # Loads the model and scores a few rows, says that it is ready, and starts when all are.
@@ -186,7 +186,7 @@ def ledger(scratch: Path, chunks_count: int, rows: int) -> None:
     table = Dataset.from_dict({"prompt": prompts, "response": responses})
     megabytes = sum(map(len, prompts + responses)) / 1e6
     for name, do in (
-        ("digest", lambda: digest_of(table, ["prompt", "response"])),
+        ("digest", lambda: digest_columns(table, ["prompt", "response"])),
         ("layout", lambda: layout_of(table, 2_048)),
     ):
         print(f"\n{name} of the text: {megabytes / timed(do, 1) * 1_000:,.0f} MB/s")

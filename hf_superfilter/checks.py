@@ -74,6 +74,6 @@ def is_url(folder: str | os.PathLike) -> bool:
     return "://" in str(folder)
 
 
-def place_of(folder: str | os.PathLike) -> Path | str:
+def folder_or_url(folder: str | os.PathLike) -> Path | str:
     """A run folder as it is handed on: a path, or a URL as text, which a path would change."""
     return str(folder) if is_url(folder) else Path(folder)

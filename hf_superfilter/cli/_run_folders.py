@@ -45,14 +45,14 @@ def scored_rows(run: str) -> "Dataset":
     """The scored rows of a run folder."""
     from ..data.sources import load_rows
     from ..recipes.recipe import FILE, SCORED
-    from ..runs.manifest import read_record
+    from ..runs.manifest import read_manifest
     from ..runs.store import Store
 
     store = Store(run)
     if store.has(SCORED):
         return load_rows(store.path(SCORED)) if store.exclusive else _from_bytes(store.read(SCORED))
     if store.has(FILE) or not all(
-        "seconds" in scorer for scorer in read_record(run)["scorers"].values()
+        "seconds" in scorer for scorer in read_manifest(run)["scorers"].values()
     ):
         raise FileNotFoundError(
             f"{run!r} is a run, but holds no {SCORED} yet: finish it with score or run"
@@ -74,10 +74,10 @@ def _from_bytes(parquet: bytes) -> "Dataset":
 def selection_in(run: str) -> "Selection":
     """The selection that was made in a run folder."""
     from ..recipes.recipe import recorded_recipe
-    from ..runs.manifest import read_record
+    from ..runs.manifest import read_manifest
     from ..selection.funnel import select as select_rows
 
-    read_record(run)
+    read_manifest(run)
     table, recipe = scored_rows(run), recorded_recipe(run)
     if recipe is None or not recipe.select:
         raise ValueError(
@@ -130,17 +130,17 @@ def write_and_name_losses(folder: str) -> None:
 
 def print_record(folder: str) -> None:
     """Print a run's record as YAML."""
-    from ..runs.manifest import read_record
+    from ..runs.manifest import read_manifest
     from ..yaml_io import dump_yaml
 
-    print(dump_yaml(read_record(folder)).rstrip())
+    print(dump_yaml(read_manifest(folder)).rstrip())
 
 
 def fail_if_all_undefined(folder: str) -> None:
     """Refuse a run of which some scorer has no value at all."""
-    from ..runs.manifest import read_record
+    from ..runs.manifest import read_manifest
 
-    for name, scorer in read_record(folder)["scorers"].items():
+    for name, scorer in read_manifest(folder)["scorers"].items():
         if "undefined" in scorer and scorer["undefined"] == scorer["rows"]:
             raise ValueError(
                 f"every row of {name!r} is undefined ({scorer.get('status', 'no reason recorded')})"
@@ -157,7 +157,7 @@ def check_suffix(target: Path) -> None:
 
 def write_rows(rows: "Dataset", target: Path) -> None:
     """Write rows to a file of the kind that its name says."""
-    from ..runs.store import whole_file
+    from ..runs.store import atomic_write
 
-    with whole_file(target) as unfinished:
+    with atomic_write(target) as unfinished:
         WRITERS[target.suffix](rows, str(unfinished))

@@ -49,8 +49,8 @@ def consistency(
 
 
 def _save(path: Path, png: bytes) -> None:
-    from ..runs.store import whole_file
+    from ..runs.store import atomic_write
 
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_bytes(png)
     print(f"picture: {path}")

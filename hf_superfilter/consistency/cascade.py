@@ -10,7 +10,7 @@ import numpy as np
 from ..base import Batch, Columns, Settings
 from ..checks import is_number
 from ..data.columns import numbers_of
-from ..runs.manifest import read_record
+from ..runs.manifest import read_manifest
 from ..runs.runner import score
 from ..scoring.ifd import IFD
 from ..selection._budget import count_of
@@ -113,7 +113,9 @@ def cascade(
         numbers_of(table, second.main)[drawn], in_pool[drawn], keep, below, largest
     )
     low, high = wilson(hits, best)
-    seconds = [read_record(folder)["scorers"][scorer.name]["seconds"] for scorer in (first, second)]
+    seconds = [
+        read_manifest(folder)["scorers"][scorer.name]["seconds"] for scorer in (first, second)
+    ]
     whole = seconds[1] / _share_of_tokens(table, first, asked)
     return Cascade(
         selection,

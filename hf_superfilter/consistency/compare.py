@@ -13,7 +13,7 @@ from ..checks import is_count
 from ..data.columns import numbers_of
 from ..errors import did_you_mean
 from ..metrics.rank_consistency.agreement import rank_consistency
-from ..runs.manifest import read_record
+from ..runs.manifest import read_manifest
 from ..runs.runner import score
 from ..scoring.ifd import IFD
 from ..scoring.perplexity import Perplexity
@@ -114,7 +114,7 @@ def compare_models(
         raise ValueError(
             "several processes were launched: compare models in one, or in the main one after score()"
         )
-    taken = read_record(folder)["scorers"]
+    taken = read_manifest(folder)["scorers"]
     options: dict[str, Any] = {
         "largest": LARGEST[by],
         "below": BELOW[by],

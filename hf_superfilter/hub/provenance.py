@@ -8,7 +8,7 @@ from ..data.formats import detect_format
 from ..data.sources import SAMPLE
 from ..recipes.recipe import Recipe, recipe_of
 from ..revisions import is_commit
-from ..runs.manifest import read_record
+from ..runs.manifest import read_manifest
 from .front_matter import read_metadata
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def provenance_of(selection: "Selection") -> dict[str, Any]:
     `recipe` (a Recipe that names fixed revisions); `source`: `dataset`, `revision`, `config`, `split`,
     `columns`; `scorers`: one `{"name", "entry", "said", "model", "revision"}` each; `created`.
     """
-    record = read_record(selection.run) if selection.run is not None else {}
+    record = read_manifest(selection.run) if selection.run is not None else {}
     recipe = recipe_of(selection)
     source = record.get("source") or (
         {"dataset": recipe.dataset, "revision": None} if recipe else None

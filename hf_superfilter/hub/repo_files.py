@@ -17,7 +17,7 @@ from ..reports.html import write_report
 from ..reports.plots import length_picture, score_picture
 from ..reports.summary import facts_of, script_facts, token_facts
 from ..revisions import is_commit
-from ..runs.store import whole_file
+from ..runs.store import atomic_write
 from .card import configs_of, listed, merged_card, own_splits
 from .front_matter import card_text, read_metadata
 from .provenance import CARD, own_columns, provenance_of, source_metadata
@@ -85,7 +85,7 @@ def write_repo(
         }
         text = merged_card(before, name, facts, str(folder), set_default)
         (home / name).mkdir(exist_ok=True)
-        with whole_file(
+        with atomic_write(
             card
         ) as unfinished:  # first, so that after a crash the folders are known as ours
             unfinished.write_bytes(text.encode("utf-8"))

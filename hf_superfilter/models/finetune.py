@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from ..runs.distributed import Process, agreed, this_process
-from ..runs.store import whole_file
+from ..runs.distributed import Process, broadcast, this_process
+from ..runs.store import atomic_write
 from .loading import load_tokenizer, load_weights, pick_device, pick_dtype
 from .tokenization import Window
 from .trainer import Batches, Plan, StepTrainer, arguments_of, own_randomness
@@ -96,9 +96,9 @@ def finetune(
 
     if process.is_main:
         _publish(work, folders, batches.steps, model, revision)
-    if agreed(not all(path.is_dir() for path in folders)):
+    if broadcast(not all(path.is_dir() for path in folders)):
         _warn_of_few(len(batches.rows), plan, process)
-        start, own = agreed((_newest(work), work / uuid.uuid4().hex[:8]))
+        start, own = broadcast((_newest(work), work / uuid.uuid4().hex[:8]))
         if process.is_main:
             _keep_only(work, [own] if start is None else [own, start.parent])
         with own_randomness(where):
@@ -114,7 +114,7 @@ def finetune(
                 saved=saved,
             )
             trainer.train(resume_from_checkpoint=None if start is None else str(start))
-        agreed(None)  # the main process has put the last epoch before any other looks for it
+        broadcast(None)  # the main process has put the last epoch before any other looks for it
     if process.is_main:
         for left in (work, *Path(folder).glob("epoch-*.unfinished")):
             shutil.rmtree(left, ignore_errors=True)
@@ -131,7 +131,7 @@ def _warn_of_few(rows: int, plan: Plan, process: Process) -> None:
 
 def _write_losses(path: Path, steps: list[dict[str, Any]]) -> None:
     kept = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "seconds")
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(
             "".join(json.dumps({key: entry[key] for key in kept}) + "\n" for entry in steps)
         )

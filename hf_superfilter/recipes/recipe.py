@@ -15,8 +15,8 @@ from ..data.sources import load_rows, revision_of_rows
 from ..errors import did_you_mean
 from ..revisions import is_commit
 from ..runs.distributed import this_process
-from ..runs.manifest import note_source
-from ..runs.runner import name_of, score
+from ..runs.manifest import record_source
+from ..runs.runner import score, scorer_name
 from ..runs.store import Store
 from ..selection.funnel import Selection, select
 from ..yaml_io import dump_yaml, load_yaml
@@ -178,7 +178,7 @@ class Recipe:
             "config": self.config,
             "split": self.split,
         }
-        note_source(store, {**known, "columns": rows.column_names})
+        record_source(store, {**known, "columns": rows.column_names})
         with store.file(SCORED) as unfinished:
             table.to_parquet(str(unfinished))
         store.write(FILE, text.encode())
@@ -200,7 +200,7 @@ class Recipe:
         """
         if recorded is None:
             return self
-        scorers = {name_of(scorer): scorer for scorer in (*recorded.score, *self.score)}
+        scorers = {scorer_name(scorer): scorer for scorer in (*recorded.score, *self.score)}
         kept = {
             key: getattr(recorded, key) for key in ("config", "revision", "tokenizer", "columns")
         }

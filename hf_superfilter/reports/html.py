@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data.columns import numbers_of
 from ..recipes.recipe import recipe_of
-from ..runs.store import whole_file
+from ..runs.store import atomic_write
 from .jinja import render
 from .plots import length_picture, loss_pictures, score_picture
 from .summary import examples_of, facts_of, ranked_by
@@ -59,7 +59,7 @@ def write_report(selection: "Selection", path: str | Path) -> Path:
             for title, rows in examples_of(selection).items()
         ],
     )
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
     return Path(path)
 

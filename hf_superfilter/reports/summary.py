@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.columns import holds_numbers, numbers_of
-from ..runs.manifest import claim_digest, read_record
-from ..runs.prepare import home_of
+from ..runs.manifest import fingerprint_digest, read_manifest
+from ..runs.prepare import prepared_folder
 from ..runs.store import Store
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def facts_of(selection: "Selection") -> dict[str, Any]:
     the selection that a baseline of the same size keeps too; `cost`, one entry a scorer, whose seconds include
     training; `beyond`, how many values lie outside a column's usual range.
     """
-    record = read_record(selection.run) if selection.run is not None else None
+    record = read_manifest(selection.run) if selection.run is not None else None
     return {
         "rows": len(selection.table),
         "kept": len(selection.rows),
@@ -272,8 +272,8 @@ def _beyond(record: dict[str, Any]) -> dict[str, dict[str, int]]:
 def losses_of(run: str | Path) -> dict[str, list[dict[str, Any]]]:
     """The training log of every scorer of a run that was trained: one entry a step, with `step`, `epoch` and `loss`."""
     store, found = Store(run), {}
-    for name, scorer in read_record(run)["scorers"].items():
-        file = f"{home_of(name, claim_digest(scorer))}/loss.jsonl"
+    for name, scorer in read_manifest(run)["scorers"].items():
+        file = f"{prepared_folder(name, fingerprint_digest(scorer))}/loss.jsonl"
         if store.has(file):
             found[name] = [json.loads(line) for line in store.read(file).decode().splitlines()]
     return found

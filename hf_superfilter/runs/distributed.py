@@ -1,15 +1,15 @@
 """Which process this is among those that a launcher started. The only file that knows accelerate."""
 
 import atexit
+import json
 import os
+import time
+import uuid
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
-import json
-import time
-import uuid
 
 MEETING = timedelta(
     minutes=30
@@ -53,7 +53,7 @@ def this_process(expected: int | None = None) -> Process:
     return process
 
 
-def agreed(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """The main process's value on all processes of a launch, each of which has to call it; without one the value."""
     if _world() == 1:
         return value
@@ -86,7 +86,7 @@ def _launched() -> Process:
         )
     try:
         store, number, count = next(torch.distributed.rendezvous("env://", timeout=MEETING))
-        store = torch.distributed.PrefixStore(agree_on_name(store, number, count, MEETING), store)
+        store = torch.distributed.PrefixStore(rendezvous_name(store, number, count, MEETING), store)
         state = PartialState(
             cpu=not torch.cuda.is_available(),
             timeout=MEETING,
@@ -125,7 +125,7 @@ def _world() -> int:
     return int(text) if text.isdigit() else 1
 
 
-def agree_on_name(store: Any, number: int, count: int, timeout: timedelta) -> str:
+def rendezvous_name(store: Any, number: int, count: int, timeout: timedelta) -> str:
     """A new name, the same on all `count` processes, of which `number` is this one.
 
     The first process calls under a new name, each other one answers it with a token of its own, and the first

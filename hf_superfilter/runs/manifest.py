@@ -29,7 +29,7 @@ CLAIM = (
 )  # what has to be equal for scores to be the same
 
 
-def read_record(folder: str | Path) -> dict[str, Any]:
+def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The contents of a run's `run.json`; the folder may be an fsspec URL.
 
     Raises:
@@ -54,7 +54,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     return record
 
 
-def open_record(store: Store, rows: int, chunk_size: int) -> None:
+def open_manifest(store: Store, rows: int, chunk_size: int) -> None:
     """Make a run's record, or check that the one that stands there is of as many rows in the same chunks.
 
     Raises:
@@ -73,7 +73,7 @@ def open_record(store: Store, rows: int, chunk_size: int) -> None:
     try:
         if not store.has(FILE):
             _write(store, new)
-        record = read_record(store.folder)
+        record = read_manifest(store.folder)
         if store.exclusive and not os.access(store.folder, os.W_OK):
             raise PermissionError(13, "no permission to write")
     except OSError as error:
@@ -88,7 +88,7 @@ def open_record(store: Store, rows: int, chunk_size: int) -> None:
             )
 
 
-def note_scorer(store: Store, name: str, entry: Mapping[str, Any]) -> None:
+def record_scorer(store: Store, name: str, entry: Mapping[str, Any]) -> None:
     """Write down what is known of one scorer: in a file of its own, from which `run.json` is put together.
 
     Several processes may note at once: what each of them writes is whole, and whoever comes last has read
@@ -98,7 +98,7 @@ def note_scorer(store: Store, name: str, entry: Mapping[str, Any]) -> None:
     if known != (new := known | dict(entry)):
         store.write(f"{name}/{SCORER}", _text(new))
     while True:  # until nobody has written an older look over it
-        record = read_record(store.folder)
+        record = read_manifest(store.folder)
         found = {
             other: read_scorer(store, other)
             for other in [*record["scorers"], *_subfolders(store, record)]
@@ -108,9 +108,9 @@ def note_scorer(store: Store, name: str, entry: Mapping[str, Any]) -> None:
         _write(store, record | {"scorers": found})
 
 
-def note_source(store: Store, source: Mapping[str, Any]) -> None:
+def record_source(store: Store, source: Mapping[str, Any]) -> None:
     """Write down where the rows come from: data set, revision, and the columns it has by itself."""
-    _write(store, read_record(store.folder) | {"source": dict(source)})
+    _write(store, read_manifest(store.folder) | {"source": dict(source)})
 
 
 def _subfolders(store: Store, record: Mapping[str, Any]) -> list[str]:
@@ -129,7 +129,7 @@ def read_scorer(store: Store, name: str) -> dict[str, Any]:
         return {}
 
 
-def claim_of(scorer: object, name: str, table: "Dataset") -> dict[str, Any]:
+def fingerprint_of(scorer: object, name: str, table: "Dataset") -> dict[str, Any]:
     """What decides a scorer's numbers: its arguments, arithmetic and identity, and the rows it reads.
 
     A plain function is known by a digest of its code; then all columns count as read.
@@ -140,18 +140,18 @@ def claim_of(scorer: object, name: str, table: "Dataset") -> dict[str, Any]:
             "scorer": json.loads(json.dumps(scorer.entry())),  # as it will be read back
             "arithmetic": scorer.arithmetic,
             "identity": scorer.identity(),
-            "data": digest_of(table, read),
+            "data": digest_columns(table, read),
         }
     from datasets.fingerprint import Hasher
 
     return {
         "scorer": name,
         "identity": {"digest": Hasher.hash(scorer)},
-        "data": digest_of(table, read),
+        "data": digest_columns(table, read),
     }
 
 
-def check_claim(store: Store, name: str, claim: Mapping[str, Any]) -> None:
+def check_fingerprint(store: Store, name: str, claim: Mapping[str, Any]) -> None:
     """Refuse a folder where a scorer's name stands for something else, and say what differs."""
     old = read_scorer(store, name)
     for part in CLAIM:
@@ -162,13 +162,13 @@ def check_claim(store: Store, name: str, claim: Mapping[str, Any]) -> None:
             )
 
 
-def claim_digest(claim: Mapping[str, Any]) -> str:
+def fingerprint_digest(claim: Mapping[str, Any]) -> str:
     """A short digest of a claim, which every chunk made under it carries."""
     text = json.dumps({part: claim.get(part) for part in CLAIM}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def digest_of(table: "Dataset", columns: Sequence[str]) -> str:
+def digest_columns(table: "Dataset", columns: Sequence[str]) -> str:
     """A digest of the contents of some columns, equal for equal rows in any process and on any machine."""
     digest = hashlib.sha256()
     present = [column for column in columns if column in table.column_names]

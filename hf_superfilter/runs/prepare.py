@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .chunks import Chunks
+from .distributed import Process, broadcast
 from .locks import Leases
-from .distributed import Process, agreed
-from .store import whole_file
+from .store import atomic_write
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +24,7 @@ DONE, LEASE = "prepared.json", "prepare"
 POLL = 0.5  # seconds between looks at what another launch makes
 
 
-def home_of(name: str, claim: str) -> str:
+def prepared_folder(name: str, claim: str) -> str:
     """The folder in a run folder that holds what a scorer prepared."""
     return f"{name}/prepared-{claim}"
 
@@ -38,14 +38,16 @@ def prepared(scorer: Any, table: "Dataset", chunks: Chunks, process: Process) ->
 
     `scorer.prepare(table, folder)` is called in every process, also where all is made: it then only reads.
     """
-    store, home = chunks.store, home_of(chunks.name, chunks.claim)
+    store, home = chunks.store, prepared_folder(chunks.name, chunks.claim)
     folder = (
         store.path(home)
         if store.exclusive
         else Path(tempfile.gettempdir()) / f"hf_superfilter-{chunks.claim}"
     )
     with Leases(store, home) as leases:
-        while (state := agreed(_state(chunks, home, leases) if process.is_main else "")) == "wait":
+        while (
+            state := broadcast(_state(chunks, home, leases) if process.is_main else "")
+        ) == "wait":
             time.sleep(POLL)
         if state == "scored":
             return scorer
@@ -53,10 +55,10 @@ def prepared(scorer: Any, table: "Dataset", chunks: Chunks, process: Process) ->
             _fetch(chunks, home, folder)
         ready = scorer.prepare(table, str(folder))
         if state == "make":
-            agreed(None)  # a process that still writes would have half a file listed
+            broadcast(None)  # a process that still writes would have half a file listed
             if process.is_main:
                 _put(chunks, home, folder)
-            agreed(None)  # no other process goes on before all is there
+            broadcast(None)  # no other process goes on before all is there
             if not store.exclusive and not process.is_main:
                 _fetch(chunks, home, folder)
         return ready
@@ -97,5 +99,5 @@ def _fetch(chunks: Chunks, home: str, folder: Path) -> None:
     """Copy from the store what this machine does not have."""
     for name in json.loads(chunks.store.read(f"{home}/{DONE}"))["files"]:
         if not (folder / name).is_file():
-            with whole_file(folder / name) as unfinished:
+            with atomic_write(folder / name) as unfinished:
                 unfinished.write_bytes(chunks.store.read(f"{home}/{name}"))

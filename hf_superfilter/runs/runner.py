@@ -23,15 +23,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .chunks import Chunks, layout_of
 from ..base import Columns, Scorer
 from ..checks import check_name
-from .prepare import prepared
+from .chunks import Chunks, layout_of
 from .distributed import Process, this_process
-from .manifest import check_claim, claim_digest, claim_of, note_scorer, open_record, read_scorer
-from .stream import spool
-from .store import Store
+from .manifest import (
+    check_fingerprint,
+    fingerprint_digest,
+    fingerprint_of,
+    open_manifest,
+    read_scorer,
+    record_scorer,
+)
+from .prepare import prepared
 from .scheduler import work
+from .store import Store
+from .stream import spool
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -81,16 +88,16 @@ def score(
         [5.0]
     """
     scorers = [scorers] if callable(scorers) else list(scorers)
-    names = [name_of(scorer) for scorer in scorers]
+    names = [scorer_name(scorer) for scorer in scorers]
     process = this_process(expect_processes)
     table, store = _opened(rows, names, Store(folder), chunk_size)
     mapped = table is not rows  # a stream: its scores stay on disk too
     starts, sizes = _layout(store, table, chunk_size)
     for name, scorer in zip(names, scorers, strict=True):
-        claim = claim_of(scorer, name, table)
-        check_claim(store, name, claim)
-        note_scorer(store, name, claim)
-        chunks = Chunks(store, name, starts, claim=claim_digest(claim))
+        claim = fingerprint_of(scorer, name, table)
+        check_fingerprint(store, name, claim)
+        record_scorer(store, name, claim)
+        chunks = Chunks(store, name, starts, claim=fingerprint_digest(claim))
         if hasattr(scorer, "prepare"):
             scorer = prepared(scorer, table, chunks, process)
         if hasattr(scorer, "trial") and process.is_main:
@@ -106,13 +113,13 @@ def score(
         if leaves:
             return None
         if process.is_main:
-            note_scorer(store, name, summary := _summary(chunks, name, scorer))
+            record_scorer(store, name, summary := _summary(chunks, name, scorer))
             _warn_about(name, summary)
         table = _with_columns(table, chunks, mapped)
     return table if process.is_main else None
 
 
-def name_of(scorer: object) -> str:
+def scorer_name(scorer: object) -> str:
     """A scorer's name: its own, or that of the plain function."""
     name = getattr(scorer, "name", None) or getattr(scorer, "__name__", type(scorer).__name__)
     return str(name).strip("<>")
@@ -141,7 +148,7 @@ def _opened(rows: Any, names: list[str], store: Store, chunk_size: int) -> "tupl
         )
     if len(rows) == 0:
         raise ValueError("the data set has no rows: there is nothing to score")
-    open_record(store, len(rows), chunk_size)
+    open_manifest(store, len(rows), chunk_size)
     return rows, store
 
 
@@ -188,7 +195,7 @@ def _try_out(scorer: Any, name: str, store: Store, table: "Dataset", process: Pr
     if "trial" not in read_scorer(store, name):
         found = _placed(scorer.trial, process)(table)
         if found:
-            note_scorer(store, name, {"trial": found})
+            record_scorer(store, name, {"trial": found})
 
 
 def _placed(function: Callable, process: Process) -> Callable:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from .chunks import Chunks
-from .locks import EXPIRY, Leases
 from .distributed import Process
+from .locks import EXPIRY, Leases
 
 LOG = "run.log.jsonl"
 POLL = 0.25  # seconds between looks at what others have finished

@@ -2,11 +2,11 @@
 
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-import uuid
 
 from ..checks import is_url
 
@@ -91,7 +91,7 @@ class Store:
     def file(self, name: str) -> Iterator[Path]:
         """A local path to write to, which becomes the object when the block ends without an error."""
         if self._local is not None:  # file:// too, whose own way to put a file is not whole
-            with self._room_for(name), whole_file(Path(self._local) / name) as unfinished:
+            with self._room_for(name), atomic_write(Path(self._local) / name) as unfinished:
                 yield unfinished
             return
         with TemporaryDirectory(prefix="hf_superfilter_") as scratch:
@@ -142,14 +142,14 @@ class Store:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Hand out a path beside `path` to write to; without an error it takes the name `path` when the block ends.
 
     Until then a file that was there before stays as it was, and after an error nothing half-written stays.
     Several may write at once, on several machines too: each has a name of its own, and the last one stays.
 
     Example:
-        >>> with whole_file("runs/docs/notes.txt") as unfinished:
+        >>> with atomic_write("runs/docs/notes.txt") as unfinished:
         ...     _ = unfinished.write_text("all of it")
         >>> Path("runs/docs/notes.txt").read_text()
         'all of it'

@@ -13,8 +13,8 @@ from ..checks import check_switch, is_count, is_number
 from ..data.chats import flatten_turns
 from ..embedded import model_folder
 from ..revisions import resolve_revision
-from ..runs.manifest import digest_of
-from ..runs.store import whole_file
+from ..runs.manifest import digest_columns
+from ..runs.store import atomic_write
 from ._model import DTYPES, ModelSettings, default_name, revision_of
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class LearningPercentage(ModelSettings):
         speed = ("device", "batch_tokens", "name", "columns")
         settings = {key: value for key, value in self.settings().items() if key not in speed}
         made_of = json.dumps(
-            settings | self.identity() | {"rows": digest_of(rows, self.columns)}, indent=2
+            settings | self.identity() | {"rows": digest_columns(rows, self.columns)}, indent=2
         )
         file = folder / MADE_OF
         if file.is_file():
@@ -200,7 +200,7 @@ class LearningPercentage(ModelSettings):
                     f"{str(folder)!r} holds a training on other rows or settings: use another folder"
                 )
             return
-        with whole_file(file) as unfinished:
+        with atomic_write(file) as unfinished:
             unfinished.write_text(made_of)
 
     def _windows_of(self, rows: "Dataset") -> "list[list[Window]]":

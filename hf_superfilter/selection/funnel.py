@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..base import Settings
-from ..checks import place_of
+from ..checks import folder_or_url
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -129,7 +129,7 @@ def select(
         steps.append(Step(_name_of(selector), len(pool), len(rows), by, facts, largest, entry))
         pool = rows
     return Selection(
-        table, pool, tuple(steps), dropped_by, place_of(run) if run is not None else None
+        table, pool, tuple(steps), dropped_by, folder_or_url(run) if run is not None else None
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_superfilter.runs.store import whole_file
+from hf_superfilter.runs.store import atomic_write
 
 from .card import EMBEDDED, write_card
 from .corpus import documents
@@ -160,7 +160,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
         }
-        with whole_file(self.checkpoint) as unfinished:
+        with atomic_write(self.checkpoint) as unfinished:
             torch.save(state | {"step": self.step, "log": self.log}, unfinished)
 
     def learn(self, windows: "torch.Tensor", rate: float) -> float:

@@ -8,7 +8,7 @@ import pytest
 
 from hf_superfilter import Length, Perplexity, TopK, cascade, score, select
 from hf_superfilter.consistency.cascade import wilson
-from hf_superfilter.runs.manifest import read_record
+from hf_superfilter.runs.manifest import read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def test_the_recall_is_what_a_strong_model_on_all_rows_says_of_the_audit(sample,
 def test_a_second_call_goes_on_from_what_is_scored(sample, tmp_path):
     rows = sample.select(range(60))
     first = cascade(rows, Length(), Perplexity("embedded:weak"), folder=tmp_path, audit=10)
-    before = read_record(tmp_path)
+    before = read_manifest(tmp_path)
     again = cascade(rows, Length(), Perplexity("embedded:weak"), folder=tmp_path, audit=10)
-    assert read_record(tmp_path) == before
+    assert read_manifest(tmp_path) == before
     assert (
         again.selection.rows.tolist() == first.selection.rows.tolist()
         and again.recall == first.recall

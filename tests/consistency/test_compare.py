@@ -8,7 +8,7 @@ import pytest
 from hf_superfilter import Perplexity, compare_models, rank_consistency
 from hf_superfilter.consistency.compare import figures_table, verdict
 from hf_superfilter.consistency.plots import agreement_picture, matrix_picture
-from hf_superfilter.runs.manifest import read_record
+from hf_superfilter.runs.manifest import read_manifest
 
 MODELS = ("embedded:weak", "embedded:strong")
 
@@ -43,9 +43,9 @@ def test_the_matrix_is_symmetric_with_ones_on_its_diagonal(compared):
 
 def test_a_third_model_joins_and_the_scores_of_the_first_two_are_used_again(sample, gpt2, tmp_path):
     compare_models(sample, MODELS, tmp_path, sample=40, resamples=20)
-    before = read_record(tmp_path)["scorers"]
+    before = read_manifest(tmp_path)["scorers"]
     three = compare_models(sample, [gpt2, *MODELS], tmp_path, sample=40, resamples=20)
-    after = read_record(tmp_path)["scorers"]
+    after = read_manifest(tmp_path)["scorers"]
     assert len(three.agreements) == 3 and three.matrix().shape == (3, 3)
     assert {name: entry for name, entry in after.items() if name in before} == before
     picture = matrix_picture(three)

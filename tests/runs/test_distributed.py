@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 import torch
 
-from hf_superfilter.runs.distributed import agree_on_name
+from hf_superfilter.runs.distributed import rendezvous_name
 
 SOON = timedelta(seconds=20)
 
@@ -14,7 +14,7 @@ SOON = timedelta(seconds=20)
 def meet(store, numbers, count, timeout=SOON):
     with ThreadPoolExecutor(count) as threads:
         return list(
-            threads.map(lambda number: agree_on_name(store, number, count, timeout), numbers)
+            threads.map(lambda number: rendezvous_name(store, number, count, timeout), numbers)
         )
 
 
@@ -32,15 +32,15 @@ def test_a_call_that_a_dead_first_process_left_unconfirmed_is_passed_over():
     store = torch.distributed.HashStore()
     store.set("call", "of the dead")
     with ThreadPoolExecutor(2) as threads:
-        other = threads.submit(agree_on_name, store, 1, 2, SOON)
+        other = threads.submit(rendezvous_name, store, 1, 2, SOON)
         store.wait(["of the dead/1"], SOON)  # it answers the old call first
-        first = threads.submit(agree_on_name, store, 0, 2, SOON)
+        first = threads.submit(rendezvous_name, store, 0, 2, SOON)
         assert first.result() == other.result() != "of the dead"
 
 
 def test_whoever_does_not_come_is_named():
     short = timedelta(seconds=0.3)
     with pytest.raises(TimeoutError, match=r"process 1, 2 of 3 did not come within 0:00:00\.3"):
-        agree_on_name(torch.distributed.HashStore(), 0, 3, short)
+        rendezvous_name(torch.distributed.HashStore(), 0, 3, short)
     with pytest.raises(TimeoutError, match="the first process did not come"):
-        agree_on_name(torch.distributed.HashStore(), 1, 3, short)
+        rendezvous_name(torch.distributed.HashStore(), 1, 3, short)

@@ -16,7 +16,7 @@ from datasets import Dataset, concatenate_datasets
 
 from hf_superfilter import IFD, Length, score
 from hf_superfilter.runs import manifest as record
-from hf_superfilter.runs.manifest import digest_of, note_scorer, open_record, read_record
+from hf_superfilter.runs.manifest import digest_columns, open_manifest, read_manifest, record_scorer
 from hf_superfilter.runs.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def test_rows_behind_an_indices_mapping_keep_their_order(tmp_path, rows):
 
 def test_the_record_says_what_was_scored_with_what(tmp_path, rows):
     score(rows, [IFD("embedded:weak")], tmp_path)
-    record = read_record(tmp_path)
+    record = read_manifest(tmp_path)
     ifd = record["scorers"]["ifd"]
     assert record["rows"] == 50 and ifd["rows"] == 50
     assert ifd["scorer"] == {"IFD": {"model": "embedded:weak"}}
@@ -77,7 +77,7 @@ def test_the_record_says_what_was_scored_with_what(tmp_path, rows):
 
 def test_a_plain_function_is_a_scorer(tmp_path, rows):
     assert score(rows, [shout], tmp_path)["shout"][:] == [len(r) * 2 for r in rows["response"][:]]
-    assert read_record(tmp_path)["scorers"]["shout"]["columns"] == ["shout"]
+    assert read_manifest(tmp_path)["scorers"]["shout"]["columns"] == ["shout"]
 
 
 def test_a_later_scorer_sees_the_columns_of_those_before_it(tmp_path, rows):
@@ -181,7 +181,7 @@ def test_two_runs_on_one_folder_keep_both_records(tmp_path, rows):
         return {"slow": [1.0] * len(batch["response"])}
 
     score(rows, [slow], tmp_path)
-    assert set(read_record(tmp_path)["scorers"]) == {"slow", "length"}
+    assert set(read_manifest(tmp_path)["scorers"]) == {"slow", "length"}
 
 
 def test_opening_a_finished_run_again_keeps_what_it_was_made_with(tmp_path, rows):
@@ -213,7 +213,7 @@ def test_a_run_that_went_on_in_other_arithmetic_says_so(tmp_path, rows):
 
     with pytest.warns(UserWarning, match="different arithmetic"):
         score(rows, [Changing()], tmp_path, chunk_size=20)
-    assert read_record(tmp_path)["scorers"]["x"]["made_with"]["dtype"] == "float32; bfloat16"
+    assert read_manifest(tmp_path)["scorers"]["x"]["made_with"]["dtype"] == "float32; bfloat16"
 
 
 def test_a_column_that_is_there_already_is_never_written_over(tmp_path, rows):
@@ -265,13 +265,18 @@ def test_all_rows_undefined_is_a_warning_with_the_reasons(tmp_path):
 
 def test_equal_rows_have_equal_digests_whatever_their_layout(rows):
     copy = Dataset.from_list(rows.to_list())
-    assert digest_of(rows, ["prompt", "response"]) == digest_of(copy, ["prompt", "response"])
-    assert digest_of(rows, ["prompt"]) != digest_of(rows.select(range(49)), ["prompt"])
+    assert digest_columns(rows, ["prompt", "response"]) == digest_columns(
+        copy, ["prompt", "response"]
+    )
+    assert digest_columns(rows, ["prompt"]) != digest_columns(rows.select(range(49)), ["prompt"])
     alike = [["ab", "", None], ["a", "b", None], ["ab", None, ""], ["ab", "", ""]]
-    assert len({digest_of(Dataset.from_dict({"text": texts}), ["text"]) for texts in alike}) == 4
+    assert (
+        len({digest_columns(Dataset.from_dict({"text": texts}), ["text"]) for texts in alike}) == 4
+    )
     vectors = [[[1.0], [2.0, 3.0]], [[1.0, 2.0], [3.0]], [[1.0], [2.0, 3.5]]]
     assert (
-        len({digest_of(Dataset.from_dict({"vector": rows}), ["vector"]) for rows in vectors}) == 3
+        len({digest_columns(Dataset.from_dict({"vector": rows}), ["vector"]) for rows in vectors})
+        == 3
     )
 
 
@@ -335,7 +340,7 @@ def test_run_json_is_json(tmp_path, rows):
     score(rows, [Length()], tmp_path)
     json.loads((tmp_path / "run.json").read_text())
     with pytest.raises(FileNotFoundError, match="not a run folder"):
-        read_record(tmp_path / "length")
+        read_manifest(tmp_path / "length")
     for damage in ('{"rows": ', "[1]"):
         (tmp_path / "run.json").write_text(damage)
         with pytest.raises(ValueError, match=r"run\.json' is damaged"):
@@ -344,9 +349,9 @@ def test_run_json_is_json(tmp_path, rows):
 
 def test_a_record_that_another_process_wrote_from_an_older_look_is_put_right(tmp_path, monkeypatch):
     store, write, late = Store(tmp_path), record._write, []
-    open_record(store, 3, 10)
-    note_scorer(store, "one", {"rows": 3})
-    stale = read_record(tmp_path)
+    open_manifest(store, 3, 10)
+    record_scorer(store, "one", {"rows": 3})
+    stale = read_manifest(tmp_path)
 
     def overtaken(store, new):
         write(store, new)
@@ -355,5 +360,5 @@ def test_a_record_that_another_process_wrote_from_an_older_look_is_put_right(tmp
             write(store, stale)
 
     monkeypatch.setattr(record, "_write", overtaken)
-    note_scorer(store, "two", {"rows": 3})
-    assert late and read_record(tmp_path)["scorers"] == {"one": {"rows": 3}, "two": {"rows": 3}}
+    record_scorer(store, "two", {"rows": 3})
+    assert late and read_manifest(tmp_path)["scorers"] == {"one": {"rows": 3}, "two": {"rows": 3}}

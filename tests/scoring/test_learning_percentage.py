@@ -29,7 +29,7 @@ from hf_superfilter import (
 )
 from hf_superfilter.models import causal_lm as models
 from hf_superfilter.reports.summary import facts_of
-from hf_superfilter.runs.manifest import read_record
+from hf_superfilter.runs.manifest import read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_score_trains_first_and_counts_what_lies_outside_zero_and_one(tmp_path, 
         "embedded:weak", epochs=2, checkpoints=[embedded_model("strong"), llama]
     )
     table = score(rows, [odd], tmp_path)
-    entry, values = read_record(tmp_path)["scorers"]["lp"], np.array(table["lp_1"][:])
+    entry, values = read_manifest(tmp_path)["scorers"]["lp"], np.array(table["lp_1"][:])
     assert entry["beyond"] == {
         "below 0": int((values < 0).sum()),
         "above 1": int((values > 1).sum()),
@@ -237,7 +237,7 @@ def test_the_table_of_score_is_that_of_prepare(run, prepared, rows):
     columns = prepared(rows[:])
     for name in columns:
         np.testing.assert_array_equal(np.array(table[name][:]), np.array(columns[name]))
-    entry = read_record(folder)["scorers"]["lp"]
+    entry = read_manifest(folder)["scorers"]["lp"]
     assert entry["made_with"]["training_steps"] == 9 and entry["made_with"]["training_seconds"] > 0
     assert (
         entry["made_with"]["dtype"] == "float32"
@@ -290,7 +290,7 @@ def test_report_and_facts_tell_of_the_training(tmp_path, run):
     table, folder = run
     selection = select(table, [TopK("lp_1", 5, largest=False)], run=folder)
     facts = facts_of(selection)
-    assert facts["beyond"] == {"lp_1": read_record(folder)["scorers"]["lp"]["beyond"]}
+    assert facts["beyond"] == {"lp_1": read_manifest(folder)["scorers"]["lp"]["beyond"]}
     (cost,) = facts["cost"]
     assert cost["seconds"] > cost["training_seconds"] > 0
     page = write_report(selection, tmp_path / "report.html").read_text()

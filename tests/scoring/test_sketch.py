@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 from vectors import mixture, table_of
 
 from hf_superfilter import Density, score
-from hf_superfilter.runs.manifest import digest_of
+from hf_superfilter.runs.manifest import digest_columns
 from hf_superfilter.scoring._sketch import (
     Sketch,
     auto_bandwidth,
@@ -243,7 +243,7 @@ def test_float16_fixed_and_plain_lists_give_the_same_densities(tmp_path):
         for i, table in enumerate(tables)
     ]
     assert densities[0] == densities[1] == densities[2]
-    assert len({digest_of(table, ["embedding"]) for table in tables}) == 1
+    assert len({digest_columns(table, ["embedding"]) for table in tables}) == 1
 
 
 def test_density_does_not_depend_on_chunks_and_map_gives_what_score_gives(tmp_path):
@@ -338,6 +338,6 @@ def test_the_digest_of_vectors_sees_every_number_and_every_null():
         [[1.0, 2.0], [3.5]], [[1.0, 2.0], [], [3.0]],
     ]  # fmt: skip
     digests = [
-        digest_of(Dataset.from_dict({"embedding": cells}), ["embedding"]) for cells in tables
+        digest_columns(Dataset.from_dict({"embedding": cells}), ["embedding"]) for cells in tables
     ]
     assert len(set(digests)) == len(tables)
