@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import did_you_mean
 from ..reports.jinja import as_markdown, render
-from .front_matter import body_of, read_metadata, with_metadata, with_section
+from .front_matter import body_of, read_metadata, set_metadata, set_section
 
 TAGS = ["hf_superfilter", "superfilter"]
 NO_DERIVATIVES = "-nd-"  # the Creative Commons licences that forbid to share an adapted work
@@ -102,11 +102,11 @@ def merged_card(
         config["config_name"] for config in configs
     }:
         shared["size_categories"] = [_size_category(sum(rows_of(info) or 0 for info in infos))]
-    text = with_metadata(text, shared)
+    text = set_metadata(text, shared)
     if not body_of(text).strip():
         text += f"# {as_markdown(home.rstrip('/').split('/')[-1])}\n"
     for split, facts in splits.items():
-        text = with_section(text, f"{name}/{split}", section(name, split, facts, home))
+        text = set_section(text, f"{name}/{split}", section(name, split, facts, home))
     return text
 
 

@@ -1,91 +1,83 @@
-"""A dataset card as text: YAML between two lines of `---`, then Markdown; what is not replaced stays as it is."""
+"""Read and change the text of a dataset card, and keep what is not changed.
+
+A card is YAML between two lines of `---`, then Markdown.
+"""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-from ..yaml_io import dump_yaml
+from ..errors import SuperfilterError
+from ..yaml_io import check_bounds, dump_with, dump_yaml, quoted
 
 BEGIN, END = "<!-- hf_superfilter: {} -->", "<!-- /hf_superfilter: {} -->"
+HEAD = "the YAML at the head of README.md"
+WIDTH = 10_000  # no text of a card is folded
 _FRONT = re.compile(
     r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE
 )
+_INDENTED_LIST = re.compile(r"^( *)[^\s#-][^\n]*:[ \t]*\r?\n\1( +)- ", re.MULTILINE)
 
 
-def card_text(data: bytes) -> str:
-    """A card as it lies in a repository, its ends of lines as they are.
+def decode_card(data: bytes) -> str:
+    """Decode a card, and keep its line ends.
 
     Raises:
-        ValueError: it is not UTF-8.
+        SuperfilterError: it is not UTF-8.
     """
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"README.md is not UTF-8 text ({error}): save it as that first") from error
+        raise SuperfilterError(
+            f"README.md is not UTF-8 text ({error}): save it as that first"
+        ) from error
 
 
 def read_metadata(text: str) -> dict[str, Any]:
-    """The YAML at the head of a card, {} where there is none.
+    """Parse the YAML at the head of a card as the Hub and `datasets` do; {} without any.
 
     Raises:
-        ValueError: it is not YAML, or no mapping.
+        SuperfilterError: it is not YAML, is no mapping, or exceeds a bound of `check_bounds`.
 
     Example:
-        >>> read_metadata("---\\nlicense: mit\\n---\\n# Rows\\n")
-        {'license': 'mit'}
+        >>> read_metadata("---\\nlicense: mit\\nlanguage: no\\n---\\n# Rows\\n")
+        {'license': 'mit', 'language': 'no'}
     """
-    found = _FRONT.match(text)
-    try:
-        metadata = _loaded(found[1]) if found else {}
-    except yaml.YAMLError as error:
-        raise ValueError(
-            f"the YAML at the head of README.md is damaged: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(metadata, dict):
-        raise ValueError(
-            f"the YAML at the head of README.md is no mapping, but {str(metadata)[:60]!r}"
-        )
-    return metadata
+    return _parse_front(_front_of(text))
 
 
-def with_metadata(text: str, changed: Mapping[str, Any]) -> str:
-    """A card with some keys of its YAML set, each in its place; all the others keep their very text, with comments.
+def set_metadata(text: str, changes: Mapping[str, Any]) -> str:
+    """Set keys of a card's YAML; comments and the text of every other key stay.
 
     Example:
-        >>> print(with_metadata("---\\nlanguage: no  # Norwegian\\ntags: []\\n---\\nRows.", {"tags": ["a"]}))
+        >>> card = "---\\nlanguage: no  # Norwegian\\ntags: [b]  # ours\\n---\\nRows."
+        >>> print(set_metadata(card, {"tags": ["a"]}))
         ---
         language: no  # Norwegian
-        tags:
-        - a
+        tags: [a]    # ours
         ---
         Rows.
     """
-    before = read_metadata(text)
-    found = _FRONT.match(text)
-    new = {
-        key: value for key, value in changed.items() if key not in before or before[key] != value
-    }
-    blocks = _blocks(found[1] if found else "")
-    front = "".join(_dumped({key: new.pop(key)}) if key in new else lines for key, lines in blocks)
-    front += _dumped(new) if new else ""
-    if not _means(
-        front, {**before, **changed}
-    ):  # a layout that cannot be cut by lines, such as one { } over all
-        front = _dumped({**before, **changed})
-    return f"---\n{front}---\n{body_of(text)}"
+    front = _front_of(text)
+    before = _parse_front(front)
+    wanted = {**before, **changes}
+    changed = {key: value for key, value in changes.items() if before.get(key, ...) != value}
+    new_front = _edit_blocks(front, changed)
+    # A layout that cannot be edited key by key, such as { } around all, is written anew.
+    if not _is_equal(new_front, wanted):
+        new_front = dump_yaml(wanted, WIDTH)
+    return f"---\n{new_front}---\n{body_of(text)}"
 
 
-def with_section(text: str, name: str, section: str) -> str:
-    """A card whose section `name` is this one: in the old one's place, else at the end.
+def set_section(text: str, name: str, section: str) -> str:
+    """Replace the section of a name in a card, or append it.
 
     A section stands between two comments, each a line of its own, which data in it cannot imitate:
     a whole line that looks like one is indented.
 
     Example:
-        >>> card = with_section("# Rows\\n", "ifd-10", "The best 10%.")
-        >>> with_section(card, "ifd-10", "Better.") == with_section("# Rows\\n", "ifd-10", "Better.")
+        >>> card = set_section("# Rows\\n", "ifd-10", "The best 10%.")
+        >>> set_section(card, "ifd-10", "Better.") == set_section("# Rows\\n", "ifd-10", "Better.")
         True
     """
     inner = re.sub(r"^(?=<!-- /?hf_superfilter: )", " ", section.strip("\n"), flags=re.MULTILINE)
@@ -93,63 +85,177 @@ def with_section(text: str, name: str, section: str) -> str:
     whole = f"{begin}\n{inner}\n\n{end}\n"
     first, last = (rf"^{re.escape(mark)}[ \t]*(?:\r?\n|\Z)" for mark in (begin, end))
     both = rf"{first}(?:(?!{first}).)*?{last}"  # not from a beginning that has lost its end
-    found = re.search(both, text, re.DOTALL | re.MULTILINE)
-    if found:
-        return text[: found.start()] + whole + text[found.end() :]
-    gap = "" if not text or text.endswith("\n\n") else "\n" if text.endswith("\n") else "\n\n"
-    return f"{text}{gap}{whole}"
+    old = re.search(both, text, re.DOTALL | re.MULTILINE)
+    if old:
+        return text[: old.start()] + whole + text[old.end() :]
+    if not text or text.endswith("\n\n"):
+        return text + whole
+    if text.endswith("\n"):
+        return f"{text}\n{whole}"
+    return f"{text}\n\n{whole}"
 
 
 def body_of(text: str) -> str:
-    """A card's Markdown, after its YAML."""
-    found = _FRONT.match(text)
-    return text[found.end() :] if found else text
+    """Return a card's Markdown, after its YAML."""
+    match = _FRONT.match(text)
+    return text[match.end() :] if match else text
 
 
-def _blocks(front: str) -> list[tuple[str | None, str]]:
-    """The YAML's top-level entries as (key, their lines); comments above a key stand alone, under None."""
-    root = yaml.compose(front)
-    if root is None:
-        return [(None, front)]
-    keys = (
-        [key for key, _ in root.value]
-        if isinstance(root, yaml.MappingNode) and not root.flow_style
-        else []
-    )
-    starts = [key.start_mark.index for key in keys]
-    blocks: list[tuple[str | None, str]] = [(None, front[: starts[0]])] if starts else []
-    for key, start, stop in zip(keys, starts, [*starts, len(front)][1:], strict=True):
-        lines = front[start:stop].splitlines(keepends=True)
-        own = len(lines)
-        while own and (not lines[own - 1].strip() or lines[own - 1].startswith("#")):
-            own -= 1
-        blocks += [(key.value, "".join(lines[:own])), (None, "".join(lines[own:]))]
-    return [
-        (key, lines if lines.endswith("\n") else lines + "\n") for key, lines in blocks if lines
-    ]
+def _front_of(text: str) -> str:
+    match = _FRONT.match(text)
+    return match[1] if match else ""
 
 
-def _loaded(front: str) -> Any:
-    """What YAML says, {} for nothing; the language `no` is Norwegian, though YAML 1.1 reads it as false."""
-    metadata = yaml.safe_load(front) or {}
-    if isinstance(metadata, dict) and "language" in metadata:
-        given = metadata["language"]
-        codes = [
-            "no" if code is False else code
-            for code in (given if isinstance(given, list) else [given])
-        ]
-        metadata["language"] = codes if isinstance(given, list) else codes[0]
+def _parse_front(front: str) -> dict[str, Any]:
+    """Parse front matter with the parser of the Hub's clients, which is PyYAML's."""
+    import yaml
+
+    check_bounds(front, HEAD)
+    try:
+        metadata = yaml.safe_load(front)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise SuperfilterError(f"{HEAD} is damaged: {reason}") from error
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict):
+        raise SuperfilterError(f"{HEAD} is no mapping, but {str(metadata)[:60]!r}")
+    if "language" in metadata:
+        metadata["language"] = _languages(metadata["language"])
     return metadata
 
 
-def _means(front: str, wanted: Mapping[str, Any]) -> bool:
-    """Whether YAML says what is wanted; compared as text, in which two nan are equal."""
+def _languages(value: Any) -> Any:
+    """Return language codes as text: Norwegian is `no`, which YAML 1.1 reads as false."""
+    if isinstance(value, list):
+        return [_languages(code) for code in value]
+    return "no" if value is False else value
+
+
+def _edit_blocks(front: str, changed: Mapping[str, Any]) -> str:
+    """Edit the lines of each changed key where they are, and append those of new keys."""
+    lines = ""
+    new = dict(changed)
+    for key, block in _blocks(front):
+        if key in new:
+            own = _without_end(block)
+            block = _round_trip(own, key, new.pop(key)) + block[len(own) :]
+        lines += block
+    if lines and not lines.endswith("\n"):
+        lines += "\n"
+    return lines + (dump_yaml(new, WIDTH) if new else "")
+
+
+def _blocks(front: str) -> list[tuple[str | None, str]]:
+    """Cut front matter into (key, its lines); what stands before the first key is under None."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.nodes import MappingNode
+
+    root = YAML(typ="rt", pure=True).compose(front)
+    if not isinstance(root, MappingNode) or root.flow_style or not root.value:
+        return [(None, front.removesuffix("...\n"))]
+    starts = [key.start_mark.index for key, _ in root.value]
+    blocks: list[tuple[str | None, str]] = [(None, front[: starts[0]])]
+    for (key, _), start, stop in zip(root.value, starts, [*starts[1:], len(front)], strict=True):
+        blocks.append((key.value, front[start:stop].removesuffix("...\n")))
+    return blocks
+
+
+def _without_end(block: str) -> str:
+    """Return a block without the comments and empty lines after it, which are about the next key."""
+    lines = block.splitlines(keepends=True)
+    while lines and (not lines[-1].strip() or lines[-1].startswith("#")):
+        lines.pop()
+    return "".join(lines)
+
+
+def _round_trip(block: str, key: str, value: Any) -> str:
+    """Set the one key of a block with ruamel.yaml, which keeps comments, quotes and order."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    yaml = YAML(typ="rt", pure=True)
+    yaml.Resolver = _text_resolver()
+    yaml.preserve_quotes = True
+    yaml.width = WIDTH
+    indented = _INDENTED_LIST.search(block)
+    if indented:
+        dash = len(indented[2])
+        yaml.indent(mapping=2, sequence=dash + 2, offset=dash)
     try:
-        found = _loaded(front)
-    except yaml.YAMLError:  # the anchor of an alias went with its key
+        document = yaml.load(block)
+    except YAMLError:  # an alias whose anchor stands in another block
+        return dump_yaml({key: value}, WIDTH)
+    document[key] = _merge(document[key], value)
+    return dump_with(yaml, document)
+
+
+def _merge(old: Any, new: Any) -> Any:
+    """Change a parsed value into a plain one in place, so that comments inside it stay."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [key for key in old if key not in new]:
+            del old[key]
+        for key, value in new.items():
+            old[key] = _merge(old.get(key), value)
+        return old
+    if isinstance(old, list) and isinstance(new, list):
+        for place, value in enumerate(new):
+            if place < len(old):
+                old[place] = _merge(old[place], value)
+            else:
+                old.append(_as_text(quoted(value)))
+        del old[len(new) :]
+        return old
+    meaning = _meaning(old)
+    if meaning == new and type(meaning) is type(new):
+        return old  # 1.50 stays 1.50, and "a" in quotes
+    return _as_text(quoted(new))
+
+
+def _meaning(scalar: Any) -> Any:
+    """Return what a scalar read by `_text_resolver` means to the clients."""
+    import yaml
+    from ruamel.yaml.scalarstring import PlainScalarString, ScalarString
+
+    if isinstance(scalar, ScalarString) and not isinstance(scalar, PlainScalarString):
+        return str(scalar)
+    if isinstance(scalar, str):
+        return yaml.safe_load(scalar)
+    return scalar
+
+
+def _as_text(value: Any) -> Any:
+    """Turn numbers, truth values, dates and null into text that `_text_resolver` leaves alone."""
+    if isinstance(value, dict):
+        return {_as_text(key): _as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    if isinstance(value, str):
+        return value
+    return dump_yaml([value]).removeprefix("-").strip() or "null"
+
+
+def _text_resolver() -> type:
+    """Return a resolver to which every unquoted scalar is text, so that it is written as it was read."""
+    from ruamel.yaml.nodes import ScalarNode
+    from ruamel.yaml.resolver import VersionedResolver
+    from ruamel.yaml.tag import Tag
+
+    class TextResolver(VersionedResolver):
+        def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+            if kind is ScalarNode and implicit[0] and value != "":
+                return Tag(suffix="tag:yaml.org,2002:str")
+            return super().resolve(kind, value, implicit)
+
+    return TextResolver
+
+
+def _is_equal(front: str, wanted: Mapping[str, Any]) -> bool:
+    """Compare what YAML means with what is wanted; as text, in which two nan are equal."""
+    import yaml
+
+    try:
+        metadata = _parse_front(front)
+    except SuperfilterError:
         return False
-    return isinstance(found, dict) and yaml.safe_dump(found) == yaml.safe_dump(dict(wanted))
-
-
-def _dumped(values: Mapping[str, Any]) -> str:
-    return dump_yaml(dict(values), width=10_000)
+    return yaml.safe_dump(metadata) == yaml.safe_dump(dict(wanted))

@@ -11,7 +11,7 @@ from ..metrics import metric_path
 from ..revisions import is_commit
 from .card import licence_warning, merged_card
 from .client import one_sentence, patiently
-from .front_matter import card_text, read_metadata
+from .front_matter import decode_card, read_metadata
 from .provenance import CARD
 from .repo_files import SHARD_BYTES, check_folders, check_repo_id, splits_of, write_split
 
@@ -226,7 +226,7 @@ def _commit(
         if CARD in there
         else None
     )
-    before = card_text(Path(card).read_bytes()) if card else ""
+    before = decode_card(Path(card).read_bytes()) if card else ""
     _check_nothing_hidden(repo_id, before, there)
     check_folders(there, before, name, facts, repo_id)
     text = merged_card(before, name, facts, repo_id, set_default)

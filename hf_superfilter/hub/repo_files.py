@@ -19,7 +19,7 @@ from ..reports.summary import facts_of, script_facts, token_facts
 from ..revisions import is_commit
 from ..runs.store import atomic_write
 from .card import configs_of, listed, merged_card, own_splits
-from .front_matter import card_text, read_metadata
+from .front_matter import decode_card, read_metadata
 from .provenance import CARD, own_columns, provenance_of, source_metadata
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def write_repo(
     """
     splits, home = splits_of(selection, name), Path(folder)
     card = home / CARD
-    before = card_text(card.read_bytes()) if card.is_file() else ""
+    before = decode_card(card.read_bytes()) if card.is_file() else ""
     there = [file.relative_to(home).as_posix() for file in (home / name).rglob("*")]
     check_folders(there, before, name, splits, str(folder))
     home.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from hf_superfilter.hub.front_matter import (
     body_of,
-    card_text,
+    decode_card,
     read_metadata,
-    with_metadata,
-    with_section,
+    set_metadata,
+    set_section,
 )
 
 CARD = """---
@@ -68,8 +68,8 @@ def card_of(metadata, body, end, **style):
 
 
 def test_a_key_is_set_in_its_place_and_every_other_line_stays():
-    assert with_metadata(CARD, {"tags": ["one"], "pretty_name": "Rows"}) == CARD.replace(
-        '- one   # two\n- "three"\n', "- one\n"
+    assert set_metadata(CARD, {"tags": ["one"], "pretty_name": "Rows"}) == CARD.replace(
+        '- "three"\n', ""
     ).replace("# at the end\n", "# at the end\npretty_name: Rows\n")
 
 
@@ -80,16 +80,77 @@ def test_a_value_that_is_there_already_keeps_its_text():
         "tags": ["one", "three"],
         "configs": read_metadata(CARD)["configs"],
     }
-    assert with_metadata(CARD, same) == CARD
+    assert set_metadata(CARD, same) == CARD
+
+
+COMMENTED = """---
+configs:
+# about the raw rows
+- config_name: raw   # as collected
+  data_files:        # two files
+  - split: train
+    path: raw/*.csv  # semicolons
+  version: 1.10.0
+  sep: "\\t"
+
+# about the columns
+dataset_info:
+  config_name: raw
+  features:
+  - name: q          # the question
+    dtype: string
+---
+"""
+
+
+def test_comments_inside_a_changed_key_stay():
+    metadata = read_metadata(COMMENTED)
+    best = {"config_name": "no", "data_files": [{"split": "train", "path": "1e3/*.parquet"}]}
+    after = set_metadata(COMMENTED, {"configs": [*metadata["configs"], best]})
+    added = "- config_name: 'no'\n  data_files:\n  - split: train\n    path: 1e3/*.parquet\n"
+    assert after == COMMENTED.replace("\n\n# about the col", f"\n{added}\n# about the col")
+    infos = [metadata["dataset_info"], {"config_name": "no", "rate": 2e-5}]
+    after = set_metadata(COMMENTED, {"dataset_info": infos})
+    assert read_metadata(after)["dataset_info"] == infos
+    assert yaml.safe_load("rate: 2.0e-05") == {"rate": 2e-5}
+    assert "2.0e-05" in after
+
+
+@pytest.mark.parametrize("text", ["no", "on", "y", "1e3", "2e-5", "0o17", "1:30", "2024-01-31", "~"])
+def test_text_that_yaml_could_take_for_something_else_is_quoted(text):
+    after = set_metadata("---\nb: 2\n---\n", {"a": [text, {text: text}]})
+    assert yaml.safe_load(after.split("---\n")[1])["a"] == [text, {text: text}]
+    assert f"'{text}'" in after
+
+
+def bomb(levels=9):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]\n"]
+    for level in range(1, levels):
+        lines.append(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n")
+    return "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (bomb(), "holds more than 200,000 values, aliases expanded"),
+        ("a: &a [*a]\n", "holds the alias \\*a to nothing, or to what it stands in"),
+        ("a: " + "[" * 70 + "]" * 70 + "\n", "holds more than 64 levels"),
+        ("a: '" + "x" * 2_000_000 + "'\n", "has 2,000,006 characters"),
+    ],
+)
+def test_a_head_that_explodes_is_refused_before_it_is_built(head, said):
+    with pytest.raises(ValueError, match=f"^the YAML at the head of README.md {said}"):
+        read_metadata(f"---\n{head}---\n")
 
 
 def test_norwegian_is_a_language_and_not_false():
     for head in ("language: no\n", "language:\n- en\n- no\n", "language: [no]\n"):
         found = read_metadata(f"---\n{head}---\n")["language"]
         assert found in ("no", ["en", "no"], ["no"])
-        assert head in with_metadata(f"---\n{head}---\n", {"tags": []})
+        assert head in set_metadata(f"---\n{head}---\n", {"tags": []})
     assert (
-        with_metadata("---\n{language: no, x: 1}\n---\n", {"x": 2})
+        set_metadata("---\n{language: no, x: 1}\n---\n", {"x": 2})
         == "---\nlanguage: 'no'\nx: 2\n---\n"
     )
 
@@ -100,7 +161,7 @@ def test_norwegian_is_a_language_and_not_false():
         ("", "a: 1\n"),
         ("# only a comment\n", "# only a comment\na: 1\n"),
         ("{b: 2, a: 0}\n", "b: 2\na: 1\n"),
-        ("'a': 0\nb: 2\n", "a: 1\nb: 2\n"),
+        ("'a': 0\nb: 2\n", "'a': 1\nb: 2\n"),
         ("? a\n: 0\n", "a: 1\n"),
         ("b: &x [1]\na: *x\n", "b: &x [1]\na: 1\n"),
         ("a: &x [1]\nb: *x\n", "a: 1\nb:\n- 1\n"),
@@ -113,7 +174,7 @@ def test_norwegian_is_a_language_and_not_false():
     ],
 )
 def test_layouts_of_every_kind_say_the_same_afterwards(head, after):
-    assert with_metadata(f"---\n{head}---\nBody\r\n", {"a": 1}) == f"---\n{after}---\nBody\r\n"
+    assert set_metadata(f"---\n{head}---\nBody\r\n", {"a": 1}) == f"---\n{after}---\nBody\r\n"
 
 
 @pytest.mark.parametrize(
@@ -121,14 +182,14 @@ def test_layouts_of_every_kind_say_the_same_afterwards(head, after):
 )
 def test_a_card_without_a_head_gets_one(text):
     assert read_metadata(text) == {}
-    assert with_metadata(text, {"a": 1}) == f"---\na: 1\n---\n{text}"
+    assert set_metadata(text, {"a": 1}) == f"---\na: 1\n---\n{text}"
 
 
 @pytest.mark.parametrize("before", ["\ufeff", "\n\n", " \n", "\ufeff\n"])
 def test_what_stands_before_the_head_hides_it_from_no_one_afterwards(before):
     text = before + "---\nb: 2\n---\nBody"
     assert read_metadata(text) == {"b": 2}
-    assert with_metadata(text, {"a": 1}) == "---\nb: 2\na: 1\n---\nBody"
+    assert set_metadata(text, {"a": 1}) == "---\nb: 2\na: 1\n---\nBody"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +204,7 @@ def test_what_stands_before_the_head_hides_it_from_no_one_afterwards(before):
     ],
 )
 def test_a_damaged_head_is_one_sentence(text, said):
-    for use in (read_metadata, lambda text: with_metadata(text, {"a": 1})):
+    for use in (read_metadata, lambda text: set_metadata(text, {"a": 1})):
         with pytest.raises(
             ValueError, match=r"^the YAML at the head of README\.md " + said
         ) as error:
@@ -152,11 +213,11 @@ def test_a_damaged_head_is_one_sentence(text, said):
 
 
 def test_bytes_that_are_no_text_are_one_sentence():
-    assert card_text("é\r\n\u2028".encode()) == "é\r\n\u2028"
+    assert decode_card("é\r\n\u2028".encode()) == "é\r\n\u2028"
     with pytest.raises(
         ValueError, match=r"^README\.md is not UTF-8 text .*: save it as that first$"
     ):
-        card_text(b"\xff")
+        decode_card(b"\xff")
 
 
 @settings(deadline=None)  # other work on the machine is no failure
@@ -165,21 +226,21 @@ def test_every_foreign_key_keeps_its_value_and_the_body_its_bytes(
     before, changed, body, end, style
 ):
     text = card_of(before, body, end, **style)
-    after = with_metadata(text, changed)
+    after = set_metadata(text, changed)
     wanted = {
         **read_metadata(text),
         **changed,
     }  # what PyYAML wrote of the line ends of Unicode is not `before`
     assert repr(read_metadata(after)) == repr(wanted) or read_metadata(after) == wanted
     assert body_of(after) == body
-    assert with_metadata(after, changed) == after
+    assert set_metadata(after, changed) == after
 
 
 @settings(deadline=None)  # other work on the machine is no failure
 @given(mappings, st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), texts)
 def test_lines_of_other_keys_stay_as_they_were(before, value, body):
     blocks = [yaml.safe_dump({key: kept}) + "# about the next\n\n" for key, kept in before.items()]
-    after = with_metadata("---\n" + "".join(blocks) + "---\n" + body, {"ours-1": value})
+    after = set_metadata("---\n" + "".join(blocks) + "---\n" + body, {"ours-1": value})
     assert after.startswith("---\n" + "".join(blocks))
     assert read_metadata(after)["ours-1"] == value
 
@@ -191,10 +252,10 @@ def test_lines_of_other_keys_stay_as_they_were(before, value, body):
 @given(texts, names, texts, texts)
 def test_a_section_replaces_itself_and_nothing_else(text, name, one, two):
     assume(f"<!-- hf_superfilter: {name} -->" not in text)
-    once = with_section(text, name, one)
+    once = set_section(text, name, one)
     assert once.startswith(text)
-    assert with_section(once, name, one) == once
-    assert with_section(with_section(once, name, two), name, one) == once
+    assert set_section(once, name, one) == once
+    assert set_section(set_section(once, name, two), name, one) == once
 
 
 @settings(deadline=None)  # other work on the machine is no failure
@@ -208,20 +269,20 @@ def test_sections_among_text_by_hand_are_replaced_each_in_its_place(sections, by
     assume("<!-- " not in by_hand)
     text = "# Rows\n"
     for name, section in sections:
-        text = with_section(text, name, section) + by_hand + "\n"
+        text = set_section(text, name, section) + by_hand + "\n"
     name, old = data.draw(st.sampled_from(sections))
-    changed = with_section(text, name, new)
-    assert with_section(changed, name, old) == text
+    changed = set_section(text, name, new)
+    assert set_section(changed, name, old) == text
     assert changed.count(by_hand) >= len(sections)
     for other, section in sections:
-        inside = with_section("", other, new if other == name else section)
+        inside = set_section("", other, new if other == name else section)
         assert inside in changed
 
 
 @settings(deadline=None)  # other work on the machine is no failure
 @given(texts, names)
 def test_no_line_of_a_section_ends_or_begins_one(section, name):
-    text = with_section("# Rows\n", name, section)
+    text = set_section("# Rows\n", name, section)
     assert re.findall(r"^<!-- /?hf_superfilter: .* -->$", text, re.MULTILINE) == [
         f"<!-- hf_superfilter: {name} -->",
         f"<!-- /hf_superfilter: {name} -->",
@@ -231,8 +292,8 @@ def test_no_line_of_a_section_ends_or_begins_one(section, name):
 def test_a_section_whose_end_was_deleted_swallows_nothing():
     by_hand = "Rest of the old one.\n\nBy hand.\n"
     text = "<!-- hf_superfilter: a/train -->\n" + by_hand
-    once = with_section(text, "a/train", "New.")
-    twice = with_section(once, "a/train", "Newer.")
+    once = set_section(text, "a/train", "New.")
+    twice = set_section(once, "a/train", "Newer.")
     for card in (once, twice):
         assert card.startswith(text)
     assert twice == once.replace("New.", "Newer.")
@@ -240,10 +301,10 @@ def test_a_section_whose_end_was_deleted_swallows_nothing():
 
 def test_comments_with_other_ends_of_lines_and_blanks_are_found():
     card = "A\r\n<!-- hf_superfilter: a/train --> \r\nold\r\n<!-- /hf_superfilter: a/train -->\t\r\nB\r\n"
-    assert with_section(card, "a/train", "new") == (
+    assert set_section(card, "a/train", "new") == (
         "A\r\n<!-- hf_superfilter: a/train -->\nnew\n\n<!-- /hf_superfilter: a/train -->\nB\r\n"
     )
     assert (
-        with_section("<!-- hf_superfilter: a/trainx -->\n", "a/train", "x").count("hf_superfilter")
+        set_section("<!-- hf_superfilter: a/trainx -->\n", "a/train", "x").count("hf_superfilter")
         == 3
     )
