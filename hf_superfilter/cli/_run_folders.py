@@ -1,10 +1,14 @@
-"""What the commands share: reading a run folder, printing and reporting what was selected, writing rows to a file.
+"""Read, show and report run folders, for several commands.
 
 A run folder is text here: a local path or an fsspec URL.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..errors import NotFoundError, SuperfilterError
+from ._terminal import show
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,7 +23,7 @@ WRITERS: dict[str, Any] = {
 
 
 def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) -> bool:
-    """Run a recipe, print what came out, and write the report.
+    """Run a recipe, show what came out, and write the report.
 
     Returns:
         Whether this process did so: of several that were launched only the main one has the table.
@@ -27,69 +31,75 @@ def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) ->
     selection = recipe.run(folder, expect_processes=expect_processes)
     if selection is None:
         return False
-    print_summary(selection, folder)
+    show_summary(selection, folder)
     files = ("scored.parquet", "selected.parquet", "summary.txt")
-    print("files: " + ", ".join(in_folder(folder, name) for name in files))
-    write_and_name_losses(folder)
-    write_and_name_report(selection, folder)
+    show("files: " + ", ".join(in_folder(folder, name) for name in files))
+    report_losses(folder)
+    report_run(selection, folder)
     fail_if_all_undefined(folder)
     return True
 
 
 def in_folder(folder: str, name: str) -> str:
-    """Where a file of a run folder is, to be printed."""
+    """Return the path of a file of a run folder."""
     return f"{folder.rstrip('/')}/{name}"
 
 
 def scored_rows(run: str) -> "Dataset":
-    """The scored rows of a run folder."""
+    """Load the scored rows of a run folder."""
     from ..data.sources import load_rows
     from ..recipes.recipe import FILE, SCORED
     from ..runs.manifest import read_manifest
     from ..runs.store import Store
 
     store = Store(run)
+    if store.has(SCORED) and store.exclusive:
+        return load_rows(store.path(SCORED))
     if store.has(SCORED):
-        return load_rows(store.path(SCORED)) if store.exclusive else _from_bytes(store.read(SCORED))
-    if store.has(FILE) or not all(
-        "seconds" in scorer for scorer in read_manifest(run)["scorers"].values()
-    ):
-        raise FileNotFoundError(
+        return _read_parquet(store.read(SCORED))
+    scorers = read_manifest(run)["scorers"].values()
+    if store.has(FILE) or not all("seconds" in scorer for scorer in scorers):
+        raise NotFoundError(
             f"{run!r} is a run, but holds no {SCORED} yet: finish it with score or run"
         )
-    raise FileNotFoundError(
-        f"{run!r} holds scores but not their rows (no {SCORED}), as score() in Python leaves it: select there, "
-        f"with select(table, selectors, run={run!r}), or make the folder with hf-superfilter score or run"
+    raise NotFoundError(
+        f"{run!r} holds scores but not their rows (no {SCORED}), as score() in Python leaves it: "
+        f"select there, with select(table, selectors, run={run!r}), or make the folder with "
+        "hf-superfilter score or run"
     )
 
 
-def _from_bytes(parquet: bytes) -> "Dataset":
+def _read_parquet(data: bytes) -> "Dataset":
+    """Read a Parquet file that lies in memory.
+
+    Without threads: one that holds the last reference to the bytes while the interpreter ends
+    aborts the process.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import Dataset
 
-    return Dataset(pq.read_table(pa.BufferReader(parquet)))
+    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+    return Dataset(file.read(use_threads=False))
 
 
 def selection_in(run: str) -> "Selection":
-    """The selection that was made in a run folder."""
+    """Select again as a run folder records."""
     from ..recipes.recipe import recorded_recipe
     from ..runs.manifest import read_manifest
     from ..selection.funnel import select as select_rows
 
-    read_manifest(run)
+    read_manifest(run)  # says so where the folder is no run
     table, recipe = scored_rows(run), recorded_recipe(run)
     if recipe is None or not recipe.select:
-        raise ValueError(
+        raise SuperfilterError(
             f"nothing was selected in {run!r} yet: call hf-superfilter select {run} --k 0.10"
         )
     return select_rows(table, recipe.select, run=run)
 
 
 def record_selectors(run: str, selectors: list[Any]) -> None:
-    """The run's recipe, where it has one, now ends in these selectors."""
-    from dataclasses import replace
-
+    """Replace the selectors of a run's recorded recipe, where it has one."""
     from ..recipes.recipe import FILE, recorded_recipe
     from ..runs.store import Store
 
@@ -98,59 +108,58 @@ def record_selectors(run: str, selectors: list[Any]) -> None:
         Store(run).write(FILE, replace(recipe, select=tuple(selectors)).to_yaml().encode())
 
 
-def print_summary(selection: "Selection", folder: str) -> None:
-    """Print a selection's summary, and keep it in the folder."""
+def show_summary(selection: "Selection", folder: str) -> None:
+    """Show a selection's summary, and write it into the folder."""
     from ..reports.html import summarise
     from ..runs.store import Store
 
     text = summarise(selection)
     Store(folder).write("summary.txt", text.encode())
-    print(text)
+    show(text)
 
 
-def write_and_name_report(selection: "Selection", folder: str) -> None:
-    """Write `report.html` and print where it is."""
+def report_run(selection: "Selection", folder: str) -> None:
+    """Write `report.html` into a run folder."""
     from ..reports.html import write_report
     from ..runs.store import Store
 
     with Store(folder).file("report.html") as unfinished:
         write_report(selection, unfinished)
-    print(f"report: {in_folder(folder, 'report.html')}")
+    show(f"report: {in_folder(folder, 'report.html')}")
 
 
-def write_and_name_losses(folder: str) -> None:
-    """Draw the training loss of the scorers that were trained, beside their scores, and print where it is."""
+def report_losses(folder: str) -> None:
+    """Plot the training loss of scorers that were trained, beside their scores."""
     from ..reports.plots import loss_pictures
     from ..runs.store import Store
 
     for name, picture in loss_pictures(folder).items():
         Store(folder).write(f"{name}/loss.png", picture.png)
-        print(f"training loss: {in_folder(folder, f'{name}/loss.png')}")
+        show(f"training loss: {in_folder(folder, f'{name}/loss.png')}")
 
 
-def print_record(folder: str) -> None:
-    """Print a run's record as YAML."""
+def show_manifest(folder: str) -> None:
+    """Show a run's manifest as YAML."""
     from ..runs.manifest import read_manifest
     from ..yaml_io import dump_yaml
 
-    print(dump_yaml(read_manifest(folder)).rstrip())
+    show(dump_yaml(read_manifest(folder)).rstrip())
 
 
 def fail_if_all_undefined(folder: str) -> None:
-    """Refuse a run of which some scorer has no value at all."""
+    """Refuse a run in which some scorer has no value at all."""
     from ..runs.manifest import read_manifest
 
     for name, scorer in read_manifest(folder)["scorers"].items():
         if "undefined" in scorer and scorer["undefined"] == scorer["rows"]:
-            raise ValueError(
-                f"every row of {name!r} is undefined ({scorer.get('status', 'no reason recorded')})"
-            )
+            status = scorer.get("status", "no reason recorded")
+            raise SuperfilterError(f"every row of {name!r} is undefined ({status})")
 
 
 def check_suffix(target: Path) -> None:
     """Refuse a file of a kind that cannot be written."""
     if target.suffix not in WRITERS:
-        raise ValueError(
+        raise SuperfilterError(
             f"cannot write {str(target)!r}: give a file ending in {', '.join(WRITERS)}"
         )
 

@@ -1,15 +1,18 @@
-"""The command line: which commands there are, and how errors are said. What they do stands in `commands/`."""
+"""Define the command line: its commands, its exit codes, and how errors are shown."""
 
 import logging
 import os
 import sys
 import traceback
 import warnings
-from typing import Any, NoReturn
+from importlib.metadata import version
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from . import consistency, hub, runs
+from ..errors import SuperfilterError
+from . import consistency, hub, recipes, runs
+from ._terminal import EscapingFormatter, escape, show
 
 app = typer.Typer(
     help="Pick the best part of a data set with a small model.",
@@ -20,7 +23,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Any] = {
     "demo": runs.demo,
     "run": runs.run,
-    "recipes": runs.recipes,
+    "recipes": recipes.recipes,
     "score": runs.score,
     "select": runs.select,
     "report": runs.report,
@@ -36,42 +39,64 @@ for name, command in COMMANDS.items():
 
 # click's error for a wrong command line; typer brings click along or depends on it, by version
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+# What a user can act on: bad input, files and networks, too little memory. The rest is our defect.
+USER_ERRORS = (SuperfilterError, ValueError, OSError, MemoryError)
+
+
+@app.callback(invoke_without_command=True)
+def show_help_or_version(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Pick the best part of a data set with a small model."""
+    if show_version:
+        show(f"hf-superfilter {version('hf-superfilter')}")
+    elif context.invoked_subcommand is None:
+        show(context.get_help())
 
 
 def main() -> None:
-    """Run the command line: 0 when done, 1 with one sentence for bad input; a defect of ours shows its traceback."""
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-    logger, said = logging.getLogger("hf_superfilter"), logging.StreamHandler(sys.stderr)
-    said.setFormatter(logging.Formatter("%(message)s"))
+    """Run the command line.
+
+    Exits with 0 when done, with 1 and one sentence for bad input, with 130 after Ctrl-C. A defect
+    of ours shows its traceback.
+    """
+    warnings.formatwarning = lambda message, *_: escape(f"warning: {message}") + "\n"
+    logger, handler = logging.getLogger("hf_superfilter"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(EscapingFormatter("%(message)s"))
     logger.setLevel(logging.INFO)
-    logger.addHandler(said)
-    _quiet_where_nobody_looks(logger)
+    logger.addHandler(handler)
+    _hide_progress_without_terminal(logger)
     try:
         sys.exit(app(prog_name="hf-superfilter", standalone_mode=False))
     except USAGE_ERROR as error:
         command = error.ctx.command_path if error.ctx else "hf-superfilter"
-        _end(f"{error.format_message().rstrip('.')}; see {command} --help")
+        _exit_with(f"{error.format_message().rstrip('.')}; see {command} --help")
     except typer.Abort:  # Ctrl-C, as older versions of typer hand it on
         sys.exit(130)
-    except (ValueError, TypeError, OSError, MemoryError) as error:
+    except TypeError as error:
         raised_by = traceback.extract_tb(error.__traceback__)[-1].line or ""
-        if isinstance(error, TypeError) and not raised_by.startswith("raise "):
-            raise  # Python's own complaint about our code; a cell of the wrong type is refused with raise
-        _end(str(error) or type(error).__name__)
+        if not raised_by.startswith("raise "):
+            raise
+        _exit_with(str(error))
+    except USER_ERRORS as error:
+        _exit_with(str(error) or type(error).__name__)
     finally:
-        logger.removeHandler(said)
+        logger.removeHandler(handler)
 
 
-def _quiet_where_nobody_looks(logger: logging.Logger) -> None:
-    """Progress bars of all libraries are for terminals; of several launched processes only the first one talks."""
-    others = os.environ.get("RANK", "0") != "0"
-    if others or not sys.stderr.isatty():
+def _hide_progress_without_terminal(logger: logging.Logger) -> None:
+    """Show progress bars on terminals only, and messages of one of several processes only."""
+    is_other_process = os.environ.get("RANK", "0") != "0"
+    if is_other_process or not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    if others:
+    if is_other_process:
         logger.setLevel(logging.WARNING)
 
 
-def _end(message: str) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+def _exit_with(message: str) -> NoReturn:
+    print(f"error: {escape(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(1)

@@ -1,9 +1,11 @@
-"""consistency: does a weak model rank rows as a strong one does?"""
+"""Define `consistency`: does a weak model rank rows as a strong one does?"""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ._terminal import show
 
 
 def consistency(
@@ -17,16 +19,16 @@ def consistency(
     strong: Annotated[str, typer.Option(help="The strong model.")],
     sample: Annotated[int, typer.Option(help="Rows drawn at random.")] = 500,
     by: Annotated[str, typer.Option(help="ifd or ppl.")] = "ifd",
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
-    folder: Annotated[
-        Path, typer.Option(help="The run folder; scores in it are used again.")
-    ] = Path("runs/consistency"),
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    folder: Annotated[Path, typer.Option(help="The run folder; scores in it are reused.")] = Path(
+        "runs/consistency"
+    ),
     split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
     format: Annotated[
         str, typer.Option(help="How the rows are laid out; auto looks at the columns.")
     ] = "auto",
 ) -> None:
-    """Score a random sample with both models and say how far their choices agree, with intervals and a picture."""
+    """Measure how far two models agree on which rows to keep, with intervals and a plot."""
     from ..consistency.compare import compare_models, figures_table, verdict
     from ..consistency.plots import agreement_picture, matrix_picture
     from ..data.formats import format_pairs
@@ -34,12 +36,12 @@ def consistency(
 
     pairs = format_pairs(load_rows(data, split=split), format)
     compared = compare_models(pairs, [*weak, strong], folder, by=by, sample=sample, seed=seed)
-    print(f"{len(compared.table):,} of {compared.rows:,} rows, drawn at random (seed {seed})\n")
+    show(f"{len(compared.table):,} of {compared.rows:,} rows, drawn at random (seed {seed})\n")
     for number, one in enumerate(weak):
-        print(
+        show(
             f"{one} against {strong}, by {by}:\n{figures_table(compared.agreements[one, strong])}\n"
         )
-        print(verdict(compared, one, strong) + "\n")
+        show(verdict(compared, one, strong) + "\n")
         _save(
             folder / ("consistency.png" if len(weak) == 1 else f"consistency_{number + 1}.png"),
             agreement_picture(compared, one, strong).png,
@@ -53,4 +55,4 @@ def _save(path: Path, png: bytes) -> None:
 
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(png)
-    print(f"picture: {path}")
+    show(f"picture: {path}")

@@ -1,4 +1,4 @@
-"""publish, list, load: subsets on the Hub, by name; publish-metric."""
+"""Define the commands that publish, list and load subsets on the Hub."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +7,7 @@ import typer
 
 from ..checks import is_url
 from ._run_folders import check_suffix, run_recipe, selection_in, write_rows
+from ._terminal import show
 
 
 def publish(
@@ -41,25 +42,26 @@ def publish(
         if not run_recipe(Recipe.read(source), folder):
             return
     options: Any = {"private": not public, "set_default": default, "create_pr": pr, "pairs": pairs}
-    print(publish_selection(selection_in(folder), repo, name=name, revision=revision, **options))
+    show(publish_selection(selection_in(folder), repo, name=name, revision=revision, **options))
 
 
 def list_(
     repo: Annotated[str, typer.Argument(help="user/name on the Hub, or a local folder.")],
 ) -> None:
-    """List the subsets of a repository: rows, share, scorer, selector, when it was made, which is the default."""
+    """List the subsets of a repository: rows, share, scorer, selector, date, default."""
     from ..hub.subsets import list_subsets
 
     for subset in list_subsets(repo):
         rows = "rows not recorded" if subset.rows is None else f"{subset.rows:,} rows"
         share = "" if subset.share is None else f" ({subset.share:.1%} of the source)"
-        print(f"{subset.name}{' (default)' if subset.default else ''}: {rows}{share}")
+        default = " (default)" if subset.default else ""
+        show(f"{subset.name}{default}: {rows}{share}")
         for label, value in (
             ("scorer", subset.scorer),
             ("selector", subset.selector),
             ("created", subset.created),
         ):
-            print(f"  {label}: {value or 'not recorded'}")
+            show(f"  {label}: {value or 'not recorded'}")
 
 
 def load(
@@ -84,7 +86,7 @@ def load(
     check_suffix(to)
     rows = load_subset(repo, name, split=split, revision=revision, make=make)
     write_rows(rows, to)
-    print(f"{len(rows):,} rows: {to}")
+    show(f"{len(rows):,} rows: {to}")
 
 
 def publish_metric(
@@ -93,7 +95,7 @@ def publish_metric(
         bool, typer.Option("--private", help="A Space made now is private.")
     ] = False,
 ) -> None:
-    """Publish the rank-consistency metric as a Space, for evaluate.load("user/rank_consistency")."""
+    """Publish the rank-consistency metric as a Space, which evaluate.load then finds."""
     from ..hub.publish import publish_metric as publish_space
 
-    print(publish_space(repo, private=private))
+    show(publish_space(repo, private=private))

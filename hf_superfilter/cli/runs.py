@@ -1,25 +1,27 @@
-"""demo, run, recipes, score, select, report, inspect: from rows to a selection in a run folder."""
+"""Define the commands that go from rows to a selection in a run folder."""
 
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import did_you_mean
+from ..errors import SuperfilterError
 from ._run_folders import (
     check_suffix,
     fail_if_all_undefined,
     in_folder,
-    print_record,
-    print_summary,
     record_selectors,
+    report_losses,
+    report_run,
     run_recipe,
     scored_rows,
     selection_in,
-    write_and_name_losses,
-    write_and_name_report,
+    show_manifest,
+    show_summary,
     write_rows,
 )
+from ._terminal import show
 
 DEMO = """
 dataset: embedded:sample
@@ -34,14 +36,14 @@ GPT2 = "openai-community/gpt2"
 Folder = Annotated[
     str, typer.Option(help="The run folder: a path or an fsspec URL, s3://bucket/run.")
 ]
-Expected = Annotated[
+ExpectProcesses = Annotated[
     int | None,
     typer.Option(min=1, help="Refuse to run if the launcher started another number of processes."),
 ]
 
 
 def demo(folder: Folder = "runs/demo") -> None:
-    """Score the embedded sample with the embedded model and keep the best 15%; needs no network."""
+    """Score the embedded sample with the embedded model and keep the best 15%, without network."""
     from ..recipes.recipe import Recipe
 
     run_recipe(Recipe.from_yaml(DEMO), folder)
@@ -53,9 +55,7 @@ def run(
     ],
     folder: Annotated[
         str | None,
-        typer.Option(
-            help="The run folder, a path or an fsspec URL; by default runs/<the recipe's name>."
-        ),
+        typer.Option(help="The run folder: a path or an fsspec URL. Default: runs/RECIPE."),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Another data set: a file, a folder or a Hub id.")
@@ -67,92 +67,104 @@ def run(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="k=0.05, or IFD.model=gpt2: another value; may be repeated."),
+        typer.Option("--set", help="Another value: k=0.05, or IFD.model=gpt2. May be repeated."),
     ] = None,
-    expect_processes: Expected = None,
+    expect_processes: ExpectProcesses = None,
 ) -> None:
     """Load, format, score and select as a recipe says.
 
-    Run it again and it goes on where it stopped; any number of processes may work on one folder at once.
+    The same command resumes after a stop, and any number of processes may work on one folder.
     """
-    from ..hub.subsets import load_recipe
-    from ..recipes.overrides import varied
-    from ..recipes.recipe import Recipe
+    from ..recipes.overrides import override
 
-    named = (
-        not Path(recipe).exists()
-        and Path(recipe).name == recipe
-        and not recipe.endswith((".yaml", ".yml"))
+    overrides: dict[str, Any] = {"model": model} if model else {}
+    overrides |= dict(map(_parse_setting, settings or []))
+    chosen = override(
+        _find_recipe(recipe), dataset=dataset, format=format, split=split, settings=overrides
     )
-    told = ({"model": model} if model else {}) | dict(map(_setting, settings or []))
-    chosen = varied(
-        load_recipe(recipe) if named else Recipe.read(recipe),
-        dataset=dataset, format=format, split=split, settings=told,
-    )  # fmt: skip
     run_recipe(chosen, folder or f"runs/{Path(recipe).stem}", expect_processes)
 
 
-def recipes(
-    name: Annotated[
-        str | None, typer.Argument(help="Print this recipe, to be saved and changed.")
-    ] = None,
-) -> None:
-    """List the recipes of the package, one a method, with their models; or print one."""
-    from ..recipes.catalogue import packaged_recipes
-    from ..yaml_io import load_yaml
+def _find_recipe(recipe: str) -> Any:
+    """Read a recipe file, or the recipe of a short name."""
+    from ..hub.subsets import load_recipe
+    from ..recipes.recipe import Recipe
 
-    files = packaged_recipes()
-    if name is not None:
-        if name not in files:
-            raise FileNotFoundError(
-                f"no recipe {name!r} in the package: {did_you_mean(name, files)}"
-            )
-        print(files[name].read_text(encoding="utf-8").rstrip())
-        return
-    for stem, file in files.items():
-        text = file.read_text(encoding="utf-8")
-        scorers = [entry for entry in load_yaml(text)["score"] if isinstance(entry, dict)]
-        models = {
-            str(told["model"]): None
-            for entry in scorers
-            for told in entry.values()
-            if "model" in told
-        }
-        print(
-            f"{stem:20} {text.splitlines()[0].removeprefix('# ')} [{', '.join(models) or 'no model'}]"
-        )
-    print(
-        "\nhf-superfilter run NAME runs one, --dataset and --model say on what; recipes NAME prints it"
-    )
+    is_path = Path(recipe).name != recipe or recipe.endswith((".yaml", ".yml"))
+    if is_path or Path(recipe).exists():
+        return Recipe.read(recipe)
+    return load_recipe(recipe)
 
 
 def score(
-    data: Annotated[str, typer.Argument(help="A file (json, jsonl, csv, parquet), a local folder or a Hub id.")],
-    model: Annotated[str, typer.Option(help="A Hub id, a model folder, embedded:weak or embedded:strong.")] = GPT2,
-    scorer: Annotated[str, typer.Option(help="IFD, Perplexity, LearningPercentage or Length.")] = "IFD",
+    data: Annotated[
+        str, typer.Argument(help="A file (json, jsonl, csv, parquet), a folder or a Hub id.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A Hub id, a folder, embedded:weak or embedded:strong, for scorers that need one. "
+            f"Default: {GPT2}."
+        ),
+    ] = None,
+    scorer: Annotated[
+        str,
+        typer.Option(
+            help="IFD, Perplexity, LearningPercentage, AskLLM, Embed, Density or Length, "
+            "in any case."
+        ),
+    ] = "IFD",
     folder: Folder = "runs/score",
     split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
-    format: Annotated[str, typer.Option(help="How the rows are laid out; auto looks at the columns.")] = "auto",
-    template: Annotated[str, typer.Option(help="none, alpaca, or your own with {instruction}.")] = "none",
-    expect_processes: Expected = None,
-) -> None:  # fmt: skip
-    """Add score columns to a data set, in FOLDER/scored.parquet, beside those of earlier scorers there.
+    format: Annotated[
+        str, typer.Option(help="How the rows are laid out; auto looks at the columns.")
+    ] = "auto",
+    template: Annotated[
+        str, typer.Option(help="none, alpaca, chat, or your own with {instruction}.")
+    ] = "none",
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The format's name and the data set's column: instruction=question_text. "
+            "May be repeated."
+        ),
+    ] = None,
+    expect_processes: ExpectProcesses = None,
+) -> None:
+    """Add score columns to a data set, in FOLDER/scored.parquet, beside those already there.
 
-    Run it again and it goes on where it stopped; any number of processes may work on one folder at once.
+    The same command resumes after a stop, and any number of processes may work on one folder.
     """
-    from ..recipes.recipe import Recipe, build, recorded_recipe
+    from ..recipes.recipe import Recipe, recorded_recipe
 
-    chosen = build(scorer if scorer == "Length" else {scorer: {"model": model}}, "score")
-    asked = Recipe(data, (chosen,), split=split, format=format, template=template)
-    if (
-        asked.beside(recorded_recipe(folder)).score_rows(folder, expect_processes=expect_processes)
-        is None
-    ):
+    requested = Recipe(
+        data,
+        (_build_scorer(scorer, model),),
+        split=split,
+        format=format,
+        template=template,
+        columns=dict(map(_parse_column, columns or [])) or None,
+    )
+    recipe = requested.merge(recorded_recipe(folder))
+    if recipe.score_rows(folder, expect_processes=expect_processes) is None:
         return  # of several processes that were launched, the main one goes on
-    print_record(folder)
-    print(f"scores: {in_folder(folder, 'scored.parquet')}")
-    write_and_name_losses(folder)
+    show_manifest(folder)
+    show(f"scores: {in_folder(folder, 'scored.parquet')}")
+    report_losses(folder)
     fail_if_all_undefined(folder)
+
+
+def _build_scorer(name: str, model: str | None) -> Any:
+    """Build a scorer by its name in any case; a model goes to those that need one."""
+    from ..recipes.entries import build, parameters_of, public_names
+
+    by_lower = {public.lower(): public for public in public_names("score")}
+    name = by_lower.get(name.lower(), name)
+    if model is None:
+        parameter = parameters_of(name, "score").get("model")
+        if parameter is not None and parameter.default is parameter.empty:
+            model = GPT2
+    return build({name: {"model": model} if model is not None else {}}, "score")
 
 
 def select(
@@ -161,7 +173,8 @@ def select(
     ],
     by: Annotated[str, typer.Option(help="The column to rank by.")] = "ifd",
     k: Annotated[
-        str | None, typer.Option(help="Rows to keep: 500 is a count, 0.10 a share of all rows.")
+        str | None,
+        typer.Option(help="Rows to keep: 500 is a count, 0.10 or 10% a share of all rows."),
     ] = None,
     below: Annotated[float | None, typer.Option(help="First keep only values below this.")] = None,
     above: Annotated[float | None, typer.Option(help="First keep only values above this.")] = None,
@@ -173,72 +186,93 @@ def select(
         Path | None, typer.Option(help="The file to write: .parquet, .jsonl or .csv.")
     ] = None,
 ) -> None:
-    """Keep the best rows of a scored data set, in selected.parquet (of a run: in its folder, with a report)."""
+    """Keep the best rows of a scored data set, in selected.parquet.
+
+    Of a run folder, the file and a report are written there, unless --to names another file.
+    """
     from ..data.sources import load_rows
     from ..reports.html import summarise
     from ..runs.store import Store
     from ..selection.funnel import select as select_rows
-    from ..selection.threshold import Threshold
-    from ..selection.top_k import TopK
 
     run = data if Store(data).has("run.json") else None
     target = to or Path("selected.parquet")
     check_suffix(target)
-    selectors: list[Any] = []
-    if below is not None or above is not None:
-        selectors.append(Threshold(by, below=below, above=above))
-    if k is not None:
-        selectors.append(TopK(by, _budget(k), largest=not smallest))
-    elif smallest or not selectors:
-        raise ValueError(
-            "no budget to select by: give --k, 500 or 0.10; or --below or --above, without --smallest"
-        )
-    selection = select_rows(
-        scored_rows(run) if run else load_rows(data, split=split), selectors, run=run
-    )
+    selectors = _build_selectors(by, k, below=below, above=above, smallest=smallest)
+    table = scored_rows(run) if run else load_rows(data, split=split)
+    selection = select_rows(table, selectors, run=run)
     if not run or to:
         write_rows(selection.subset, target)
-        print(summarise(selection))
-        print(f"selected rows: {target}")
+        show(summarise(selection))
+        show(f"selected rows: {target}")
         return
     with Store(run).file("selected.parquet") as unfinished:
         selection.subset.to_parquet(str(unfinished))
     record_selectors(run, selectors)
-    print_summary(selection, run)
-    print(f"selected rows: {in_folder(run, 'selected.parquet')}")
-    write_and_name_report(selection, run)
+    show_summary(selection, run)
+    show(f"selected rows: {in_folder(run, 'selected.parquet')}")
+    report_run(selection, run)
+
+
+def _build_selectors(
+    by: str, k: str | None, *, below: float | None, above: float | None, smallest: bool
+) -> list[Any]:
+    from ..selection.threshold import Threshold
+    from ..selection.top_k import TopK
+
+    selectors: list[Any] = []
+    if below is not None or above is not None:
+        selectors.append(Threshold(by, below=below, above=above))
+    if k is not None:
+        selectors.append(TopK(by, _parse_budget(k), largest=not smallest))
+    elif smallest or not selectors:
+        raise SuperfilterError(
+            "no budget to select by: give --k, 500 or 0.10; or --below or --above, "
+            "without --smallest"
+        )
+    return selectors
 
 
 def report(
     folder: Annotated[str, typer.Argument(help="A run folder in which rows were selected.")],
 ) -> None:
-    """Write FOLDER/report.html: one page with funnel, scores, examples, baselines, cost and recipe."""
-    write_and_name_report(selection_in(folder), folder)
+    """Write FOLDER/report.html: funnel, scores, examples, baselines, cost and recipe."""
+    report_run(selection_in(folder), folder)
 
 
 def inspect(folder: Annotated[str, typer.Argument(help="A run folder.")]) -> None:
-    """Say what a run folder holds: scorers, models, statuses, cost."""
-    print_record(folder)
+    """Show what a run folder holds: scorers, models, statuses, cost."""
+    show_manifest(folder)
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    import yaml
-
+def _parse_setting(text: str) -> tuple[str, Any]:
     from ..yaml_io import load_yaml
 
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise ValueError(f"--set {text!r}: give an argument and its value, such as k=0.05")
-    try:
-        return name, load_yaml(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {text!r}: {value!r} is no value") from error
+        raise SuperfilterError(f"--set {text!r}: give an argument and its value, such as k=0.05")
+    return name, load_yaml(value, f"--set {text!r}: {value!r}")
 
 
-def _budget(text: str) -> int | float:
+def _parse_column(text: str) -> tuple[str, str]:
+    name, _, column = text.partition("=")
+    if not name or not column:
+        raise SuperfilterError(
+            f"--columns {text!r}: give the format's name and the data set's column, "
+            "such as instruction=question_text"
+        )
+    return name, column
+
+
+def _parse_budget(text: str) -> int | float:
+    """Parse a count such as 500, or a share such as 0.10 or 10%."""
     try:
-        return int(text) if text.isdigit() else float(text)
-    except ValueError as error:
-        raise ValueError(
-            f"--k {text!r}: give a count such as 500 or a share such as 0.10"
+        if text.isdigit():
+            return int(text)
+        if text.endswith("%"):
+            return float(Decimal(text[:-1]) / 100)
+        return float(text)
+    except (ValueError, InvalidOperation) as error:
+        raise SuperfilterError(
+            f"--k {text!r}: give a count such as 500 or a share such as 0.10 or 10%"
         ) from error

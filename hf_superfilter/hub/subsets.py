@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from ..data.sources import load_rows
-from ..recipes.catalogue import entry_of
+from ..recipes.catalogue import find_entry
+from ..recipes.entries import KINDS
 from ..recipes.recipe import FILE as RECIPE
-from ..recipes.recipe import KINDS, Recipe
+from ..recipes.recipe import Recipe
 from .card import check_subset, configs_of, default_of, infos_of, own_splits, rows_of
 from .front_matter import read_metadata
 from .provenance import CARD
@@ -155,7 +156,7 @@ def _short(repo_id: str, name: str | None, revision: str | None) -> dict[str, An
         raise ValueError(
             f"{repo_id!r} is a short name, which stands for one subset at one revision: give it alone, or 'user/name'"
         )
-    return entry_of(str(repo_id))
+    return find_entry(str(repo_id))
 
 
 def _recipe_of(name: str, entry: dict[str, Any]) -> Recipe:

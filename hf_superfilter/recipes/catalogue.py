@@ -1,98 +1,93 @@
-"""Short names: recipes of the package, one a method; curated subsets; and the user's own subsets beside them."""
+"""Look up short names: recipes of the package, curated subsets, and the user's own entries."""
 
 import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..errors import did_you_mean
+from ..errors import NotFoundError, SuperfilterError, did_you_mean
 from ..revisions import is_commit
 from ..yaml_io import load_yaml
 
-OURS = Path(__file__).parent / "catalogue.yaml"
 RECIPES = Path(__file__).parent
+PACKAGE_CATALOGUE = RECIPES / "catalogue.yaml"
 
 
 def user_catalogue() -> Path:
-    """The user's own catalogue: `hf_superfilter/catalogue.yaml` in the configuration directory."""
-    return (
-        Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-        / "hf_superfilter"
-        / "catalogue.yaml"
-    )
+    """Return the path of the user's own catalogue, in the configuration directory."""
+    configuration = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(configuration) / "hf_superfilter" / "catalogue.yaml"
 
 
-def catalogue() -> dict[str, dict[str, Any]]:
-    """All entries by short name; the user's take the place of the package's.
+def read_catalogue() -> dict[str, dict[str, Any]]:
+    """Read all entries by short name; the user's replace the package's.
 
-    An entry is `{repo, revision, name}`, a published subset at a whole commit, or `{recipe}`, which makes it.
+    An entry is `{repo, revision, name}`, a published subset at a whole commit, or `{recipe}`.
 
     Raises:
-        ValueError: a file that is damaged, or an entry that is neither.
+        SuperfilterError: a damaged file, or an entry that is neither.
     """
     entries: dict[str, dict[str, Any]] = {}
-    for file in (OURS, user_catalogue()):
+    for file in (PACKAGE_CATALOGUE, user_catalogue()):
         if file.is_file():
-            entries |= _read(file)
+            entries |= _read_file(file)
     return entries
 
 
 def packaged_recipes() -> dict[str, Path]:
-    """The files of the package's recipes by name: one for each method, on the embedded sample and models."""
-    return {file.stem: file for file in sorted(RECIPES.glob("*.yaml")) if file != OURS}
+    """Return the files of the package's recipes by name, one for each method."""
+    files = sorted(RECIPES.glob("*.yaml"))
+    return {file.stem: file for file in files if file != PACKAGE_CATALOGUE}
 
 
-def entry_of(name: str) -> dict[str, Any]:
-    """One entry of the catalogue, or the packaged recipe of that name.
+def find_entry(name: str) -> dict[str, Any]:
+    """Find an entry of the catalogue, or the packaged recipe of that name.
 
     Raises:
-        FileNotFoundError: no such short name, with the nearest one.
+        NotFoundError: no such short name, with the nearest one.
 
     Example:
-        >>> entry_of("alpaca-ifd-10")["recipe"]["dataset"]
+        >>> find_entry("alpaca-ifd-10")["recipe"]["dataset"]
         'tatsu-lab/alpaca'
     """
-    entries, files = catalogue(), packaged_recipes()
-    if name not in entries and name in files:
-        return {"recipe": load_yaml(files[name].read_text(encoding="utf-8"))}
-    if name not in entries:
-        known = {*entries, *files}
-        raise FileNotFoundError(
-            f"no subset {name!r} in the catalogue: {did_you_mean(name, known)}; one on the Hub is 'user/name'"
-        )
-    return entries[name]
+    entries, files = read_catalogue(), packaged_recipes()
+    if name in entries:
+        return entries[name]
+    if name in files:
+        return {"recipe": load_yaml(files[name].read_text(encoding="utf-8"), f"recipe {name!r}")}
+    raise NotFoundError(
+        f"no subset {name!r} in the catalogue: {did_you_mean(name, {*entries, *files})}; "
+        "one on the Hub is 'user/name'"
+    )
 
 
-def _read(file: Path) -> dict[str, dict[str, Any]]:
+def _read_file(file: Path) -> dict[str, dict[str, Any]]:
+    what = f"the catalogue {str(file)!r}"
     try:
-        entries = load_yaml(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"the catalogue {str(file)!r} is not YAML: {' '.join(str(error).split())}"
-        ) from error
+        entries = load_yaml(file.read_text(encoding="utf-8"), what) or {}
+    except UnicodeDecodeError as error:
+        raise SuperfilterError(f"{what} is not YAML: {error}") from error
     if not isinstance(entries, dict):
-        raise ValueError(f"the catalogue {str(file)!r} is not a mapping of short names to entries")
+        raise SuperfilterError(f"{what} is not a mapping of short names to entries")
     for name, entry in entries.items():
-        given = set(entry) if isinstance(entry, dict) else set()
-        if (
-            "/" in str(name)
-            or str(name).startswith(".")
-            or not (
-                given == {"recipe"} or {"repo", "revision"} <= given <= {"repo", "revision", "name"}
-            )
-        ):
-            raise ValueError(
-                f"{name!r} in the catalogue {str(file)!r} needs repo and revision (and name), or recipe, and a name "
-                f"without '/' that does not begin with '.'; it has {', '.join(sorted(map(str, given))) or repr(entry)}"
-            )
-        if "repo" in given and not isinstance(entry["repo"], str):
-            raise ValueError(
-                f"{name!r} in the catalogue {str(file)!r}: repo {entry['repo']!r} is not 'user/name'"
-            )
-        if "repo" in given and not is_commit(entry["revision"]):
-            raise ValueError(
-                f"{name!r} in the catalogue {str(file)!r}: revision {entry['revision']!r} is not a whole commit sha, "
-                "in quotes"
-            )
-    return {str(name): entry for name, entry in entries.items()}
+        _check_entry(name, entry, what)
+    return entries
+
+
+def _check_entry(name: Any, entry: Any, what: str) -> None:
+    """Refuse an entry that neither names a published subset nor holds a recipe."""
+    keys = set(entry) if isinstance(entry, dict) else set()
+    is_subset = {"repo", "revision"} <= keys <= {"repo", "revision", "name"}
+    is_name = isinstance(name, str) and "/" not in name and not name.startswith(".")
+    if not is_name or not (is_subset or keys == {"recipe"}):
+        listed = ", ".join(sorted(map(str, keys))) or repr(entry)
+        raise SuperfilterError(
+            f"{name!r} in {what} needs repo and revision (and name), or recipe, and a name without "
+            f"'/' that does not begin with '.'; it has {listed}"
+        )
+    if is_subset and not isinstance(entry["repo"], str):
+        raise SuperfilterError(f"{name!r} in {what}: repo {entry['repo']!r} is not 'user/name'")
+    if is_subset and not is_commit(entry["revision"]):
+        raise SuperfilterError(
+            f"{name!r} in {what}: revision {entry['revision']!r} is not a whole "
+            "commit sha, in quotes"
+        )

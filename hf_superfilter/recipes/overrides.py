@@ -1,14 +1,15 @@
-"""A recipe on other data, with another model, another budget: what the command line may change of it."""
+"""Change a recipe from the command line: other data, another model, another budget."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import did_you_mean
+from ..errors import SuperfilterError, did_you_mean
 from ..yaml_io import load_yaml
-from .recipe import KINDS, Recipe, build, parameters_of
+from .entries import KINDS, build, parameters_of
+from .recipe import Recipe
 
 
-def varied(
+def override(
     recipe: Recipe,
     *,
     dataset: str | None = None,
@@ -16,59 +17,68 @@ def varied(
     split: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """A recipe with some of what it says exchanged.
+    """Replace parts of a recipe.
 
     Args:
-        dataset: another data set, of which nothing is known: format, split, config, revision and columns of
-            the old one are forgotten.
+        dataset: another data set, of which nothing is known: format, split, config, revision and
+            columns of the old one are forgotten.
         format, split: how and which part of it is read.
-        settings: `argument` or `Name.argument` -> value. An argument is exchanged wherever the recipe states it, or,
-            where it nowhere does, in every scorer and selector that has one; with a name in front (a class, or a
-            scorer's name) in that one only.
+        settings: `argument` or `Name.argument` -> value. An argument is replaced wherever the
+            recipe states it, or, where it nowhere does, in every scorer and selector that has one;
+            with a name in front (a class, or a scorer's name) in that one only.
 
     Raises:
-        ValueError: no scorer or selector of the recipe has such an argument, or it refuses the value.
+        SuperfilterError: no scorer or selector of the recipe has such an argument, or it refuses
+            the value.
 
     Example:
-        >>> recipe = Recipe.from_mapping(
-        ...     {"dataset": "embedded:sample", "score": ["Length"], "select": [{"RandomSample": {"k": 0.1}}]}
-        ... )
-        >>> varied(recipe, settings={"k": 5, "seed": 1}).select
+        >>> from hf_superfilter import Length, RandomSample
+        >>> recipe = Recipe("embedded:sample", [Length()], [RandomSample(0.1)])
+        >>> override(recipe, settings={"k": 5, "seed": 1}).select
         (RandomSample(k=5, seed=1),)
     """
-    plain = load_yaml(recipe.to_yaml())
+    values = load_yaml(recipe.to_yaml())
     if dataset is not None:
-        plain = {key: plain[key] for key in (*KINDS, "template", "tokenizer") if key in plain} | {
-            "dataset": dataset
-        }
-    plain |= {
-        key: value for key, value in (("format", format), ("split", split)) if value is not None
-    }
+        kept = (*KINDS, "template", "tokenizer")
+        values = {key: values[key] for key in kept if key in values} | {"dataset": dataset}
+    if format is not None:
+        values["format"] = format
+    if split is not None:
+        values["split"] = split
     for setting, value in (settings or {}).items():
-        _exchange(plain, setting, value)
-    return Recipe.from_mapping(plain)
+        _override_argument(values, setting, value)
+    return Recipe.from_mapping(values)
 
 
-def _exchange(plain: dict[str, Any], setting: str, value: Any) -> None:
-    """Put a value in the place of a setting's in the entries of a recipe."""
+def _override_argument(values: dict[str, Any], setting: str, value: Any) -> None:
+    """Set an argument in the entries of a recipe."""
     owner, _, argument = setting.rpartition(".")
-    entries = [
-        (key, name, entry[name]) for key in KINDS for entry in plain.get(key, []) for name in entry
+    parts = [
+        (key, name, arguments)
+        for key in KINDS
+        for entry in values.get(key, [])
+        for name, arguments in entry.items()
     ]
-    mine = [
-        e
-        for e in entries
-        if not owner or owner in (e[1], getattr(build({e[1]: e[2]}, e[0]), "name", None))
-    ]
-    if not mine:
-        known = [name for _, name, _ in entries]
-        raise ValueError(f"{setting!r}: the recipe has no {owner!r}; {did_you_mean(owner, known)}")
-    able = [arguments for key, name, arguments in mine if argument in parameters_of(name, key)]
-    if not able:
-        takes = {argument for key, name, _ in mine for argument in parameters_of(name, key)}
-        who = owner or "the recipe"
-        raise ValueError(
-            f"{setting!r}: {who} takes no argument {argument!r}; {did_you_mean(argument, takes)}"
+    addressed = [part for part in parts if not owner or owner in _names_of(*part)]
+    if not addressed:
+        names = [name for _, name, _ in parts]
+        raise SuperfilterError(
+            f"{setting!r}: the recipe has no {owner!r}; {did_you_mean(owner, names)}"
         )
-    for arguments in [stated for stated in able if argument in stated] or able:
+    takers = [
+        arguments for key, name, arguments in addressed if argument in parameters_of(name, key)
+    ]
+    if not takers:
+        accepted = {name for key, kind, _ in addressed for name in parameters_of(kind, key)}
+        raise SuperfilterError(
+            f"{setting!r}: {owner or 'the recipe'} takes no argument {argument!r}; "
+            f"{did_you_mean(argument, accepted)}"
+        )
+    stating = [arguments for arguments in takers if argument in arguments]
+    for arguments in stating or takers:
         arguments[argument] = value
+
+
+def _names_of(key: str, name: str, arguments: dict[str, Any]) -> set[str]:
+    """Return what an entry can be addressed by: its class, and a scorer's own name."""
+    return {name, str(getattr(build({name: arguments}, key), "name", name))}

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ from datasets import Dataset
 from hf_superfilter import Length, TopK, format_pairs, load_rows, select
 from hf_superfilter import score as score_rows
 from hf_superfilter.cli import app as cli
+from hf_superfilter.errors import WrongTypeError
 
 HEAVY = (
     "torch",
@@ -318,7 +320,6 @@ def test_a_run_that_was_begun_and_not_finished_is_no_run_without_scores(
         (["score", "rows.jsonl", "--model", "nobody/nothing-at-all"], "no model of that name"),
         (["score", "rows.jsonl", "--model", "embedded:week"], "did you mean 'weak'?"),
         (["score", "numbers.jsonl", "--scorer", "Length"], "'output'"),
-        ([], "Missing command; see hf-superfilter --help"),
         (["scor", "rows.jsonl"], "No such command 'scor'"),
         (["score"], "Missing argument 'data'; see hf-superfilter score --help"),
         (["score", "rows.jsonl", "--scorers", "IFD"], "No such option: --scorers"),
@@ -361,15 +362,13 @@ def test_a_defect_of_ours_shows_its_traceback(monkeypatch, error, shown):
         cli.main()
 
 
-def test_a_type_error_of_the_interpreter_is_a_defect_and_one_that_is_raised_is_a_sentence(
-    monkeypatch, capsys
-):
+def test_a_type_error_is_a_defect_and_a_cell_of_the_wrong_type_a_sentence(monkeypatch, capsys):
     monkeypatch.setattr(cli, "app", lambda **_: len(5))
     with pytest.raises(TypeError):
         cli.main()
 
     def refuse(**_):
-        raise TypeError("column 'output' holds int 5")
+        raise WrongTypeError("column 'output' holds int 5")
 
     monkeypatch.setattr(cli, "app", refuse)
     with pytest.raises(SystemExit, match="1"):
@@ -377,10 +376,47 @@ def test_a_type_error_of_the_interpreter_is_a_defect_and_one_that_is_raised_is_a
     assert capsys.readouterr().err == "error: column 'output' holds int 5\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["score", "--help"]])
 def test_help_ends_with_code_zero(command, arguments):
     code, out, error = command(*arguments)
     assert code == 0 and "Usage: " in out and not error
+
+
+def test_the_version_is_that_of_the_package(command):
+    assert command("--version") == (0, f"hf-superfilter {version('hf-superfilter')}\n", "")
+
+
+@pytest.mark.parametrize("k", ["5%", "5.0%", "0.05"])
+def test_a_budget_may_be_a_percentage(command, scored, k):
+    assert "50 of 1,000 rows kept" in command("select", scored, "--k", k)[1]
+
+
+@pytest.mark.parametrize("scorer", ["length", "LENGTH"])
+def test_a_scorer_is_found_in_any_case(command, rows, scorer):
+    assert command("score", rows, "--scorer", scorer, "--folder", "run")[0] == 0
+
+
+def test_columns_are_named_on_the_command_line(command, refused, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"question_text": "Hi", "answer": "Hello"}\n')
+    columns = ["--columns", "instruction=question_text", "--columns", "output=answer"]
+    asked = ["score", "rows.jsonl", "--scorer", "length", "--format", "alpaca", "--folder", "run"]
+    assert command(*asked, *columns)[0] == 0
+    assert load_rows(tmp_path / "run/scored.parquet")["length"][:] == [5]
+    recipe = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
+    assert recipe["columns"] == {"instruction": "question_text", "output": "answer"}
+    assert "give the format's name and the data set's column" in refused(*asked, "--columns", "x")
+
+
+def test_control_characters_of_foreign_data_do_not_reach_the_terminal(command, refused, tmp_path):
+    evil = "\x1b[2J\x1b]0;gone\x07\r\u202eabc\x9b1m"
+    rows = {"ifd": [0.5, 0.4], "response": [evil, "b"], "group": [evil, "b"]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "s.parquet")
+    code, out, error = command("select", "s.parquet", "--k", "1")
+    assert code == 0
+    assert not set(out + error) & set("\x1b\x07\r\u202e\x9b")
+    assert load_rows(tmp_path / "selected.parquet")["response"][:] == [evil]
+    message = refused("select", "s.parquet", "--k", "1", "--by", evil)
+    assert not set(message) & set("\x1b\x07\r\u202e\x9b")
 
 
 def test_ctrl_c_ends_with_code_130_and_no_traceback(command, rows, monkeypatch):

@@ -116,7 +116,9 @@ def test_comments_inside_a_changed_key_stay():
     assert "2.0e-05" in after
 
 
-@pytest.mark.parametrize("text", ["no", "on", "y", "1e3", "2e-5", "0o17", "1:30", "2024-01-31", "~"])
+@pytest.mark.parametrize(
+    "text", ["no", "on", "y", "1e3", "2e-5", "0o17", "1:30", "2024-01-31", "~"]
+)
 def test_text_that_yaml_could_take_for_something_else_is_quoted(text):
     after = set_metadata("---\nb: 2\n---\n", {"a": [text, {text: text}]})
     assert yaml.safe_load(after.split("---\n")[1])["a"] == [text, {text: text}]

@@ -5,7 +5,12 @@ import yaml
 from publishing import picked
 
 from hf_superfilter import Recipe, load_recipe, load_subset, publish
-from hf_superfilter.recipes.catalogue import OURS, catalogue, entry_of, user_catalogue
+from hf_superfilter.recipes.catalogue import (
+    PACKAGE_CATALOGUE,
+    find_entry,
+    read_catalogue,
+    user_catalogue,
+)
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -21,7 +26,7 @@ def own(tmp_path, monkeypatch):
 
 
 def test_every_entry_of_the_package_is_a_recipe_that_parses_or_a_pinned_subset():
-    entries = catalogue()
+    entries = read_catalogue()
     assert {"alpaca-ifd-10", "sample-ifd-15"} <= set(entries)
     for name, entry in entries.items():
         if "recipe" in entry:
@@ -30,11 +35,11 @@ def test_every_entry_of_the_package_is_a_recipe_that_parses_or_a_pinned_subset()
             assert load_recipe(name) == Recipe.from_yaml(recipe.to_yaml()) == recipe
         else:
             assert set(entry) >= {"repo", "revision"}
-    assert yaml.safe_load(OURS.read_text()) == entries
+    assert yaml.safe_load(PACKAGE_CATALOGUE.read_text()) == entries
 
 
 def test_what_the_name_promises_is_what_the_recipe_does():
-    for name, entry in catalogue().items():
+    for name, entry in read_catalogue().items():
         *_, by, percent = name.split("-")
         last = Recipe.from_mapping(entry["recipe"]).select[-1]
         assert (last.by, last.k) == (by, int(percent) / 100)
@@ -51,7 +56,7 @@ def test_the_users_file_extends_and_overrides(own):
             {"mine": {"recipe": mine}, "dolly-ifd-10": {"repo": "me/dolly", "revision": SHA}}
         )
     )
-    entries = catalogue()
+    entries = read_catalogue()
     assert list(entries)[-1] == "mine"
     assert entries["dolly-ifd-10"] == {"repo": "me/dolly", "revision": SHA}
     assert "alpaca-ifd-10" in entries
@@ -67,7 +72,7 @@ def test_without_xdg_the_file_is_in_the_home_directory(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "---\n"])
 def test_an_empty_file_adds_nothing(own, text):
     own.write_text(text)
-    assert "alpaca-ifd-10" in catalogue()
+    assert "alpaca-ifd-10" in read_catalogue()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +93,7 @@ def test_an_empty_file_adds_nothing(own, text):
         (b"a: {repo: me/rows, revision: x, recipe: {}}", "; it has recipe, repo, revision"),
         (b"a/b: {recipe: {}}", "'a/b' in the catalogue"),
         (b"'..': {recipe: {}}", r"'\.\.' in the catalogue"),
-        (b"[a]: {recipe: {}}", "is not YAML"),
+        (b"[a]: {recipe: {}}", "needs repo and revision"),
     ],
 )
 def test_damage_is_one_sentence_that_names_the_file(own, text, said):
@@ -117,7 +122,7 @@ def test_an_unknown_name_answers_with_the_nearest(own):
         FileNotFoundError,
         match=r"no subset 'mien' in the catalogue: did you mean 'mine'\?.*'user/name'",
     ):
-        entry_of("mien")
+        find_entry("mien")
 
 
 def test_what_is_not_published_is_made_when_that_is_asked_for(tmp_path, monkeypatch, own, sample):
@@ -126,7 +131,7 @@ def test_what_is_not_published_is_made_when_that_is_asked_for(tmp_path, monkeypa
         "rows.jsonl"
     )
     text = (
-        OURS.read_text()
+        PACKAGE_CATALOGUE.read_text()
         .replace("embedded:strong", "embedded:weak")
         .replace("embedded:sample", "rows.jsonl")
     )

@@ -19,8 +19,8 @@ from hf_superfilter import (
     load_recipe,
     load_rows,
 )
-from hf_superfilter.recipes.catalogue import catalogue, packaged_recipes
-from hf_superfilter.recipes.overrides import varied
+from hf_superfilter.recipes.catalogue import packaged_recipes, read_catalogue
+from hf_superfilter.recipes.overrides import override
 
 NAMES = list(packaged_recipes())
 
@@ -86,7 +86,7 @@ def test_there_is_one_for_each_method():
     }
     wanted |= {"perplexity-low", "perplexity-band", "length", "random", "per-category"}
     assert wanted | {"per-cluster", "per-cluster-random"} <= set(NAMES)
-    assert not set(NAMES) & set(catalogue()), "one name means one thing"
+    assert not set(NAMES) & set(read_catalogue()), "one name means one thing"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,11 +111,11 @@ def test_a_recipe_runs_on_the_embedded_sample_and_model_with_no_network(
         model.startswith("embedded:") for model in models_of(recipe)
     )
     if models_of(recipe):
-        recipe = varied(recipe, settings={"model": "embedded:weak"})
+        recipe = override(recipe, settings={"model": "embedded:weak"})
         assert set(models_of(recipe)) == {"embedded:weak"}
     rows = 519
     if LONG & {type(scorer).__name__ for scorer in recipe.score}:
-        recipe, rows = varied(recipe, dataset=long_few, format="alpaca"), 60
+        recipe, rows = override(recipe, dataset=long_few, format="alpaca"), 60
     selection = recipe.run(run_folders(recipe))
     assert 0 < len(selection.rows) < len(selection.table) == rows
     budget = getattr(recipe.select[-1], "k", None)
@@ -210,15 +210,15 @@ def test_settings_go_where_they_are_stated_and_else_where_they_can():
         (Threshold("ifd", below=1.0), PerCluster("ifd", 0.1)),
         split="train", columns={"instruction": "x"}, template="alpaca",
     )  # fmt: skip
-    assert models_of(varied(recipe, settings={"model": "m"})) == ["m", "m", "m"]
-    assert models_of(varied(recipe, settings={"Embed.model": "m"})) == ["a", "b", "m"]
-    assert models_of(varied(recipe, settings={"other.model": "m"})) == ["a", "m", "c"]
-    assert varied(recipe, settings={"seed": 3}).select[1] == PerCluster("ifd", 0.1, seed=3)
-    assert varied(recipe) == recipe
-    moved = varied(recipe, dataset="elsewhere", format="dolly")
+    assert models_of(override(recipe, settings={"model": "m"})) == ["m", "m", "m"]
+    assert models_of(override(recipe, settings={"Embed.model": "m"})) == ["a", "b", "m"]
+    assert models_of(override(recipe, settings={"other.model": "m"})) == ["a", "m", "c"]
+    assert override(recipe, settings={"seed": 3}).select[1] == PerCluster("ifd", 0.1, seed=3)
+    assert override(recipe) == recipe
+    moved = override(recipe, dataset="elsewhere", format="dolly")
     assert (moved.dataset, moved.format, moved.split, moved.columns, moved.template) == (
         "elsewhere", "dolly", None, None, "alpaca",
     )  # fmt: skip
-    assert varied(Recipe("x", (Length(),), (TopK("length", 1),)), settings={"k": 2}).select == (
+    assert override(Recipe("x", (Length(),), (TopK("length", 1),)), settings={"k": 2}).select == (
         TopK("length", 2),
     )

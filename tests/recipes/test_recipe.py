@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_superfilter import IFD, Length, Perplexity, RandomSample, Recipe, Threshold, TopK, load_rows
-from hf_superfilter.recipes.recipe import build
+from hf_superfilter.recipes.entries import build
 from hf_superfilter.yaml_io import dump_yaml, load_yaml
 
 names = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
@@ -51,7 +51,7 @@ GOOD = {
 }
 MINE = """
 from dataclasses import dataclass
-from hf_superfilter.contracts import Settings
+from hf_superfilter.base import Settings
 
 @dataclass(frozen=True, repr=False)
 class Vowels(Settings):
@@ -361,10 +361,10 @@ def test_a_recipe_beside_a_recorded_one_loses_no_scorer_and_reads_the_rows_as_th
         columns={"a": "b"},
     )
     asked = Recipe("a.jsonl", score=[Length("tokens", model="m", name="chars"), Perplexity("m")])
-    both = asked.beside(recorded)
+    both = asked.merge(recorded)
     assert both.score == (Length(), *asked.score)
     assert both.select == recorded.select and both.columns == {"a": "b"}
-    assert asked.beside(None) == asked
+    assert asked.merge(None) == asked
 
 
 def test_every_way_of_reading_rows_in_a_recipe_reaches_the_scorer(tmp_path):
