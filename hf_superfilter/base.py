@@ -20,6 +20,9 @@ Columns = dict[str, "Sequence[Any] | np.ndarray"]
 
 """New column name -> n values, in the order of the batch."""
 
+# The column in which reading and formatting say why a row cannot be scored; null for all others.
+UNREADABLE = "unreadable"
+
 
 @runtime_checkable
 class Scorer(Protocol):

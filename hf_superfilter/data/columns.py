@@ -1,20 +1,23 @@
-"""Read columns of a table: numbers, and vectors such as the `embedding` that Embed adds."""
+"""Read columns of numbers and of vectors from a table."""
 
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import did_you_mean
+from ..errors import SuperfilterError, did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-BLOCK = 10_000  # rows read at once
+BLOCK = 10_000  # rows at once, so that memory holds few Arrow cells beside the numbers
 
 
 def numbers_of(table: "Dataset", column: str) -> np.ndarray:
-    """(n,) float64 values of a column; null is nan.
+    """Read a numeric column of n rows.
+
+    Returns:
+        (n,) float64; null is nan, True is 1.
 
     Raises:
         ValueError: there is no such column, or it does not hold numbers.
@@ -23,18 +26,21 @@ def numbers_of(table: "Dataset", column: str) -> np.ndarray:
     import pyarrow.compute as pc
 
     if column not in table.column_names:
-        raise ValueError(
+        raise SuperfilterError(
             f"no column {column!r} in the table: {did_you_mean(column, table.column_names)}"
         )
     if not holds_numbers(table, column):
         kind = table.features.arrow_schema.field(column).type
-        raise ValueError(f"column {column!r} holds {kind}, not numbers: name a numeric column")
+        raise SuperfilterError(
+            f"column {column!r} holds {kind}, not numbers: name a numeric column"
+        )
     values = table.select_columns([column]).with_format("arrow")[:].column(column)
-    return pc.fill_null(values.cast(pa.float64(), safe=False), math.nan).to_numpy()
+    numbers: np.ndarray = pc.fill_null(values.cast(pa.float64(), safe=False), math.nan).to_numpy()
+    return numbers
 
 
 def holds_numbers(table: "Dataset", column: str) -> bool:
-    """Whether the table has such a column and `numbers_of` can read it."""
+    """Check that a column exists and `numbers_of` can read it."""
     from pyarrow import types
 
     numeric = (
@@ -44,21 +50,28 @@ def holds_numbers(table: "Dataset", column: str) -> bool:
         types.is_decimal,
         types.is_null,
     )
-    return column in table.column_names and any(
-        test(table.features.arrow_schema.field(column).type) for test in numeric
-    )
+    if column not in table.column_names:
+        return False
+    kind = table.features.arrow_schema.field(column).type
+    return any(is_kind(kind) for is_kind in numeric)
 
 
 def vectors_of(
     table: "Dataset", rows: np.ndarray | None = None, column: str = "embedding"
 ) -> np.ndarray:
-    """(m, d) float32 vectors of some rows, in their order; of all n rows of the table without `rows`.
+    """Read the vectors of some rows, in the order of `rows`.
 
-    Rows that are not asked for may hold anything: a selector asks for those of its pool.
+    Rows that are not named may hold anything: a selector names those of its pool.
+
+    Args:
+        rows: (m,) row numbers; all n rows of the table without them.
+
+    Returns:
+        (m, d) float32.
 
     Raises:
-        ValueError: there is no such column, it does not hold vectors of one length, or a row asked for
-            has none (null, or a number in it is nan or infinite).
+        ValueError: there is no such column, it does not hold vectors of one length, or one of the
+            rows has none (null, or a number in it is nan or infinite).
 
     Example:
         >>> from datasets import Dataset
@@ -74,9 +87,12 @@ def vectors_of(
 def vectors_or_nan(
     table: "Dataset", rows: np.ndarray | None = None, column: str = "embedding"
 ) -> np.ndarray:
-    """As `vectors_of`, with nan in the place of vectors that are null; (m, 0) where no row has one.
+    """Read vectors as `vectors_of` does, with nan in the place of those that are null.
 
-    The table is read in blocks: memory holds the answer and one block.
+    The table is read in blocks: memory holds the vectors and one block.
+
+    Returns:
+        (m, d) float32; (m, 0) where no row has a vector.
 
     Raises:
         ValueError: there is no such column, or it does not hold vectors of one length.
@@ -85,7 +101,7 @@ def vectors_or_nan(
     wanted = np.arange(len(table)) if rows is None else np.asarray(rows, dtype=np.int64)
     order = np.argsort(wanted, kind="stable")
     ascending = wanted[order]
-    answer = np.full((len(wanted), width), np.nan, dtype=np.float32)
+    vectors = np.full((len(wanted), width), np.nan, dtype=np.float32)
     cells = table.select_columns([column]).with_format("arrow")
     for start in range(0, len(table), BLOCK):
         first, last = np.searchsorted(ascending, (start, start + BLOCK))
@@ -93,51 +109,58 @@ def vectors_or_nan(
             continue
         block = cells[start : min(start + BLOCK, len(table))].column(column)
         lengths, numbers = _flat(block, ascending[first:last] - start)
-        there = np.flatnonzero(lengths)
-        if len(there) and not width:  # lists of any length: the first vector says which
-            width = int(lengths[there[0]])
-            answer = np.full((len(wanted), width), np.nan, dtype=np.float32)
-        odd = there[lengths[there] != width]
+        present = np.flatnonzero(lengths)
+        if len(present) and not width:  # a type of lists of any length: the first vector decides
+            width = int(lengths[present[0]])
+            vectors = np.full((len(wanted), width), np.nan, dtype=np.float32)
+        odd = present[lengths[present] != width]
         if len(odd):
-            raise ValueError(
-                f"the vectors in {column!r} have uneven lengths: {width} numbers, and {lengths[odd[0]]} in row "
-                f"{ascending[first + odd[0]]}; embed all rows with one model"
+            raise SuperfilterError(
+                f"the vectors in {column!r} have uneven lengths: {width} numbers, and "
+                f"{lengths[odd[0]]} in row {ascending[first + odd[0]]}; embed all rows with one "
+                "model"
             )
-        answer[order[first + there]] = numbers.reshape(len(there), width)
-    return answer
+        vectors[order[first + present]] = numbers.reshape(len(present), width)
+    return vectors
 
 
 def directions_of(table: "Dataset", rows: np.ndarray, column: str = "embedding") -> np.ndarray:
-    """(m, d) float32 vectors of some rows as `vectors_of`, each divided by its length, so that products are cosines.
+    """Read vectors as `vectors_of` does, divided by their lengths: products are cosines.
+
+    Returns:
+        (m, d) float32 of length 1.
 
     Raises:
-        ValueError: besides the reasons of `vectors_of`, a vector of zeros, or two or more that are all equal.
+        ValueError: besides the reasons of `vectors_of`, a vector of zeros, or two or more that are
+            all equal.
     """
     vectors = vectors_of(table, rows, column)
     refuse_equal(vectors, column)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     zero = np.flatnonzero(lengths == 0)
     if len(zero):
-        raise ValueError(
-            f"row {int(rows[zero[0]])} has a vector of zeros in {column!r}, which has no direction: drop the row before"
+        raise SuperfilterError(
+            f"row {int(rows[zero[0]])} has a vector of zeros in {column!r}, which has no "
+            "direction: drop the row before"
         )
-    return vectors / lengths
+    unit: np.ndarray = vectors / lengths
+    return unit
 
 
 def refuse_equal(vectors: np.ndarray, column: str = "embedding") -> None:
-    """Raise ValueError if there are two vectors or more and all are equal."""
+    """Raise if there are several vectors and all are equal."""
     parts = (vectors[start : start + BLOCK] for start in range(0, len(vectors), BLOCK))
     if len(vectors) > 1 and all((part == vectors[0]).all() for part in parts):
-        raise ValueError(
-            f"all {len(vectors):,} vectors in {column!r} are equal, so that nothing tells one row from another: look "
-            "at what was embedded, or draw with RandomSample"
+        raise SuperfilterError(
+            f"all {len(vectors):,} vectors in {column!r} are equal, so that nothing tells one row "
+            "from another: look at what was embedded, or draw with RandomSample"
         )
 
 
 def refuse_undefined(
     vectors: np.ndarray, rows: np.ndarray | None = None, column: str = "embedding"
 ) -> None:
-    """Raise ValueError if one of the (m, d) vectors of these rows holds nan or infinity."""
+    """Raise if one of the (m, d) vectors is not finite."""
     parts = (vectors[start : start + BLOCK] for start in range(0, len(vectors), BLOCK))
     undefined = np.concatenate(
         [~np.isfinite(part).all(axis=1) for part in parts] or [np.zeros(0, dtype=bool)]
@@ -146,20 +169,23 @@ def refuse_undefined(
         undefined[:] = True
     if undefined.any():
         first = int(np.flatnonzero(undefined)[0])
-        raise ValueError(
-            f"{np.count_nonzero(undefined):,} of the {len(vectors):,} rows in play have no vector in {column!r} (null "
-            f"or nan; row {first if rows is None else int(rows[first])} is the first): drop them before, as "
-            f"Threshold('{column}_tokens', above=0) does where Embed made the column; why stands in '{column}_status'"
+        row = first if rows is None else int(rows[first])
+        raise SuperfilterError(
+            f"{np.count_nonzero(undefined):,} of the {len(vectors):,} rows in play have no vector "
+            f"in {column!r} (null or nan; row {row} is the first): drop them before, as "
+            f"Threshold('{column}_tokens', above=0) does where Embed made the column; why stands "
+            f"in '{column}_status'"
         )
 
 
 def _width(table: "Dataset", column: str) -> int:
-    """The length of the column's vectors where its type tells it, else 0."""
+    """Return the length of vectors that a type names, else 0."""
     from pyarrow import types
 
     if column not in table.column_names:
-        raise ValueError(
-            f"no column {column!r} in the table: the scorer Embed() adds it; {did_you_mean(column, table.column_names)}"
+        raise SuperfilterError(
+            f"no column {column!r} in the table: the scorer Embed() adds it; "
+            f"{did_you_mean(column, table.column_names)}"
         )
     kind = table.features.arrow_schema.field(column).type
     listed = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
@@ -167,21 +193,26 @@ def _width(table: "Dataset", column: str) -> int:
     if inner is None or not (
         types.is_floating(inner) or types.is_integer(inner) or types.is_null(inner)
     ):
-        raise ValueError(
-            f"column {column!r} holds {kind}, not vectors: name one of lists of numbers, as Embed() adds"
+        raise SuperfilterError(
+            f"column {column!r} holds {kind}, not vectors: name one of lists of numbers, as "
+            "Embed() adds"
         )
-    return kind.list_size if types.is_fixed_size_list(kind) else 0
+    return int(kind.list_size) if types.is_fixed_size_list(kind) else 0
 
 
-def _flat(block: Any, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(k,) lengths of the chosen cells of a block, 0 for null, and the float32 numbers of all of them in a row."""
+def _flat(block: Any, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flatten some cells of a block of lists.
+
+    Returns:
+        (k,) lengths, 0 for null, and the float32 numbers of all cells one after the other.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     cells = block.combine_chunks()
     cells = cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
-    if len(chosen) != len(cells) or (chosen != np.arange(len(cells))).any():
-        cells = cells.take(pa.array(chosen))
+    if len(places) != len(cells) or (places != np.arange(len(cells))).any():
+        cells = cells.take(pa.array(places))
     lengths = pc.fill_null(pc.list_value_length(cells), 0).to_numpy(zero_copy_only=False)
     numbers = pc.list_flatten(cells).cast(pa.float32(), safe=False)
     return lengths, numbers.to_numpy(zero_copy_only=False)

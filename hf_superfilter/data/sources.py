@@ -1,29 +1,21 @@
-"""Rows from wherever they are: a file, a local folder, the Hub, or the embedded sample."""
+"""Load rows from a file, a local folder, the Hub, or the embedded sample."""
 
-import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..embedded import PREFIX, embedded_sample
-from ..errors import did_you_mean
+from ..errors import NotFoundError, SuperfilterError, did_you_mean
 from ..revisions import resolve_revision
+from .csv_rows import read_csv, read_header, with_values
+from .files import SUFFIXES
+from .json_rows import read_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 SAMPLE = PREFIX + "sample"
-SUFFIXES = (
-    ".json",
-    ".jsonl",
-    ".json.gz",
-    ".jsonl.gz",
-    ".json.zst",
-    ".jsonl.zst",
-    ".csv",
-    ".parquet",
-)
 
 
 def load_rows(
@@ -32,15 +24,22 @@ def load_rows(
     split: str | None = None,
     config: str | None = None,
     revision: str | None = None,
+    text_columns: Collection[str] = (),
 ) -> "Dataset":
     """Load one split of a data set.
 
+    Text stays as it stands in a file: `007` and `nan` in a CSV column that a format reads are text.
+    What no column can hold (a lone surrogate, say) is null, and named with its line: in the column
+    `unreadable` where a format reads the cell, so that no scorer scores the row, else by a warning.
+
     Args:
-        source: a file (json or jsonl, also gz or zst, csv, parquet), a local folder (a saved Dataset,
-            or files as on the Hub), a Hub id, or `embedded:sample`.
+        source: a file (json, jsonl or csv, also gz, zst or xz; parquet), a local folder (a saved
+            Dataset, or files as on the Hub), a Hub id, or `embedded:sample`.
         split: needed where there are several and none is called `train`.
         config: the name of the data set's configuration, where it has several.
         revision: branch, tag or commit on the Hub.
+        text_columns: columns that hold text besides those that formats know by name, such as
+            those that you will name in `format_pairs(..., columns=)`.
 
     Raises:
         FileNotFoundError: no such file, folder or Hub id.
@@ -48,150 +47,172 @@ def load_rows(
     """
     name = str(source)
     if name.startswith(PREFIX) and name != SAMPLE:
-        raise ValueError(f"no data set {name!r}: {did_you_mean(name, [SAMPLE])}")
+        raise SuperfilterError(f"no data set {name!r}: {did_you_mean(name, [SAMPLE])}")
     path = Path(embedded_sample() if name == SAMPLE else name).expanduser()
     if path.is_file():
-        loaded = _from_file(path)
+        splits = _from_file(path, text_columns)
     elif path.is_dir():
-        loaded = _from_folder(path, config)
+        splits = _from_folder(path, config, text_columns)
     elif name.endswith(SUFFIXES) or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise FileNotFoundError(
-            f"no file {name!r}; in {str(path.parent)!r} {did_you_mean(path.name, there)}"
+        neighbours = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise NotFoundError(
+            f"no file {name!r}; in {str(path.parent)!r} {did_you_mean(path.name, neighbours)}"
         )
     else:
-        loaded = _from_hub(name, config, revision)
-    rows = _one_split(loaded, split, name)
+        splits = _from_hub(name, config, revision, text_columns)
+    rows = _one_split(splits, split, name)
     if len(rows) == 0:
-        raise ValueError(f"{name!r} has no rows")
+        raise SuperfilterError(f"{name!r} has no rows")
     return rows
 
 
 def revision_of_rows(source: str, revision: str | None = None) -> str | None:
-    """The immutable revision of what `load_rows` loads: a commit, or a digest of a file or folder.
+    """Resolve what `load_rows` loads to an immutable revision.
 
-    None where it cannot be known: `load_rows` will say what is wrong, or the cache does not tell.
+    Returns:
+        A commit, or a digest of a file or folder; None where it cannot be known: `load_rows`
+        says what is wrong, or the cache does not tell.
     """
+    place = embedded_sample() if source == SAMPLE else str(Path(source).expanduser())
+    name = place if Path(place).exists() else source
     try:
-        found = embedded_sample() if source == SAMPLE else str(Path(source).expanduser())
-        return resolve_revision(
-            found if Path(found).exists() else source, revision, repo_type="dataset"
-        )
+        return resolve_revision(name, revision, repo_type="dataset")
     except FileNotFoundError:
         return None
 
 
-def _from_file(path: Path) -> Any:
+def _from_file(path: Path, text_columns: Collection[str]) -> Any:
+    from lzma import LZMAError
+
     import pyarrow.parquet as pq
     from datasets import Dataset
     from datasets.exceptions import DatasetsError
 
     if not path.name.endswith(SUFFIXES):
-        raise ValueError(f"{str(path)!r} is of an unknown type: give one of {', '.join(SUFFIXES)}")
+        raise SuperfilterError(
+            f"{str(path)!r} is of an unknown type: give one of {', '.join(SUFFIXES)}"
+        )
     try:
         if path.suffix == ".parquet":
             return Dataset.from_parquet(str(path)) if pq.read_metadata(path).num_rows else []
-        if path.suffix == ".csv":  # an answer "None" or "N/A" is text and no missing value
-            return Dataset.from_csv(str(path), keep_default_na=False, na_values=["", "nan", "NaN"])
-        return Dataset.from_dict(_columns_of(_json_rows(path)), on_mixed_types="use_json")
-    except (ValueError, TypeError, OverflowError, OSError, DatasetsError) as error:
-        if "corresponds to no data" in str(error):  # a csv file with a header alone
-            return []
-        raise ValueError(f"{str(path)!r} cannot be read: {_reason(error)}") from error
+        read = read_csv if ".csv" in path.suffixes[-2:] else read_json
+        return read(path, text_columns)
+    except (ValueError, TypeError, OSError, EOFError, LZMAError, DatasetsError) as error:
+        raise SuperfilterError(f"{str(path)!r} cannot be read: {_reason(error)}") from error
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Where each row stands, and the row: the entries of a JSON array, or the lines of JSON Lines.
-
-    A line ends with a newline character and with nothing else: U+2028 is a character of its text.
-    """
-    import pyarrow as pa
-
-    codec = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
-    with io.TextIOWrapper(
-        pa.input_stream(str(path), compression=codec), encoding="utf-8-sig", newline="\n"
-    ) as lines:
-        filled = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-        for count, (number, line) in enumerate(filled):
-            if count == 0 and line.lstrip().startswith("["):
-                entries = _parsed("the file", line + lines.read())
-                yield from ((f"entry {place}", entry) for place, entry in enumerate(entries, 1))
-            else:
-                yield f"line {number}", _parsed(f"line {number}", line)
-
-
-def _parsed(place: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"{error.msg}, line {error.lineno} of it" if error.lineno > 1 else error.msg
-        raise ValueError(f"{place} is not JSON ({where}): {text.strip()[:60]!r}") from error
-
-
-def _columns_of(rows: Iterable[tuple[str, Any]]) -> dict[str, list[Any]]:
-    """Rows turned into columns; a key that a row lacks is None there, whichever row has it first."""
-    columns: dict[str, list[Any]] = {}
-    for count, (place, row) in enumerate(rows):
-        if not isinstance(row, dict):
-            raise ValueError(f"{place} is {str(row)[:40]!r}: every row has to be a JSON object")
-        for name in row:
-            if name not in columns:
-                columns[name] = [None] * count
-        for name, values in columns.items():
-            values.append(row.get(name))
-    return columns
-
-
-def _from_folder(path: Path, config: str | None) -> Any:
+def _from_folder(path: Path, config: str | None, text_columns: Collection[str]) -> Any:
     from datasets import load_from_disk
 
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         return load_from_disk(str(path))
-    return _load(f"no data set in the folder {str(path)!r}", str(path), config)
+    loaded = _load(f"no data set in the folder {str(path)!r}", str(path), config)
+    return _with_values(loaded, text_columns)
 
 
-def _from_hub(name: str, config: str | None, revision: str | None) -> Any:
-    missing = f"no data set {name!r}: it is neither a file or folder here nor on the Hub as this machine sees it"
-    sha = resolve_revision(name, revision, repo_type="dataset", again=True) if revision else None
+def _from_hub(
+    name: str, config: str | None, revision: str | None, text_columns: Collection[str]
+) -> Any:
+    missing = (
+        f"no data set {name!r}: it is neither a file or folder here nor on the Hub as this machine "
+        "sees it"
+    )
+    sha = None
+    if revision:
+        sha = resolve_revision(name, revision, repo_type="dataset", again=True)
     loaded = _load(missing, name, config, sha)
-    files = [file["filename"] for rows in loaded.values() for file in rows.cache_files]
-    if sha and not all(
-        sha in file for file in files
-    ):  # what datasets has in its cache when the Hub does not answer
-        raise FileNotFoundError(
-            f"{name!r} is in the cache, but not at revision {revision!r}, and not to be had on the Hub: go online, and "
-            "see that the data set is there and that your token may read it"
+    files = [file["filename"] for rows in loaded.splits.values() for file in rows.cache_files]
+    # When the Hub does not answer, datasets takes whatever revision its cache holds.
+    if sha and not all(sha in file for file in files):
+        raise NotFoundError(
+            f"{name!r} is in the cache, but not at revision {revision!r}, and the Hub does not "
+            "give it: go online, and see that the data set exists and that your token may read it"
         )
-    return loaded
+    return _with_values(loaded, text_columns)
 
 
-def _load(missing: str, name: str, config: str | None, revision: str | None = None) -> Any:
-    from datasets import load_dataset
+class _Loaded(NamedTuple):
+    """Hold splits, and whether every column of them is text."""
+
+    splits: "dict[str, Dataset]"
+    all_text: bool
+
+
+def _load(missing: str, name: str, config: str | None, revision: str | None = None) -> _Loaded:
+    """Load all splits with datasets, every column of CSV as text."""
+    from datasets import Features, Value, load_dataset, load_dataset_builder
     from datasets.exceptions import DatasetsError
+    from datasets.packaged_modules.csv.csv import CsvConfig
 
     try:
-        return load_dataset(name, config, revision=revision)
+        cached = _cached_as_text(name, config)
+        if cached:
+            return _Loaded(cached, all_text=True)
+        builder = load_dataset_builder(name, config, revision=revision)
+        if not isinstance(builder.config, CsvConfig) or builder.info.features:
+            return _Loaded(load_dataset(name, config, revision=revision), all_text=False)
+        file = str(next(iter(builder.config.data_files.values()))[0])
+        features = Features({column: Value("string") for column in read_header(file)})
+        as_text = {"features": features, "keep_default_na": False, "na_values": [""]}
+        return _Loaded(load_dataset(name, config, revision=revision, **as_text), all_text=True)
     except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"{missing} ({_reason(error)})") from error
+        raise NotFoundError(f"{missing} ({_reason(error)})") from error
     except (ValueError, DatasetsError) as error:
-        raise ValueError(f"{name!r} cannot be loaded: {_reason(error)}") from error
+        raise SuperfilterError(f"{name!r} cannot be loaded: {_reason(error)}") from error
 
 
-def _one_split(loaded: Any, split: str | None, name: str) -> "Dataset":
-    """The wanted split; without one named, the only one or `train`. A file is a split `train`."""
-    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
-    wanted = split or (next(iter(splits)) if len(splits) == 1 else "train")
-    if wanted not in splits:
+def _cached_as_text(name: str, config: str | None) -> "dict[str, Dataset]":
+    """Read a CSV data set that was loaded as text from the cache, for a session without the Hub.
+
+    `load_dataset` looks for it under the arguments of that load, the names of the columns, which
+    only the file tells.
+
+    Returns:
+        The splits of the newest version; none with the Hub at hand, or where nothing is cached.
+    """
+    import datasets
+
+    if not datasets.config.HF_HUB_OFFLINE:
+        return {}
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")
+    versions = list(folder.glob(f"{config or 'default'}-*/*/*/dataset_info.json"))
+    if not versions:
+        return {}
+    newest = max(versions, key=lambda info: info.stat().st_mtime)
+    splits = {}
+    for split in json.loads(newest.read_text(encoding="utf-8"))["splits"]:
+        files = sorted(newest.parent.glob(f"*-{split}*.arrow"))
+        parts = [datasets.Dataset.from_file(str(file), split=split) for file in files]
+        splits[split] = datasets.concatenate_datasets(parts)
+    return splits
+
+
+def _with_values(loaded: _Loaded, text_columns: Collection[str]) -> "dict[str, Dataset]":
+    """Convert the columns of CSV that hold only numbers."""
+    if not loaded.all_text:
+        return loaded.splits
+    return {split: with_values(rows, text_columns) for split, rows in loaded.splits.items()}
+
+
+def _one_split(splits: Any, split: str | None, name: str) -> "Dataset":
+    """Pick the named split, or else the only one or `train`."""
+    by_name = splits if isinstance(splits, dict) else {"train": splits}
+    default = next(iter(by_name)) if len(by_name) == 1 else "train"
+    wanted = split or default
+    if wanted not in by_name:
         remedy = "" if split else "; choose one with split"
-        raise ValueError(
-            f"{name!r} has no split {wanted!r}: {did_you_mean(wanted, map(str, splits))}{remedy}"
+        raise SuperfilterError(
+            f"{name!r} has no split {wanted!r}: {did_you_mean(wanted, map(str, by_name))}{remedy}"
         )
-    return splits[wanted]
+    rows: Dataset = by_name[wanted]
+    return rows
 
 
-def _reason(error: Exception) -> str:
-    """One line of what a library said; behind an "error occurred while generating the dataset" stands its cause."""
+def _reason(error: BaseException) -> str:
+    """Shorten a library's message to one line, that of its cause."""
     from datasets.exceptions import DatasetBuildError
 
-    said = error.__cause__ if isinstance(error, DatasetBuildError) and error.__cause__ else error
-    return " ".join(str(said).split("Example of usage")[0].split()) or type(said).__name__
+    if isinstance(error, DatasetBuildError) and error.__cause__:
+        error = error.__cause__
+    message = str(error).split("Example of usage")[0]
+    return " ".join(message.split()) or type(error).__name__

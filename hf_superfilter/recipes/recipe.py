@@ -146,7 +146,13 @@ class Recipe:
         store, text = Store(folder), self.to_yaml()
         revision = revision_of_rows(self.dataset, self.revision)
         pinned = revision if is_commit(revision) else self.revision
-        rows = load_rows(self.dataset, split=self.split, config=self.config, revision=pinned)
+        rows = load_rows(
+            self.dataset,
+            split=self.split,
+            config=self.config,
+            revision=pinned,
+            text_columns=(self.columns or {}).values(),
+        )
         pairs = format_pairs(
             rows,
             self.format,

@@ -1,7 +1,8 @@
-"""Rows from every kind of place, and one clear sentence for every kind of file that cannot be read."""
+"""Rows from every kind of place, and one clear sentence for every file that cannot be read."""
 
 import gzip
 import json
+import lzma
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,6 +40,8 @@ ENCODED = {
     "rows.json.gz": gzip.compress(json.dumps(ROWS).encode()),
     "rows.jsonl.zst": zstd(as_lines(ROWS)),
     "rows.json.zst": zstd(json.dumps(ROWS).encode()),
+    "rows.jsonl.xz": lzma.compress(as_lines(ROWS)),
+    "rows.json.xz": lzma.compress(json.dumps(ROWS).encode()),
 }
 
 
@@ -134,7 +137,8 @@ def test_several_splits_without_a_train_ask_for_a_choice(tmp_path):
 def configs(tmp_path):
     pq.write_table(pa.table({"x": [1, 2]}), tmp_path / "x.parquet")
     pq.write_table(pa.table({"x": [3]}), tmp_path / "y.parquet")
-    front = "configs:\n- config_name: one\n  data_files: x.parquet\n- config_name: two\n  data_files: y.parquet\n"
+    front = "configs:\n- config_name: one\n  data_files: x.parquet\n"
+    front += "- config_name: two\n  data_files: y.parquet\n"
     (tmp_path / "README.md").write_text(f"---\n{front}---\n")
     return tmp_path
 
@@ -181,10 +185,19 @@ UNREADABLE = [
     ),
     ("number.jsonl", b'{"a": 1}\n5\n', "line 2 is '5': every row has to be a JSON object"),
     ("list.json", b'[{"a": 1}, "x"]', "entry 2 is 'x': every row has to be a JSON object"),
-    ("latin.jsonl", '{"a": "é"}'.encode("latin-1"), "'utf-8' codec can't decode"),
-    ("huge.jsonl", b'{"a": 1180591620717411303424}', "int too large"),
+    (
+        "latin.jsonl",
+        b'{"a": 1}\n' + '{"a": "é"}'.encode("latin-1"),
+        "line 2, byte 8: 'utf-8' codec can't decode",
+    ),
+    ("latin.csv", "a,b\n1,é\n".encode("latin-1"), "line 2, byte 3: 'utf-8' codec can't decode"),
+    ("digits.jsonl", b'{"a": ' + b"1" * 5_000 + b"}", "line 1 cannot be read"),
+    ("twice.csv", b"a,b,a\n1,2,3\n", "two columns are called 'a': rename one"),
+    ("short.csv", b'a,b\n"x\ny",2\n3\n', "Expected 2 fields in line 4, saw 1: '3'"),
     ("not.jsonl.gz", b"plain", "not.jsonl.gz' cannot be read"),
     ("not.jsonl.zst", b"plain", "not.jsonl.zst' cannot be read"),
+    ("not.jsonl.xz", b"plain", "not.jsonl.xz' cannot be read"),
+    ("cut.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99)[:-9], "cut.csv.gz' cannot be read"),
     ("not.parquet", b"plain", "not.parquet' cannot be read"),
     ("empty.parquet", b"", "empty.parquet' cannot be read"),
     ("empty.csv", b"", "empty.csv' cannot be read: No columns"),
@@ -271,3 +284,195 @@ def test_offline_another_revision_than_the_cached_one_is_refused(tmp_path, monke
     assert load_rows("somebody/rows", revision=sha).to_list() == ROWS
     with pytest.raises(FileNotFoundError, match=f"not at revision '{other}'"):
         load_rows("somebody/rows", revision=other)
+
+
+# Text stays text
+
+AWKWARD = [
+    "007",
+    "1.50",
+    "nan",
+    "NaN",
+    "8",
+    "12345678901234567890123",
+    "1e3",
+    "True",
+    "None",
+    "N/A",
+]
+
+
+def csv_of(columns):
+    """A CSV file as RFC 4180 writes it, every cell in quotes."""
+    lines = [columns, *zip(*columns.values(), strict=True)]
+    quoted = [",".join('"' + cell.replace('"', '""') + '"' for cell in line) for line in lines]
+    return "\r\n".join(quoted) + "\r\n"
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_a_csv_column_that_a_format_reads_is_text_as_it_stands_in_the_file(tmp_path, place):
+    written = {"instruction": AWKWARD, "output": AWKWARD[::-1], "question": AWKWARD}
+    (tmp_path / "rows.csv").write_text(csv_of(written), newline="")
+    rows = load_rows(tmp_path / "rows.csv" if place == "file" else tmp_path)
+    assert rows.to_dict() == written
+    assert {repr(feature) for feature in rows.features.values()} == {"Value('string')"}
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_the_whole_csv_column_decides_whether_it_is_numbers(tmp_path, place):
+    words_first = [*("word",) * 10_500, "007", "8"]
+    numbers_first = [*map(str, range(10_501)), "six"]
+    columns = {
+        "output": words_first,
+        "input": numbers_first,
+        "note": words_first,
+        "mark": numbers_first,
+        "score": [f"{number}.50" for number in range(10_502)],
+        "id": [str(number) for number in range(10_502)],
+        "zip": [f"{number:05d}" for number in range(10_502)],
+        "huge": [str(10**22 + number) for number in range(10_502)],
+        "good": ["True", "False"] * 5_251,
+    }
+    (tmp_path / "rows.csv").write_text(csv_of(columns), newline="")
+    rows = load_rows(tmp_path / "rows.csv" if place == "file" else tmp_path)
+    for name in ("output", "input", "note", "mark", "zip", "huge"):
+        assert rows[name][:] == columns[name], name
+    assert rows["score"][:] == [number + 0.5 for number in range(10_502)]
+    assert rows["id"][:] == list(range(10_502))
+    assert rows["good"][:] == [True, False] * 5_251
+
+
+def test_a_column_of_names_is_no_column_of_numbers_because_of_a_nan(tmp_path):
+    (tmp_path / "x.csv").write_text("cook,ppl,far\nnan,nan,1e400\nNaN,-1.5e-3,2\n,inf,3\n")
+    rows = load_rows(tmp_path / "x.csv")
+    assert rows["cook"][:] == ["nan", "NaN", None]
+    assert rows["far"][:] == ["1e400", "2", "3"], "a number that no float64 holds"
+    assert str(rows["ppl"][:]) == "[nan, -0.0015, inf]"
+
+
+def test_a_column_can_be_named_as_text(tmp_path):
+    (tmp_path / "x.csv").write_text("q,a\n1,2\n3,4\n")
+    assert load_rows(tmp_path / "x.csv", text_columns=["a"]).to_dict() == {
+        "q": [1, 3],
+        "a": ["2", "4"],
+    }
+
+
+def test_an_empty_cell_is_null_and_an_empty_text_in_quotes_is_empty(tmp_path):
+    (tmp_path / "x.csv").write_text('instruction,output\na,\nb,""\n')
+    assert load_rows(tmp_path / "x.csv")["output"][:] == [None, ""]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(texts=st.lists(json_text, min_size=1, max_size=8))
+def test_any_text_comes_back_from_csv_as_it_was(tmp_path, texts):
+    (tmp_path / "x.csv").write_text(csv_of({"output": texts, "n": texts}), "utf-8", newline="")
+    assert load_rows(tmp_path / "x.csv", text_columns=["n"]).to_dict() == {
+        "output": texts,
+        "n": texts,
+    }
+
+
+LINES = 'instruction,output\r\n"two\r\nlines\u2028",007\r\n用中文,"a, b"\r\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    {
+        "plain.csv": LINES,
+        "mark.csv": b"\xef\xbb\xbf" + LINES,
+        "packed.csv.gz": gzip.compress(LINES),
+        "packed.csv.zst": zstd(LINES),
+        "packed.csv.xz": lzma.compress(LINES),
+        "mark.csv.xz": lzma.compress(b"\xef\xbb\xbf" + LINES),
+    }.items(),
+)
+def test_csv_in_every_wrapping_gives_the_same_rows(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert load_rows(tmp_path / name).to_list() == [
+        {"instruction": "two\r\nlines\u2028", "output": "007"},
+        {"instruction": "用中文", "output": "a, b"},
+    ]
+
+
+def test_the_index_that_pandas_writes_gets_the_name_that_pandas_gives_it(tmp_path):
+    (tmp_path / "x.csv").write_text(",output\n0,a\n1,b\n")
+    assert load_rows(tmp_path / "x.csv").to_dict() == {"Unnamed: 0": [0, 1], "output": ["a", "b"]}
+
+
+# What no column can hold
+
+
+def test_integers_beyond_64_bits_are_kept_exactly(tmp_path):
+    numbers = [2**63, -(2**64), 10**40, None, 5]
+    (tmp_path / "x.jsonl").write_bytes(as_lines([{"output": "a", "id": n} for n in numbers]))
+    rows = load_rows(tmp_path / "x.jsonl")
+    assert rows["id"][:] == numbers and rows["output"][:] == ["a"] * 5
+
+
+def test_a_text_in_a_column_of_mixed_types_is_not_taken_for_a_value(tmp_path):
+    rows = [
+        {"note": "4", "messages": [{"role": "user", "content": "42"}]},
+        {"note": 4, "messages": [{"role": "user", "content": [{"type": "text", "text": "true"}]}]},
+        {"note": "null", "messages": [{"role": "user", "content": '{"a": 1e3}'}]},
+        {"note": 2**63, "messages": [{"role": "user", "content": "007"}]},
+        {"note": 1.5, "messages": []},
+    ]
+    (tmp_path / "x.jsonl").write_bytes(as_lines(rows))
+    loaded = load_rows(tmp_path / "x.jsonl")
+    assert loaded["note"][:] == [row["note"] for row in rows]
+    assert loaded["messages"][:] == [row["messages"] for row in rows]
+
+
+def test_what_cannot_be_held_where_no_format_reads_is_null_and_named(tmp_path):
+    rows = [{"output": "a", "meta": "fine"}, {"output": "b", "meta": "\ud83d\ude00 \udfff"}]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.warns(UserWarning, match=r"1 cells .* line 2, column 'meta'.*'\\udfff', at char"):
+        loaded = load_rows(tmp_path / "x.jsonl")
+    assert loaded.to_dict() == {"output": ["a", "b"], "meta": ["fine", None]}
+    (tmp_path / "y.json").write_text(json.dumps([{"x": "a"}, {"x": [2**70]}]))
+    with pytest.warns(UserWarning, match=r"entry 2, column 'x'.* beyond 64 bits inside of a list"):
+        assert load_rows(tmp_path / "y.json")["x"][:] == ["a", None]
+    (tmp_path / "z.jsonl").write_text('{"x": "a"}\n{"x": 18446744073709551616}\n')
+    with pytest.warns(UserWarning, match=r"line 2, column 'x'.* beyond 64 bits among other types"):
+        assert load_rows(tmp_path / "z.jsonl")["x"][:] == ["a", None]
+
+
+def test_what_cannot_be_held_where_a_format_reads_makes_the_row_unreadable(tmp_path):
+    rows = [{"instruction": f"say {n}", "output": "x"} for n in range(6)]
+    rows[1]["output"] = "half \ud83d"
+    rows[3]["output"] = 8
+    rows[4]["instruction"] = True
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = load_rows(tmp_path / "x.jsonl")
+    assert loaded["output"][:] == ["x", None, "x", None, "x", "x"]
+    reasons = loaded["unreadable"][:]
+    assert [number for number, reason in enumerate(reasons) if reason] == [1, 3, 4]
+    assert reasons[1].startswith("line 2, column 'output': a lone surrogate, '\\ud83d', at")
+    assert reasons[3] == "line 4, column 'output': holds int 8, not text"
+    assert reasons[4] == "line 5, column 'instruction': holds bool True, not text"
+
+
+def test_an_emoji_written_as_two_escapes_is_no_lone_surrogate(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"output": "\\ud83d\\ude00"}\n')
+    assert load_rows(tmp_path / "x.jsonl").to_list() == [{"output": "😀"}]
+
+
+def test_a_csv_file_on_the_hub_is_text_too_and_again_without_the_hub(hub, monkeypatch):
+    import datasets
+    from huggingface_hub import HfApi, constants
+
+    HfApi().create_repo("me/answers", repo_type="dataset")
+    HfApi().upload_file(
+        path_or_fileobj=b"output,mark\n007,1\nNaN,2\n",
+        path_in_repo="rows.csv",
+        repo_id="me/answers",
+        repo_type="dataset",
+    )
+    expected = {"output": ["007", "NaN"], "mark": [1, 2]}
+    assert load_rows("me/answers").to_dict() == expected
+    assert load_rows("me/answers", revision="main").to_dict() == expected
+    hub.stop()
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load_rows("me/answers").to_dict() == expected

@@ -1,0 +1,96 @@
+"""Open files of rows, plain or compressed."""
+
+import io
+import lzma
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from ..base import UNREADABLE
+from ..errors import SuperfilterError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+COMPRESSIONS = {"": None, ".gz": "gzip", ".zst": "zstd", ".xz": "xz"}
+SUFFIXES = (
+    *(f".{kind}{packed}" for packed in COMPRESSIONS for kind in ("json", "jsonl", "csv")),
+    ".parquet",
+)
+
+# The columns that a format reads as text, under all their usual names. What stands in them is
+# never taken for a number: 007, 1.50 and nan are answers.
+TEXT_COLUMNS = frozenset(
+    {
+        *("instruction", "input", "output", "system", "context", "response", "history"),
+        *("question", "answer", "query", "problem", "solution", "text", "content"),
+        *("prompt", "completion", "chosen", "rejected", "response_rejected"),
+        *("reasoning", "reasoning_content", "thinking"),
+        *("messages", "conversation", "conversations", "tools"),
+    }
+)
+
+
+class Fault(NamedTuple):
+    """Describe a cell that no column can hold."""
+
+    row: int
+    place: str
+    column: str
+    reason: str
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file for reading, decompressed as its suffix says."""
+    import pyarrow as pa
+
+    codec = COMPRESSIONS.get(path.suffix)
+    if codec == "xz":  # the one that Arrow does not know
+        return lzma.open(path, "rb")
+    stream: IO[bytes] = pa.input_stream(str(path), compression=codec)
+    return stream
+
+
+def undecodable_line(path: Path) -> str | None:
+    """Find the first line and byte that are not UTF-8."""
+    file: Any = open_bytes(path)
+    with io.BufferedReader(file) as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return f"line {number}, byte {error.start + 1}: {error}"
+    return None
+
+
+def with_unreadable(rows: "Dataset", faults: Iterable[Fault]) -> "Dataset":
+    """Add the column `unreadable` with the reasons of some rows."""
+    reasons: list[str | None] = [None] * len(rows)
+    for fault in faults:
+        reasons[fault.row] = f"{fault.place}, column {fault.column!r}: {fault.reason}"
+    if UNREADABLE in rows.column_names:
+        raise SuperfilterError(
+            f"the column {UNREADABLE!r} is kept for the reasons of rows that cannot be read, such "
+            f"as {next(filter(None, reasons))!r}: rename it"
+        )
+    return with_text_column(rows, UNREADABLE, reasons)
+
+
+def with_text_column(rows: "Dataset", name: str, texts: list[str | None]) -> "Dataset":
+    """Add a column of text at the end, in memory."""
+    import pyarrow as pa
+    from datasets import Dataset, concatenate_datasets
+
+    column = Dataset(pa.table({name: pa.array(texts, pa.string())}))
+    return concatenate_datasets([rows, column], axis=1)
+
+
+def is_text_column(name: str, text_columns: Collection[str]) -> bool:
+    """Check whether a column is text, by its name or the caller's."""
+    return name in TEXT_COLUMNS or name in text_columns
+
+
+def short(value: Any) -> str:
+    """Show a value in an error, at most 60 characters of it."""
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:59] + "…"
