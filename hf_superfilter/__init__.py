@@ -1,144 +1,29 @@
-"""Pick the best part of a data set with a small model: score, select, publish. Public names load on first use."""
+"""Pick the best part of a data set with a small model: score, select, publish.
 
+Public names are listed in `__init__.pyi`, where type checkers see
+them, and load on first use (PEP 562).
+"""
+
+import ast
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from .base import Batch, Columns, Scorer, Selector
-    from .consistency.cascade import Cascade, cascade
-    from .consistency.compare import Comparison, compare_models
-    from .data.formats import detect_format, format_pairs
-    from .data.sources import load_rows
-    from .embedded import embedded_model, embedded_sample
-    from .errors import SuperfilterError
-    from .hub.publish import publish, publish_metric
-    from .hub.repo_files import write_repo
-    from .hub.subsets import Subset, list_subsets, load_recipe, load_subset
-    from .metrics import metric_path
-    from .metrics.rank_consistency.agreement import rank_consistency
-    from .models.causal_lm import CausalLM
-    from .models.encoder import TextEncoder
-    from .recipes.recipe import Recipe
-    from .reports.html import write_report
-    from .runs.runner import score
-    from .scoring.ask_llm import AskLLM
-    from .scoring.density import Density
-    from .scoring.embed import Embed
-    from .scoring.ifd import IFD
-    from .scoring.learning_percentage import LearningPercentage
-    from .scoring.length import Length
-    from .scoring.perplexity import Perplexity
-    from .selection.facility_location import FacilityLocation
-    from .selection.funnel import Selection, Step, select
-    from .selection.inverse_propensity import InversePropensity
-    from .selection.per_cluster import PerCluster
-    from .selection.prototypes import Prototypes
-    from .selection.random_sample import RandomSample
-    from .selection.sem_dedup import SemDedup
-    from .selection.threshold import Threshold
-    from .selection.top_k import TopK
 
-_HOME = {
-    "AskLLM": "scoring.ask_llm",
-    "Batch": "base",
-    "Cascade": "consistency.cascade",
-    "CausalLM": "models.causal_lm",
-    "Columns": "base",
-    "Comparison": "consistency.compare",
-    "Density": "scoring.density",
-    "Embed": "scoring.embed",
-    "FacilityLocation": "selection.facility_location",
-    "IFD": "scoring.ifd",
-    "InversePropensity": "selection.inverse_propensity",
-    "LearningPercentage": "scoring.learning_percentage",
-    "Length": "scoring.length",
-    "PerCluster": "selection.per_cluster",
-    "Perplexity": "scoring.perplexity",
-    "Prototypes": "selection.prototypes",
-    "RandomSample": "selection.random_sample",
-    "Recipe": "recipes.recipe",
-    "Scorer": "base",
-    "Selection": "selection.funnel",
-    "Selector": "base",
-    "SemDedup": "selection.sem_dedup",
-    "Step": "selection.funnel",
-    "Subset": "hub.subsets",
-    "SuperfilterError": "errors",
-    "TextEncoder": "models.encoder",
-    "Threshold": "selection.threshold",
-    "TopK": "selection.top_k",
-    "cascade": "consistency.cascade",
-    "compare_models": "consistency.compare",
-    "detect_format": "data.formats",
-    "embedded_model": "embedded",
-    "embedded_sample": "embedded",
-    "format_pairs": "data.formats",
-    "list_subsets": "hub.subsets",
-    "load_recipe": "hub.subsets",
-    "load_rows": "data.sources",
-    "load_subset": "hub.subsets",
-    "metric_path": "metrics",
-    "publish": "hub.publish",
-    "publish_metric": "hub.publish",
-    "rank_consistency": "metrics.rank_consistency.agreement",
-    "score": "runs.runner",
-    "select": "selection.funnel",
-    "write_repo": "hub.repo_files",
-    "write_report": "reports.html",
-}
+def _public_names() -> dict[str, str]:
+    """Read the public names and their modules from the stub file."""
+    stub = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    imports = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
+    modules = {alias.name: str(node.module) for node in imports for alias in node.names}
+    return dict(sorted(modules.items()))
 
-__all__ = [  # noqa: RUF022 - sorted as Python sorts
-    "AskLLM",
-    "Batch",
-    "Cascade",
-    "CausalLM",
-    "Columns",
-    "Comparison",
-    "Density",
-    "Embed",
-    "FacilityLocation",
-    "IFD",
-    "InversePropensity",
-    "LearningPercentage",
-    "Length",
-    "PerCluster",
-    "Perplexity",
-    "Prototypes",
-    "RandomSample",
-    "Recipe",
-    "Scorer",
-    "Selection",
-    "Selector",
-    "SemDedup",
-    "Step",
-    "Subset",
-    "SuperfilterError",
-    "TextEncoder",
-    "Threshold",
-    "TopK",
-    "cascade",
-    "compare_models",
-    "detect_format",
-    "embedded_model",
-    "embedded_sample",
-    "format_pairs",
-    "list_subsets",
-    "load_recipe",
-    "load_rows",
-    "load_subset",
-    "metric_path",
-    "publish",
-    "publish_metric",
-    "rank_consistency",
-    "score",
-    "select",
-    "write_repo",
-    "write_report",
-]
+
+_HOME = _public_names()
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name's module when the name is first used (PEP 562)."""
+    """Import a public name's module when the name is first used."""
     if name not in _HOME:
         from .errors import did_you_mean
 

@@ -1,7 +1,7 @@
-"""The types that everything agrees on: batches, columns, scorers, selectors, and settings that pickle."""
+"""Define the contracts of scorers and selectors."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -10,14 +10,10 @@ if TYPE_CHECKING:
 
 
 Batch = Mapping[str, Sequence[Any]]
-
-
 """Column name -> n values, as `Dataset.map(batched=True)` hands over."""
 
 
 Columns = dict[str, "Sequence[Any] | np.ndarray"]
-
-
 """New column name -> n values, in the order of the batch."""
 
 # The column in which reading and formatting say why a row cannot be scored; null for all others.
@@ -26,57 +22,145 @@ UNREADABLE = "unreadable"
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Turns a batch of rows into new columns; `ds.map(scorer, batched=True)` is all it needs to be.
+    """Compute new columns from a batch of rows.
 
-    `name` is the prefix of its columns and its folder in a run; `main` names the column to rank by.
-    A plain function is a scorer too: it is known by its own name.
-
-    A scorer that has to see all rows first also has `prepare(rows, folder)`, which makes what it needs in a
-    local folder and returns a new scorer that names it. `score` calls it in every process of a launch at once, and
-    again after a kill: what is there is not made again. Other launches on the run folder wait, and then
-    call it to find all made. `trial(rows)`, if a scorer has it, is called once in the life of a run folder, before
-    the first chunk; its facts go into the record. `bounds`, if a scorer has it, are the usual limits of `main`;
-    values beyond are counted.
+    `ds.map(scorer, batched=True)` is all it needs to be. `name` is the prefix of its columns and
+    its folder in a run. A plain function is a scorer too and goes by its own name. Whatever else a
+    scorer may have is declared, with its default, on `Settings`.
     """
 
     name: str
 
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
-        """The new columns of a batch; `rank` is the worker's number and picks its device."""
+        """Compute the new columns on the device of `rank`."""
         ...
 
 
 @runtime_checkable
 class Selector(Protocol):
-    """Picks rows: `(table, pool) -> rows`, both row numbers into the whole table.
+    """Pick rows: `(table, pool) -> rows`.
 
-    `pool` (m,) int64 holds the rows still in play; the answer (k,) int64 is a subset of it, best
-    first. The whole table is there because a budget is a share of ALL rows. An optional method
-    `facts(table, pool, rows) -> dict` gives the funnel something to say about the step.
+    `pool` (m,) int64 holds the rows still in play; the returned (k,) int64 are a subset of it, best
+    first, or `Kept(rows, facts)` where the funnel should show facts about the step. The whole table
+    is an argument because a budget is a share of ALL rows.
+
+    Two attributes are read where a selector has them: `by`, the column that it goes by, and
+    `largest`, whether it puts large values of that column first.
     """
 
-    def __call__(self, table: "Dataset", pool: "np.ndarray") -> "np.ndarray":
-        """The row numbers of `pool` that are kept, best first."""
+    def __call__(self, table: "Dataset", pool: "np.ndarray") -> "np.ndarray | Kept":
+        """Return the row numbers of `pool` to keep, best first."""
         ...
 
 
-class Settings:
-    """Base of scorers and selectors that are frozen dataclasses: what they are is what their fields say.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """Hold the rows that a selector keeps, and facts.
 
-    The pickle holds the fields and nothing else that was computed or loaded since, so it is small,
-    equal in every process, and a sound key for the `Dataset.map` cache. Into that key goes also
-    `arithmetic`, to be raised when the same settings give other numbers than before, and whatever
-    `identity` adds (a model's resolved revision).
+    It reads as its rows do: `len(kept)`, `kept[0]`, `np.asarray(kept)`, `kept.tolist()`.
+
+    Attributes:
+        rows: (k,) int64 row numbers, best first.
+        facts: name -> value, as the funnel shows them.
+        shortfall: why a budget was not filled, "" where it was; `select` warns with it.
+
+    Example:
+        >>> import numpy as np
+        >>> from datasets import Dataset
+        >>> from hf_superfilter import Kept, select
+        >>> def even(table, pool):
+        ...     return Kept(pool[pool % 2 == 0], {"odd rows": int((pool % 2).sum())})
+        >>> print(select(Dataset.from_dict({"text": list("abc")}), even))
+        2 of 3 rows kept (66.7%)
+          even          3 ->         2, odd rows 1
+    """
+
+    rows: "np.ndarray"
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shortfall: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.rows[place]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rows)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> "np.ndarray":
+        import numpy as np
+
+        rows = np.asarray(self.rows, dtype=dtype)
+        return rows.copy() if copy else rows
+
+    def tolist(self) -> list[int]:
+        """Return the rows as Python integers."""
+        return [int(row) for row in self.rows]
+
+
+class Settings:
+    """Describe a scorer or selector by its dataclass fields.
+
+    What they are is what their fields say. The pickle holds the fields and nothing that was
+    computed or loaded since, so it is small, equal in every process, and a sound key for the
+    `Dataset.map` cache. Into that key go also `arithmetic` and `identity()`.
+
+    All that a scorer may have beyond `name` and `__call__` stands here with its default; a subclass
+    overrides what it needs.
+
+    Attributes:
+        arithmetic: raised when the same settings give other numbers than before.
+        bounds: the usual limits of `main`; values beyond are counted in the run's manifest.
+        prepare: `(rows, folder) -> scorer`, of a scorer that has to see all rows before it scores
+            one. It makes what it needs in a local folder and returns a scorer that names it.
+            `score` calls it in every process of a launch, and again after a kill: what is there is
+            not made again. Other launches on the run folder wait, and then call it to read.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from hf_superfilter import Settings
+        >>> @dataclass(frozen=True, repr=False)
+        ... class Shout(Settings):
+        ...     name: str = "shout"
+        ...     def __call__(self, batch):
+        ...         return {self.name: [float(text.isupper()) for text in batch["text"]]}
+        >>> Shout()({"text": ["HELLO", "hello"]})
+        {'shout': [1.0, 0.0]}
     """
 
     arithmetic: ClassVar[int] = 1
+    bounds: ClassVar[tuple[float, float] | None] = None
+    prepare: "Callable[[Dataset, str], Any] | None" = None
+
+    @property
+    def main(self) -> str | None:
+        """Column to rank by; None is the first returned."""
+        return None
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """Columns that a scorer reads; None is all."""
+        return None
+
+    def self_check(self, rows: "Dataset", rank: int | None = None) -> dict[str, Any]:
+        """Return what the scorer measures of itself on rows.
+
+        `score` calls it once in the life of a run folder, before the first chunk, and keeps the
+        facts in the manifest; {} is nothing to say.
+        """
+        return {}
+
+    def provenance(self, rank: int | None = None) -> dict[str, Any]:
+        """Return what the manifest records after scoring: model, device, dtype."""
+        return {}
 
     def identity(self) -> dict[str, Any]:
-        """What decides the numbers besides the fields and the code; empty unless a subclass knows more."""
+        """Return what decides the numbers besides fields and code."""
         return {}
 
     def settings(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, by name: the arguments that build this object again."""
+        """Return the fields that differ from their defaults."""
         return {
             field.name: value
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
@@ -84,24 +168,87 @@ class Settings:
         }
 
     def entry(self) -> dict[str, dict[str, Any]]:
-        """`{name: arguments}` in plain values, as recipes and records write it; a foreign class is `module:Class`."""
+        """Return `{name: arguments}`, as recipes and manifests write it.
+
+        A class of another package is called `module:Class`.
+        """
         kind = type(self)
         ours = kind.__module__.startswith(f"{__package__}.")
+        name = kind.__name__ if ours else f"{kind.__module__}:{kind.__name__}"
         arguments = {
-            key: list(v) if isinstance(v, tuple) else v for key, v in self.settings().items()
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in self.settings().items()
         }
-        return {kind.__name__ if ours else f"{kind.__module__}:{kind.__name__}": arguments}
+        return {name: arguments}
 
     def __repr__(self) -> str:
-        """The Python that builds this object."""
+        """Return the Python that builds this object."""
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
         return f"{type(self).__name__}({arguments})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields, the version of the arithmetic and the identity; nothing loaded rides along."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         return {"fields": fields, "arithmetic": self.arithmetic, "identity": self.identity()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the fields; the instance is frozen, so they go straight into its dictionary."""
-        self.__dict__.update(state["fields"])
+        self.__dict__.update(state["fields"])  # the instance is frozen
+
+
+class ScorerAdapter(Settings):
+    """Give any callable the members that `Settings` declares.
+
+    A plain function, or an object of another package, keeps what it has of them. It is known by a
+    digest of its code.
+    """
+
+    main: Any = None
+    columns: Any = None
+    MEMBERS = ("main", "columns", "bounds", "prepare", "self_check", "provenance")
+
+    def __init__(self, scorer: Any) -> None:
+        self.scorer = scorer
+        self.name = scorer_name(scorer)
+        for member in self.MEMBERS:
+            value = getattr(scorer, member, None)
+            if value is not None:
+                setattr(self, member, value)
+
+    def __call__(self, batch: Batch, rank: int | None = None) -> Any:
+        """Call the scorer, with the rank if it takes one."""
+        if takes_rank(self.scorer):
+            return self.scorer(batch, rank=rank)
+        return self.scorer(batch)
+
+    def identity(self) -> dict[str, Any]:
+        """Return a digest of the scorer's code and state."""
+        from datasets.fingerprint import Hasher
+
+        return {"digest": Hasher.hash(self.scorer)}
+
+    def entry(self) -> Any:
+        """Return the name, all that can be written down."""
+        return self.name
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"fields": dict(self.__dict__)}
+
+
+def as_scorer(scorer: Any) -> Any:
+    """Return a scorer that has every optional member of `Settings`."""
+    return scorer if isinstance(scorer, Settings) else ScorerAdapter(scorer)
+
+
+def scorer_name(scorer: object) -> str:
+    """Return a scorer's name, or its function's or class's."""
+    name = getattr(scorer, "name", None) or getattr(scorer, "__name__", type(scorer).__name__)
+    return str(name).strip("<>")
+
+
+def takes_rank(function: Callable[..., Any]) -> bool:
+    """Return whether a function takes the worker's number."""
+    import inspect
+
+    return "rank" in inspect.signature(function).parameters

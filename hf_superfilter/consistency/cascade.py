@@ -1,13 +1,13 @@
 """cascade(): a weak model on all rows, a strong one on the best of them, and how much of its choice that keeps."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..base import Batch, Columns, Settings
+from ..base import Batch, Columns, ScorerAdapter, as_scorer
 from ..checks import is_number
 from ..data.columns import numbers_of
 from ..runs.manifest import read_manifest
@@ -54,7 +54,7 @@ class Cascade:
     def __str__(self) -> str:
         """The figures in plain words."""
         return (
-            f"{self.selection!r}\n"
+            f"{self.selection}\n"
             f"The weak model lets {self.recall:.0%} ({self.recall_low:.0%} to {self.recall_high:.0%}) of the strong "
             f"model's best rows through, measured on {self.audited:,} rows drawn at random.\n"
             f"The strong model read {self.asked:.0%} of the rows; both together took {self.cost:.0%} of the time that "
@@ -107,7 +107,7 @@ def cascade(
     asked = in_pool.copy()
     asked[drawn] = True
     marked = rows.add_column(ASKED, asked.tolist())
-    table = _scored(marked, [first, _Asked(second)], folder)
+    table = _scored(marked, [first, _MarkedRows(second)], folder)
     selection = select(table, [*to_pool, *_steps(second.main, keep, below, largest)], run=folder)
     hits, best = _audited(
         numbers_of(table, second.main)[drawn], in_pool[drawn], keep, below, largest
@@ -146,54 +146,36 @@ def wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
     )
 
 
-@dataclass(frozen=True, repr=False)
-class _Asked(Settings):
-    """A scorer that reads only the rows marked in a column; the others are nan, or `not_asked`."""
+class _MarkedRows(ScorerAdapter):
+    """Score only the rows marked in a column; the others are nan, or `not_asked`."""
 
-    scorer: Any
-    name: str = field(default="", init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", self.scorer.name)
-
-    @property
-    def main(self) -> str:
-        """The column to rank by."""
-        return str(self.scorer.main)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns it reads."""
-        return (*self.scorer.columns, ASKED)
+    def __init__(self, scorer: Any) -> None:
+        super().__init__(as_scorer(scorer))
+        if self.columns is not None:
+            self.columns = (*self.columns, ASKED)
 
     def identity(self) -> dict[str, Any]:
-        """That of the scorer."""
+        """Return that of the scorer."""
         return dict(self.scorer.identity())
 
-    def entry(self) -> dict[str, dict[str, Any]]:
-        """The scorer's own."""
-        return dict(self.scorer.entry())
-
-    def provenance(self) -> dict[str, Any]:
-        """That of the scorer."""
-        return dict(self.scorer.provenance())
+    def entry(self) -> Any:
+        """Return that of the scorer."""
+        return self.scorer.entry()
 
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
-        """The scorer's columns, filled up."""
+        """Score the marked rows and fill the others in."""
         asked = np.flatnonzero(np.asarray(batch[ASKED], dtype=bool)).tolist()
         part = {name: [values[i] for i in asked] for name, values in batch.items()}
         columns: Columns = {}
-        for name, values in self.scorer(part, rank).items():
-            numbers = np.asarray(values).dtype.kind == "f" and not name.endswith(
-                "_status"
-            )  # of no rows, both are float
-            whole = np.full(
-                len(batch[ASKED]),
-                np.nan if numbers else NOT_ASKED,
-                dtype=float if numbers else object,
-            )
-            whole[asked] = values
-            columns[name] = whole if numbers else whole.tolist()
+        for name, values in super().__call__(part, rank).items():
+            # Of no rows, text and numbers are both float.
+            numeric = np.asarray(values).dtype.kind == "f" and not name.endswith("_status")
+            if numeric:
+                column = np.full(len(batch[ASKED]), np.nan)
+            else:
+                column = np.full(len(batch[ASKED]), NOT_ASKED, dtype=object)
+            column[asked] = values
+            columns[name] = column if numeric else column.tolist()
         return columns
 
 

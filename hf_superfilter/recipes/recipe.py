@@ -4,13 +4,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base import scorer_name
 from ..data.formats import format_pairs
 from ..data.sources import load_rows, revision_of_rows
 from ..errors import NotFoundError, SuperfilterError, did_you_mean
 from ..revisions import is_commit
 from ..runs.distributed import this_process
 from ..runs.manifest import record_source
-from ..runs.runner import score, scorer_name
+from ..runs.runner import score
 from ..runs.store import Store
 from ..selection.funnel import Selection, select
 from ..yaml_io import dump_yaml, load_yaml

@@ -127,7 +127,7 @@ def summarise(selection: "Selection") -> str:
                 for number in rows[:3].tolist()
             ]
     cost = [_cost_line(entry) for entry in facts["cost"] or []] or ["cost of scoring: not recorded"]
-    parts = [[repr(selection)], statuses, examples, cost]
+    parts = [[str(selection)], statuses, examples, cost]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 

@@ -129,25 +129,14 @@ def read_scorer(store: Store, name: str) -> dict[str, Any]:
         return {}
 
 
-def fingerprint_of(scorer: object, name: str, table: "Dataset") -> dict[str, Any]:
-    """What decides a scorer's numbers: its arguments, arithmetic and identity, and the rows it reads.
-
-    A plain function is known by a digest of its code; then all columns count as read.
-    """
-    read = list(getattr(scorer, "columns", table.column_names))
-    if isinstance(scorer, Settings):
-        return {
-            "scorer": json.loads(json.dumps(scorer.entry())),  # as it will be read back
-            "arithmetic": scorer.arithmetic,
-            "identity": scorer.identity(),
-            "data": digest_columns(table, read),
-        }
-    from datasets.fingerprint import Hasher
-
+def fingerprint_of(scorer: Settings, table: "Dataset") -> dict[str, Any]:
+    """Return what decides a scorer's numbers: arguments, arithmetic, identity and its rows."""
+    columns = table.column_names if scorer.columns is None else scorer.columns
     return {
-        "scorer": name,
-        "identity": {"digest": Hasher.hash(scorer)},
-        "data": digest_columns(table, read),
+        "scorer": json.loads(json.dumps(scorer.entry())),  # as it will be read back
+        "arithmetic": scorer.arithmetic,
+        "identity": scorer.identity(),
+        "data": digest_columns(table, list(columns)),
     }
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..base import Columns, Scorer
+from ..base import Columns, Scorer, as_scorer, scorer_name, takes_rank
 from ..checks import check_name
 from .chunks import Chunks, layout_of
 from .distributed import Process, this_process
@@ -87,21 +87,22 @@ def score(
         >>> score(rows, [Length()], "runs/docs")["length"][:]
         [5.0]
     """
-    scorers = [scorers] if callable(scorers) else list(scorers)
-    names = [scorer_name(scorer) for scorer in scorers]
+    listed = [scorers] if callable(scorers) else scorers
+    adapted: list[Any] = [as_scorer(scorer) for scorer in listed]
+    names = [scorer_name(scorer) for scorer in adapted]
     process = this_process(expect_processes)
     table, store = _opened(rows, names, Store(folder), chunk_size)
     mapped = table is not rows  # a stream: its scores stay on disk too
     starts, sizes = _layout(store, table, chunk_size)
-    for name, scorer in zip(names, scorers, strict=True):
-        claim = fingerprint_of(scorer, name, table)
+    for name, scorer in zip(names, adapted, strict=True):
+        claim = fingerprint_of(scorer, table)
         check_fingerprint(store, name, claim)
         record_scorer(store, name, claim)
         chunks = Chunks(store, name, starts, claim=fingerprint_digest(claim))
-        if hasattr(scorer, "prepare"):
-            scorer = prepared(scorer, table, chunks, process)
-        if hasattr(scorer, "trial") and process.is_main:
-            _try_out(scorer, name, store, table, process)
+        if scorer.prepare is not None:
+            scorer = as_scorer(prepared(scorer, table, chunks, process))
+        if process.is_main:
+            _check_itself(scorer, name, store, table, process)
         leaves = name == names[-1] and not process.is_main  # nobody needs its table
         work(
             chunks,
@@ -117,12 +118,6 @@ def score(
             _warn_about(name, summary)
         table = _with_columns(table, chunks, mapped)
     return table if process.is_main else None
-
-
-def scorer_name(scorer: object) -> str:
-    """A scorer's name: its own, or that of the plain function."""
-    name = getattr(scorer, "name", None) or getattr(scorer, "__name__", type(scorer).__name__)
-    return str(name).strip("<>")
 
 
 def _opened(rows: Any, names: list[str], store: Store, chunk_size: int) -> "tuple[Dataset, Store]":
@@ -168,11 +163,11 @@ def _layout(store: Store, table: "Dataset", chunk_size: int) -> tuple[np.ndarray
 
 
 def _chunk_scorer(
-    scorer: Callable, name: str, table: "Dataset", chunks: Chunks, process: Process
+    scorer: Any, name: str, table: "Dataset", chunks: Chunks, process: Process
 ) -> Callable:
     """What is done for one chunk: score its rows and put the file; it answers with the facts about it."""
     plain, placed = table.with_format(None), _placed(scorer, process)
-    provenance = _placed(getattr(scorer, "provenance", lambda: {}), process)
+    provenance = _placed(scorer.provenance, process)
 
     def score_chunk(number: int) -> dict[str, Any]:
         start, span = time.perf_counter(), chunks.span(number)
@@ -190,17 +185,19 @@ def _chunk_scorer(
     return score_chunk
 
 
-def _try_out(scorer: Any, name: str, store: Store, table: "Dataset", process: Process) -> None:
-    """Note in the record what a scorer finds out about itself on these rows, once in the life of a run folder."""
+def _check_itself(
+    scorer: Any, name: str, store: Store, table: "Dataset", process: Process
+) -> None:
+    """Record what a scorer finds out about itself, once in the life of a run folder."""
     if "trial" not in read_scorer(store, name):
-        found = _placed(scorer.trial, process)(table)
-        if found:
-            record_scorer(store, name, {"trial": found})
+        facts = _placed(scorer.self_check, process)(table)
+        if facts:
+            record_scorer(store, name, {"trial": facts})
 
 
 def _placed(function: Callable, process: Process) -> Callable:
     """A scorer's function that runs on this process's device, if it takes a rank."""
-    if process.local is None or "rank" not in inspect.signature(function).parameters:
+    if process.local is None or not takes_rank(function):
         return function
     return partial(function, rank=process.local)
 
@@ -224,13 +221,13 @@ def _checked(columns: Any, batch: Mapping[str, Any], name: str, rows: int) -> Co
     return dict(columns)
 
 
-def _summary(chunks: Chunks, name: str, scorer: object) -> dict[str, Any]:
+def _summary(chunks: Chunks, name: str, scorer: Any) -> dict[str, Any]:
     """What `run.json` says of a finished scorer, all of it from what the chunks hold."""
     facts = list(chunks.facts().values())
     columns, undefined, statuses = chunks.table(0).column_names, 0, Counter[str]()
-    main = getattr(scorer, "main", columns[0])
+    main = scorer.main or columns[0]
     defines = main in columns and pa.types.is_floating(chunks.table(0).column(main).type)
-    bounds, beyond = getattr(scorer, "bounds", None), Counter[str]()
+    bounds, beyond = scorer.bounds, Counter[str]()
     for number in range(len(chunks)):
         part = chunks.table(number)
         if defines:

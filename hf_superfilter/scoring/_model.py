@@ -105,7 +105,7 @@ class ModelSettings(Settings):
             "threads": torch.get_num_threads(),
         }
 
-    def trial(self, rows: "Dataset", rank: int | None = None) -> dict[str, Any]:
+    def self_check(self, rows: "Dataset", rank: int | None = None) -> dict[str, Any]:
         """What int8 does to the ranks of these rows, on 200 of them; of another dtype there is nothing to say.
 
         Returns:

@@ -1,1 +1,1 @@
-"""One selector, one file: `(table, pool) -> rows`, best first, always a subset of the pool."""
+"""Select rows: one selector, one file."""

@@ -1,4 +1,4 @@
-"""k-means on embeddings, for every selector that works cluster by cluster."""
+"""Cluster embeddings with k-means."""
 
 import math
 import warnings
@@ -7,37 +7,46 @@ from typing import Any
 import numpy as np
 
 from ..checks import is_count
+from ..errors import SuperfilterError
 
-MOST_CLUSTERS = 10_000  # as SemDeDup and SSL prototypes are run on C4 in arXiv 2402.09668
+MAX_CLUSTERS = 10_000  # as SemDeDup and SSL prototypes are run on C4 in arXiv 2402.09668
 MANY_ROWS = 100_000  # above, k-means goes by mini-batches
+BLOCK = 10_000  # rows worked on at once
 
 
 def default_clusters(rows: int) -> int:
-    """The square root of the number of rows, rounded up, and at most 10,000, which is that of C4's size.
+    """Return the square root of the rows, at most 10,000.
+
+    Rounded up; 10,000 is what arXiv 2402.09668 takes for C4.
 
     Example:
         >>> default_clusters(52_002), default_clusters(10), default_clusters(10**9)
         (229, 4, 10000)
     """
-    return min(math.ceil(math.sqrt(rows)), MOST_CLUSTERS)
+    return min(math.ceil(math.sqrt(rows)), MAX_CLUSTERS)
 
 
 def check_clusters(clusters: Any) -> None:
-    """Refuse a number of clusters that is none."""
+    """Refuse what is no number of clusters."""
     if clusters is not None and not is_count(clusters):
-        raise ValueError(f"clusters={clusters!r}: give a whole number, at least 1, or leave it out")
+        raise SuperfilterError(
+            f"clusters={clusters!r}: give a whole number, at least 1, or leave it out"
+        )
 
 
 def cluster_of(
     vectors: np.ndarray, clusters: int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """k-means: (n,) int64 cluster of each row, and the (clusters, d) float32 centroids.
+    """Cluster vectors by k-means, many of them by mini-batches.
 
-    Mini-batch k-means above 100,000 rows. Where there are fewer different vectors than clusters, some stay
-    empty. Without `clusters` there are `default_clusters` of them.
+    Where there are fewer different vectors than clusters, some stay empty. Without `clusters` there
+    are `default_clusters` of them.
+
+    Returns:
+        (n,) int64 cluster of each row, and the (clusters, d) float32 centroids.
 
     Raises:
-        ValueError: more clusters than rows.
+        SuperfilterError: more clusters than rows.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -47,23 +56,27 @@ def cluster_of(
     if not len(vectors):
         return np.zeros(0, dtype=np.int64), np.zeros((0, vectors.shape[1]), dtype=np.float32)
     if clusters > len(vectors):
-        raise ValueError(
-            f"clusters={clusters} and only {len(vectors)} rows in play: give at most as many clusters"
+        raise SuperfilterError(
+            f"clusters={clusters} and only {len(vectors)} rows in play: give at most as many"
         )
-    kind = KMeans if len(vectors) <= MANY_ROWS else MiniBatchKMeans
-    means = kind(n_clusters=clusters, n_init=1, random_state=seed)
+    method = KMeans if len(vectors) <= MANY_ROWS else MiniBatchKMeans
+    means = method(n_clusters=clusters, n_init=1, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different vectors than clusters
+        # Fewer different vectors than clusters: some clusters stay empty.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         labels = means.fit_predict(vectors)
     return labels.astype(np.int64), means.cluster_centers_.astype(np.float32)
 
 
-def likeness(vectors: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """(n,) float32 cosine between each unit vector and the centroid of its cluster; 0 for a centroid of zeros."""
+def centroid_cosines(vectors: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Compute cosines between unit vectors and their cluster's centroid.
+
+    (n, d) vectors with (n,) labels; 0 where the centroid is all zeros.
+    """
     lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
     directions = centroids / np.where(lengths > 0, lengths, 1)
-    parts = [np.zeros(0, dtype=np.float32)]
-    for start in range(0, len(vectors), 10_000):
-        part = slice(start, start + 10_000)
-        parts.append(np.einsum("nd,nd->n", vectors[part], directions[labels[part]]))
-    return np.concatenate(parts)
+    cosines = [np.zeros(0, dtype=np.float32)]
+    for start in range(0, len(vectors), BLOCK):
+        block = slice(start, start + BLOCK)
+        cosines.append(np.einsum("nd,nd->n", vectors[block], directions[labels[block]]))
+    return np.concatenate(cosines)

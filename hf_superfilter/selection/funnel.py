@@ -1,6 +1,8 @@
-"""Selectors in order: from a scored table to the rows that are kept, and why the others are not."""
+"""Apply selectors in order, and record what drops each row."""
 
-from collections.abc import Callable, Iterable, Mapping
+import html
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,24 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..base import Settings
+from ..base import Kept, Settings
 from ..checks import folder_or_url
+from ..data.columns import holds_numbers, numbers_of
+from ..data.texts import text_lengths
+from ..errors import SuperfilterError, WrongTypeError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from datasets import Dataset
 
     from ..base import Selector
 
+MAX_STEPS = np.iinfo(np.int16).max  # `dropped_by` numbers the steps
+
 
 @dataclass(frozen=True)
 class Step:
-    """One selector's part in the funnel.
+    """Describe one selector's part in the funnel.
 
     Attributes:
         selector: its name or `repr`.
         rows_in, rows_out: rows in play before and after it.
-        by: the column it goes by, None where it names none.
-        facts: what it has to say of itself.
+        by: the column that it goes by, None where it names none.
+        facts: what it has to tell about the choice.
         largest: whether it puts large values of `by` first, None where it does not rank.
         entry: the selector as a recipe writes it, None for a plain function.
     """
@@ -40,21 +48,37 @@ class Step:
 
     @property
     def ranks(self) -> bool:
-        """Whether its rows stand best first by a column: it names the column and the direction."""
+        """Whether it names both a column and a direction."""
         return self.by is not None and self.largest is not None
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Selection:
-    """What was kept of a table, in which order, and what dropped the rest.
+    """Hold the kept rows, and what dropped the others.
+
+    It reads as its kept rows, best first: `len(selection)`, `selection[0]` a row,
+    `selection["text"]` a column, `for row in selection`, `selection.to_pandas()`.
+    `print(selection)` shows the funnel. What is computed from the table is computed once, when it
+    is first asked for.
 
     Attributes:
         table: the whole scored table, n rows.
         rows: (k,) int64 row numbers kept, best first.
-        steps: the funnel, one step a selector.
-        dropped_by: (n,) int64 number of the step that dropped the row, -1 for kept. Why a score was
+        steps: the funnel, one step per selector.
+        dropped_by: (n,) int16 number of the step that dropped the row, -1 for kept. Why a score is
             undefined stands in the table's `*_status` column.
-        run: the run folder the scores come from, a path or the text of a URL; None where there is none.
+        run: the run folder that the scores come from, a path or the text of a URL; None without
+            one.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from hf_superfilter import TopK, select
+        >>> table = Dataset.from_dict({"text": ["a", "b", "c"], "ifd": [0.5, 0.9, 0.8]})
+        >>> selection = select(table, TopK("ifd", 2))
+        >>> selection
+        Selection(2 of 3 rows, by 'ifd', cut at 0.8)
+        >>> len(selection), selection[0]
+        (2, {'text': 'b', 'ifd': 0.9})
     """
 
     table: "Dataset"
@@ -65,12 +89,12 @@ class Selection:
 
     @cached_property
     def subset(self) -> "Dataset":
-        """The kept rows with all their columns, best first."""
+        """Kept rows with all their columns, best first."""
         return self.table.select(self.rows)
 
     @property
     def by(self) -> str | None:
-        """The column of the last step that goes by one, None where none does."""
+        """Column of the last step that goes by one."""
         return next((step.by for step in reversed(self.steps) if step.by), None)
 
     @property
@@ -78,34 +102,132 @@ class Selection:
         """Kept rows as a share of all rows."""
         return len(self.rows) / len(self.table)
 
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """Mask (n,) bool of the rows that are kept."""
+        return self.dropped_by == -1
+
+    @cached_property
+    def ranking(self) -> Step | None:
+        """Last step that ranks by a numeric column, or None.
+
+        Only a step that ranks says which values are the better ones.
+        """
+        for step in reversed(self.steps):
+            if step.ranks and self._is_numeric(step.by):
+                return step
+        return None
+
+    @cached_property
+    def ranked_by(self) -> str | None:
+        """Column worth showing, or None.
+
+        It is that of the last step that ranks, else of the last that goes by a numeric column. A
+        selector of another package may use `by` for something else: only columns of the table
+        count.
+        """
+        if self.ranking is not None:
+            return self.ranking.by
+        for step in reversed(self.steps):
+            if self._is_numeric(step.by):
+                return step.by
+        return None
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """Values (n,) float64 of `ranked_by`; nan where undefined."""
+        if self.ranked_by is None:
+            return np.full(len(self.table), np.nan)
+        return numbers_of(self.table, self.ranked_by)
+
+    @cached_property
+    def cut(self) -> float | None:
+        """Ranked value of the last row kept, or None.
+
+        A line divides kept from dropped rows only where the last step ranks, keeps a row and drops no better one: the
+        best of each cluster, say, lie on no side of one.
+        """
+        step = self.ranking
+        if step is None or step is not self.steps[-1] or not len(self.rows):
+            return None
+        cut = float(self.scores[self.rows[-1]])
+        dropped = self.scores[self.dropped_by == len(self.steps) - 1]
+        better = dropped > cut if step.largest else dropped < cut
+        return None if np.isnan(cut) or better.any() else cut
+
+    @cached_property
+    def response_lengths(self) -> np.ndarray | None:
+        """Characters (n,) int64 of each response, of all turns of a chat; None without responses."""
+        return text_lengths(self.table, "response")
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return the kept rows as a pandas DataFrame, best first."""
+        return self.subset.to_pandas()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.subset[key]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.subset)
+
     def __repr__(self) -> str:
-        """The funnel as a table."""
-        lines = [f"{len(self.rows):,} of {len(self.table):,} rows kept ({self.share:.1%})"]
+        parts = [f"{len(self.rows):,} of {len(self.table):,} rows"]
+        if self.ranked_by is not None:
+            parts.append(f"by {self.ranked_by!r}")
+        if self.cut is not None:
+            parts.append(f"cut at {self.cut:.4g}")
+        return f"Selection({', '.join(parts)})"
+
+    def __str__(self) -> str:
+        """Return the funnel as a table of text."""
+        lines = [self._headline()]
         width = max([len(step.selector) for step in self.steps], default=0)
         for step in self.steps:
             facts = "".join(f", {name} {value}" for name, value in step.facts.items())
-            lines.append(
-                f"  {step.selector:<{width}}  {step.rows_in:>9,} -> {step.rows_out:>9,}{facts}"
-            )
+            counts = f"{step.rows_in:>9,} -> {step.rows_out:>9,}"
+            lines.append(f"  {step.selector:<{width}}  {counts}{facts}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Return the funnel as an HTML table, which notebooks show."""
+        lines = [f"<p>{self._headline()}</p>", "<table>"]
+        lines.append("<tr><th>step</th><th>rows in</th><th>rows out</th><th>facts</th></tr>")
+        for step in self.steps:
+            facts = ", ".join(f"{name} {value}" for name, value in step.facts.items())
+            cells = [step.selector, f"{step.rows_in:,}", f"{step.rows_out:,}", facts]
+            lines.append(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
+        return "\n".join([*lines, "</table>"])
+
+    def _headline(self) -> str:
+        return f"{len(self.rows):,} of {len(self.table):,} rows kept ({self.share:.1%})"
+
+    def _is_numeric(self, column: str | None) -> bool:
+        return column is not None and holds_numbers(self.table, str(column))
 
 
 def select(
     table: "Dataset",
-    selectors: "Selector | Callable | Iterable[Selector | Callable]",
+    selectors: "Selector | Callable[..., Any] | Iterable[Selector | Callable[..., Any]]",
     *,
     run: str | Path | None = None,
 ) -> Selection:
-    """Apply selectors in order; each sees the whole table and the rows still in play.
+    """Apply selectors in order to the rows in play.
 
     Args:
-        table: any Dataset with the columns the selectors read; no scorer or run need stand behind it.
+        table: any Dataset with the columns that the selectors read; no scorer or run need stand
+            behind it.
         selectors: one or more, `(table, pool) -> rows`; plain functions are welcome.
         run: the run folder of the scores, so that reports and cards can tell their history.
 
+    Returns:
+        The selection. A budget that the rows do not fill is a warning.
+
     Raises:
-        ValueError: an empty table or several, no selector, a column that is missing or not numeric, or
-            a selector that answers with rows that are not in its pool.
+        SuperfilterError: an empty table or several, no selector, a column that is missing or not
+            numeric, or a selector that returns rows that are not in its pool.
 
     Example:
         >>> from datasets import Dataset
@@ -115,70 +237,107 @@ def select(
         >>> selection.rows.tolist(), selection.dropped_by.tolist()
         ([2, 0], [-1, 0, -1, 1])
     """
-    chosen = _checked(table, selectors)
+    _check_table(table)
     pool = np.arange(len(table), dtype=np.int64)
-    dropped_by = np.full(len(table), -1, dtype=np.int64)
+    dropped_by = np.full(len(table), -1, dtype=np.int16)
     steps = []
-    for number, selector in enumerate(chosen):
-        rows = _checked_rows(selector(table, pool.copy()), pool, len(table), _name_of(selector))
+    for number, selector in enumerate(_listed(selectors)):
+        kept = _kept_by(selector, table, pool)
+        if kept.shortfall:
+            warnings.warn(f"{_name_of(selector)} {kept.shortfall}", stacklevel=2)
         dropped_by[pool] = number
-        dropped_by[rows] = -1
-        facts = selector.facts(table, pool, rows) if hasattr(selector, "facts") else {}
-        by, largest = getattr(selector, "by", None), getattr(selector, "largest", None)
-        entry = selector.entry() if isinstance(selector, Settings) else None
-        steps.append(Step(_name_of(selector), len(pool), len(rows), by, facts, largest, entry))
-        pool = rows
-    return Selection(
-        table, pool, tuple(steps), dropped_by, folder_or_url(run) if run is not None else None
-    )
+        dropped_by[kept.rows] = -1
+        steps.append(_step(selector, len(pool), kept))
+        pool = kept.rows
+    place = None if run is None else folder_or_url(run)
+    return Selection(table, pool, tuple(steps), dropped_by, place)
 
 
-def _checked(table: "Dataset", selectors: Any) -> list[Callable]:
-    """The selectors as a list, for a table that can be selected from."""
-    if isinstance(table, Mapping) or not hasattr(table, "__len__"):
-        raise ValueError(
-            f"select takes one Dataset, and got {type(table).__name__}: pick a split, dataset['train']"
-        )
+def _check_table(table: Any) -> None:
+    """Refuse what cannot be selected from."""
+    from datasets import Dataset
+
+    if not isinstance(table, Dataset):
+        hint = "make one with Dataset.from_pandas or Dataset.from_list"
+        if isinstance(table, Mapping):
+            hint = "pick a split, dataset['train']"
+        raise WrongTypeError(f"select takes one Dataset, and got {type(table).__name__}: {hint}")
     if len(table) == 0:
-        raise ValueError("the table has no rows: there is nothing to select from")
-    chosen = (
-        list(selectors)
-        if isinstance(selectors, Iterable) and not callable(selectors)
-        else [selectors]
-    )
-    for selector in chosen:
-        if not callable(selector):
-            raise ValueError(
-                f"{selector!r} is not a selector: give TopK('ifd', k=0.10) or a function (table, pool)"
+        raise SuperfilterError("the table has no rows: there is nothing to select from")
+
+
+def _listed(selectors: Any) -> list[Callable[..., Any]]:
+    """Return the selectors as a list, all of them callable."""
+    several = isinstance(selectors, Iterable) and not isinstance(selectors, str)
+    listed = list(selectors) if several and not callable(selectors) else [selectors]
+    if not listed:
+        raise SuperfilterError("select needs at least one selector, such as TopK('ifd', k=0.10)")
+    if len(listed) > MAX_STEPS:
+        raise SuperfilterError(f"{len(listed):,} selectors: give at most {MAX_STEPS:,}")
+    for selector in listed:
+        if isinstance(selector, type):
+            raise WrongTypeError(
+                f"{selector.__name__} is a class, not a selector: give an instance, such as "
+                "TopK('ifd', k=0.10)"
             )
-    if not chosen:
-        raise ValueError("select needs at least one selector, such as TopK('ifd', k=0.10)")
-    return chosen
+        if not callable(selector):
+            raise WrongTypeError(
+                f"{selector!r} is not a selector: give TopK('ifd', k=0.10) or a function "
+                "(table, pool)"
+            )
+    return listed
+
+
+def _kept_by(selector: Callable[..., Any], table: "Dataset", pool: np.ndarray) -> Kept:
+    """Call a selector and check the rows it returns."""
+    returned = selector(table, pool.copy())
+    if not isinstance(returned, Kept):
+        returned = Kept(returned)
+    rows = _checked_rows(returned.rows, pool, len(table), _name_of(selector))
+    facts = dict(returned.facts)
+    describe = getattr(selector, "facts", None)  # a selector may also tell facts afterwards
+    if callable(describe):
+        facts |= describe(table, pool, rows)
+    return Kept(rows, facts, returned.shortfall)
+
+
+def _step(selector: Any, rows_in: int, kept: Kept) -> Step:
+    """Describe what a selector did."""
+    return Step(
+        selector=_name_of(selector),
+        rows_in=rows_in,
+        rows_out=len(kept),
+        by=getattr(selector, "by", None),
+        facts=dict(kept.facts),
+        largest=getattr(selector, "largest", None),
+        entry=selector.entry() if isinstance(selector, Settings) else None,
+    )
 
 
 def _name_of(selector: object) -> str:
     return getattr(selector, "__name__", None) or repr(selector)
 
 
-def _checked_rows(answer: Any, pool: np.ndarray, total: int, name: str) -> np.ndarray:
-    """A selector's answer as row numbers; what is not a subset of the pool is refused."""
-    rows = np.asarray(answer)
+def _checked_rows(returned: Any, pool: np.ndarray, total: int, name: str) -> np.ndarray:
+    """Return rows as int64; refuse all but the pool's."""
+    rows = np.asarray(returned)
     if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-        raise ValueError(
-            f"{name} answered with {rows.dtype} values of shape {rows.shape}, not with row numbers: "
-            "take them from the pool, pool[mask]"
+        raise SuperfilterError(
+            f"{name} answered with {rows.dtype} values of shape {rows.shape}, not with row "
+            "numbers: take them from the pool, pool[mask]"
         )
     rows = rows.astype(np.int64)
-    outside = rows[(rows < 0) | (rows >= total)]
+    foreign = rows[(rows < 0) | (rows >= total)]
     in_play = np.zeros(total, dtype=bool)
     in_play[pool] = True
-    foreign = outside if len(outside) else rows[~in_play[rows]]
+    if not len(foreign):
+        foreign = rows[~in_play[rows]]
     if len(foreign):
-        raise ValueError(
+        raise SuperfilterError(
             f"{name} answered with row {foreign.min()}, which is not among the rows still in play"
         )
     in_play[rows] = False
     if np.count_nonzero(in_play) != len(pool) - len(rows):
         values, times = np.unique(rows, return_counts=True)
-        raise ValueError(f"{name} answered with row {values[times > 1][0]} more than once")
+        raise SuperfilterError(f"{name} answered with row {values[times > 1][0]} more than once")
     return rows

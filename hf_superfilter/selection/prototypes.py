@@ -1,15 +1,15 @@
-"""Drop what is typical: the rows closest to the centre of their cluster."""
+"""Drop prototypes, the rows closest to their cluster's centroid."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import Settings
+from ..base import Kept, Settings
 from ..checks import check_seed, check_vector_column, plain_numbers
 from ..data.columns import directions_of
 from ._budget import check_budget, within_budget
-from ._kmeans import check_clusters, cluster_of, likeness
+from ._kmeans import centroid_cosines, check_clusters, cluster_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -17,24 +17,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Prototypes(Settings):
-    """The k rows of the pool least like the centroid of their cluster, least like it first (SSL prototypes).
+    """Keep the k rows least like their cluster's centroid.
 
-    Rows close to a centroid are prototypes, which say little that their neighbours do not. k-means on
-    the embeddings, divided by their lengths; likeness is the cosine with the centroid. Sorscher et al.,
-    "Beyond neural scaling laws", arXiv 2206.14486, section 5. Outliers come first: where
-    the data are noisy, drop what is broken before.
+    Rows close to a centroid are prototypes, which say little that their neighbours do not. k-means
+    runs on the embeddings, divided by their lengths; likeness is the cosine with the centroid, the
+    lowest first. Sorscher et al., "Beyond neural scaling laws", arXiv 2206.14486, section 5.
+    Outliers come first: where the data are noisy, drop what is broken before.
 
     Args:
         k: an int is a count, a float a share of ALL rows of the table, rounded down.
-        clusters: of k-means on the pool; by default the square root of its rows, at most 10,000, which is what
-            arXiv 2402.09668 takes for C4.
+        clusters: of k-means on the pool; by default the square root of its rows, at most 10,000,
+            which is what arXiv 2402.09668 takes for C4.
         column: the embeddings, as `Embed` adds them.
         seed: of k-means.
 
     Example:
         >>> from datasets import Dataset
         >>> from hf_superfilter import Prototypes, select
-        >>> table = Dataset.from_dict({"embedding": [[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]})
+        >>> vectors = [[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]
+        >>> table = Dataset.from_dict({"embedding": vectors})
         >>> sorted(select(table, [Prototypes(2, clusters=1)]).rows.tolist())
         [0, 3]
     """
@@ -53,9 +54,10 @@ class Prototypes(Settings):
         check_vector_column(self.column)
         check_seed(self.seed)
 
-    def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
-        """The kept row numbers, least typical first; ties go to the earlier row."""
+    def __call__(self, table: "Dataset", pool: np.ndarray) -> Kept:
+        """Return the rows to keep, least typical first."""
         rows = np.sort(pool)
         vectors = directions_of(table, rows, self.column)
-        alike = likeness(vectors, *cluster_of(vectors, self.clusters, self.seed))
-        return within_budget(rows[np.argsort(alike, kind="stable")], table, self)
+        labels, centroids = cluster_of(vectors, self.clusters, self.seed)
+        cosines = centroid_cosines(vectors, labels, centroids)
+        return within_budget(rows[np.argsort(cosines, kind="stable")], table, self)

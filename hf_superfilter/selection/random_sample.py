@@ -1,11 +1,11 @@
-"""Keep rows at random: the baseline that a selection has to beat."""
+"""Keep rows at random, as a baseline."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import Settings
+from ..base import Kept, Settings
 from ..checks import check_seed, plain_numbers
 from ._budget import check_budget, within_budget
 
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class RandomSample(Settings):
-    """k rows of the pool, uniformly without replacement, in the order they were drawn.
+    """Draw k rows of the pool uniformly without replacement.
 
     The draw depends on the seed and on the pool's rows, not on their order.
 
     Args:
         k: an int is a count, a float a share of ALL rows of the table, rounded down.
         tokens: instead of k, a number of response tokens, so that a baseline can match the size of
-            another selection: rows are drawn while they fit. A row without a token count is not drawn.
+            another selection: rows are drawn while they fit. A row without a token count is not
+            drawn.
         seed: the same seed draws the same rows.
 
     Example:
@@ -44,7 +45,7 @@ class RandomSample(Settings):
         check_budget(self.k, self.tokens)
         check_seed(self.seed)
 
-    def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
-        """The drawn row numbers, in drawing order."""
+    def __call__(self, table: "Dataset", pool: np.ndarray) -> Kept:
+        """Return the drawn row numbers, in drawing order."""
         order = np.random.default_rng(self.seed).permutation(np.sort(pool))
         return within_budget(order, table, self)

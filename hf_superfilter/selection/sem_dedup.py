@@ -1,4 +1,4 @@
-"""Drop semantic duplicates: rows whose embedding is close to that of another row of their cluster."""
+"""Drop semantic duplicates within clusters."""
 
 from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
@@ -6,34 +6,36 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import Settings
+from ..base import Kept, Settings
 from ..checks import check_seed, check_vector_column, is_number, plain_numbers
 from ..data.columns import directions_of
+from ..errors import SuperfilterError
 from ._budget import check_budget, within_budget
-from ._kmeans import check_clusters, cluster_of, likeness
+from ._kmeans import centroid_cosines, check_clusters, cluster_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 CELLS = 2**24  # cosines held at once
-ALONE = -2.0  # the likeness of a row that has nothing to be compared with, below every cosine
+UNCOMPARED = -2.0  # for a row that no other comes before; below every cosine
 
 
 @dataclass(frozen=True, repr=False)
 class SemDedup(Settings):
-    """Rows without semantic duplicates, the most different first (SemDeDup, arXiv 2303.09540).
+    """Keep rows without semantic duplicates, the most different first.
 
-    k-means on the embeddings, divided by their lengths; in each cluster rows stand in order of their
-    cosine with the centroid, lowest first, and each is compared with all before it: its likeness is the
-    largest of those cosines. So of a group of duplicates the one least like the centroid stays.
-    `threshold` keeps the rows of likeness up to it, the paper's 1 - epsilon; `k` keeps the k of lowest
-    likeness, ties to the earlier row. Duplicates in different clusters are not seen.
+    SemDeDup, arXiv 2303.09540. k-means runs on the embeddings, divided by their lengths; in each
+    cluster rows stand in order of their cosine with the centroid, lowest first, and each is
+    compared with all before it: its likeness is the largest of those cosines. So of a group of
+    duplicates the one least like the centroid stays. `threshold` keeps the rows of likeness up to
+    it, the paper's 1 - epsilon; `k` keeps the k of lowest likeness, ties to the earlier row.
+    Duplicates in different clusters are not seen.
 
     Args:
         k: an int is a count, a float a share of ALL rows of the table, rounded down.
         threshold: instead of k, a cosine below 1: a row more like another than that is dropped.
-        clusters: of k-means on the pool; by default the square root of its rows, at most 10,000, which is what
-            arXiv 2402.09668 takes for C4.
+        clusters: of k-means on the pool; by default the square root of its rows, at most 10,000,
+            which is what arXiv 2402.09668 takes for C4.
         column: the embeddings, as `Embed` adds them.
         seed: of k-means.
 
@@ -56,49 +58,51 @@ class SemDedup(Settings):
         """Check the settings."""
         plain_numbers(self, "k", "threshold", "clusters", "seed")
         if (self.k is None) == (self.threshold is None):
-            raise ValueError(
-                f"k={self.k!r}, threshold={self.threshold!r}: give one of the two, k rows (or a share) or a cosine"
+            raise SuperfilterError(
+                f"k={self.k!r}, threshold={self.threshold!r}: give one of the two, k rows (or a "
+                "share) or a cosine"
             )
         if self.k is not None:
             check_budget(self.k, None)
         elif not is_number(self.threshold) or not -1 <= self.threshold < 1:  # type: ignore[operator]
-            raise ValueError(
+            raise SuperfilterError(
                 f"threshold={self.threshold!r}: give a cosine, from -1 up to but not including 1"
             )
         check_clusters(self.clusters)
         check_vector_column(self.column)
         check_seed(self.seed)
 
-    def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
-        """The kept row numbers, the most different first."""
+    def __call__(self, table: "Dataset", pool: np.ndarray) -> Kept:
+        """Return the rows to keep, the most different first."""
         rows = np.sort(pool)
-        alike = self._likeness_before(table, rows)
-        order = np.argsort(alike, kind="stable")
+        likeness = self._likeness(table, rows)
+        order = np.argsort(likeness, kind="stable")
         if self.threshold is not None:
-            return rows[order[: np.count_nonzero(alike <= self.threshold)]]
+            return Kept(rows[order[: np.count_nonzero(likeness <= self.threshold)]])
         return within_budget(rows[order], table, self)
 
-    def _likeness_before(self, table: "Dataset", rows: np.ndarray) -> np.ndarray:
-        """(m,) float32 largest cosine of each row with a row of its cluster that comes before it."""
+    def _likeness(self, table: "Dataset", rows: np.ndarray) -> np.ndarray:
+        """Compute each row's largest cosine within its cluster."""
         vectors = directions_of(table, rows, self.column)
         labels, centroids = cluster_of(vectors, self.clusters, self.seed)
-        central = likeness(vectors, labels, centroids)
-        order = np.lexsort((central, labels))  # stable: of equal ones the earlier row first
-        answer = np.full(len(rows), ALONE, dtype=np.float32)
+        cosines = centroid_cosines(vectors, labels, centroids)
+        order = np.lexsort((cosines, labels))  # stable: of equal ones the earlier row first
+        likeness = np.full(len(rows), UNCOMPARED, dtype=np.float32)
         starts = np.searchsorted(labels[order], np.arange(len(centroids) + 1))
         for first, end in pairwise(starts):
-            mine = order[first:end]
-            answer[mine] = _largest_before(vectors[mine])
-        return answer
+            members = order[first:end]
+            likeness[members] = _largest_cosines(vectors[members])
+        return likeness
 
 
-def _largest_before(vectors: np.ndarray) -> np.ndarray:
-    """(m,) largest cosine of each unit vector with those before it, ALONE for the first."""
-    answer = np.full(len(vectors), ALONE, dtype=np.float32)
+def _largest_cosines(vectors: np.ndarray) -> np.ndarray:
+    """Compute each unit vector's largest cosine with earlier ones."""
+    largest = np.full(len(vectors), UNCOMPARED, dtype=np.float32)
     step = max(CELLS // max(len(vectors), 1), 1)
     for start in range(0, len(vectors), step):
         cosines = vectors[start : start + step] @ vectors[: start + step].T
         size, width = cosines.shape
-        cosines[np.arange(width) >= np.arange(start, start + size)[:, None]] = ALONE
-        answer[start : start + step] = cosines.max(axis=1)
-    return answer
+        # Row i of the block is compared with columns 0 to start + i - 1 only.
+        cosines[np.arange(width) >= np.arange(start, start + size)[:, None]] = UNCOMPARED
+        largest[start : start + step] = cosines.max(axis=1)
+    return largest

@@ -1,4 +1,4 @@
-"""Keep the rows whose value lies below or above a limit."""
+"""Keep rows below or above a limit."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ import numpy as np
 from ..base import Settings
 from ..checks import check_column, check_switch, is_number, plain_numbers
 from ..data.columns import numbers_of
+from ..errors import SuperfilterError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -15,15 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Threshold(Settings):
-    """The rows of the pool with `above < value < below`, in the order of the pool; nan is never kept.
+    """Keep the rows with `above < value < below`.
+
+    A nan row is never kept.
 
     Args:
         by: a numeric column.
         below: keep values strictly below. Superfiltering keeps `ifd` below 1.0.
         above: keep values strictly above.
-        percentiles: the limits are percentiles, 0 to 100, of all defined values of the table. A row's
-            percentile is the share of defined rows that rank before it (ties: the earlier row first),
-            and `above <= percentile < below`, so that neighbouring bands share no row and miss none.
+        percentiles: the limits are percentiles, 0 to 100, of all defined values of the table. A
+            row's percentile is the share of defined rows that rank before it (ties: the earlier row
+            first), and `above <= percentile < below`, so that neighbouring bands share no row and
+            miss none.
 
     Example:
         >>> from datasets import Dataset
@@ -44,40 +48,46 @@ class Threshold(Settings):
         plain_numbers(self, "below", "above", "percentiles")
         check_column(self.by)
         check_switch("percentiles", self.percentiles)
-        limits = {
-            name: value for name in ("above", "below") if (value := getattr(self, name)) is not None
-        }
-        if not limits:
-            raise ValueError(f"Threshold({self.by!r}) has no limit: give below=, above= or both")
-        for name, value in limits.items():
-            if not is_number(value):
-                raise ValueError(f"{name}={value!r}: give a number, the limit for {self.by!r}")
-            if self.percentiles and not 0 <= value <= 100:
-                raise ValueError(f"{name}={value!r}: give a percentile, 0 to 100")
-        if len(limits) == 2 and limits["above"] >= limits["below"]:
-            raise ValueError(
-                f"Threshold({self.by!r}) keeps nothing: above={self.above!r} is not under {self.below!r}"
+        if self.above is None and self.below is None:
+            raise SuperfilterError(
+                f"Threshold({self.by!r}) has no limit: give below=, above= or both"
+            )
+        self._check_limit("above", self.above)
+        self._check_limit("below", self.below)
+        if self.above is not None and self.below is not None and self.above >= self.below:
+            raise SuperfilterError(
+                f"Threshold({self.by!r}) keeps nothing: above={self.above!r} is not under "
+                f"{self.below!r}"
             )
 
+    def _check_limit(self, name: str, limit: float | None) -> None:
+        if limit is None:
+            return
+        if not is_number(limit):
+            raise SuperfilterError(f"{name}={limit!r}: give a number, the limit for {self.by!r}")
+        if self.percentiles and not 0 <= limit <= 100:
+            raise SuperfilterError(f"{name}={limit!r}: give a percentile, 0 to 100")
+
     def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
-        """The kept row numbers, in the order of the pool."""
+        """Return the rows to keep, in the pool's order."""
         values = numbers_of(table, self.by)
         if self.percentiles:
             values = _percentiles(values)
-        mine = values[pool]
-        keep = ~np.isnan(mine)  # and a comparison with nan is False
+        values = values[pool]
+        keep = ~np.isnan(values)
         if self.below is not None:
-            keep &= mine < self.below
-        if self.above is not None:
-            keep &= (mine >= self.above) if self.percentiles else (mine > self.above)
+            keep &= values < self.below
+        if self.above is not None and self.percentiles:
+            keep &= values >= self.above
+        elif self.above is not None:
+            keep &= values > self.above
         return pool[keep]
 
 
 def _percentiles(values: np.ndarray) -> np.ndarray:
-    """(n,) percentile of each value among the defined ones, 0 up to but not including 100; nan stays nan."""
+    """Compute percentiles, from 0 to below 100; nan stays nan."""
     defined = np.flatnonzero(~np.isnan(values))
-    ranks = np.full(len(values), np.nan)
-    ranks[defined[np.argsort(values[defined], kind="stable")]] = (
-        np.arange(len(defined)) * 100 / max(len(defined), 1)
-    )
-    return ranks
+    order = defined[np.argsort(values[defined], kind="stable")]
+    percentiles = np.full(len(values), np.nan)
+    percentiles[order] = np.arange(len(order)) * 100 / max(len(order), 1)
+    return percentiles

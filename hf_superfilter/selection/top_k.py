@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import Settings
+from ..base import Kept, Settings
 from ..checks import check_column, check_switch, plain_numbers
 from ..data.columns import numbers_of
 from ._budget import check_budget, within_budget
@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class TopK(Settings):
-    """The k rows of the pool with the largest (or smallest) value, best first; ties go to the earlier row.
+    """Keep the k rows of largest (or smallest) value.
 
-    A nan row is never kept. Fewer rows than the budget is a warning that gives both numbers.
+    Ties go to the earlier row; a nan row is never kept. Fewer rows than the budget is a warning
+    that gives both numbers.
 
     Args:
         by: a numeric column.
         k: an int is a count; a float is a share of ALL rows of the table, also after a threshold,
             rounded down: the top 10% of 52,002 rows are 5,200.
-        tokens: instead of k, a number of response tokens: rows are taken while they fit. A row without a
-            token count is not taken.
+        tokens: instead of k, a number of response tokens: rows are taken while they fit. A row
+            without a token count is not taken.
         largest: False keeps the smallest values.
 
     Example:
@@ -49,11 +50,11 @@ class TopK(Settings):
         check_budget(self.k, self.tokens)
         check_switch("largest", self.largest)
 
-    def __call__(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
-        """The kept row numbers, best first."""
+    def __call__(self, table: "Dataset", pool: np.ndarray) -> Kept:
+        """Return the rows to keep, best first."""
         values = numbers_of(table, self.by)
         defined = np.sort(pool[~np.isnan(values[pool])])
-        values = values[defined]  # memory counts here: a copy less for each of billions of rows
-        if self.largest:
+        values = values[defined]
+        if self.largest:  # in place: a copy less of what may be billions of rows
             np.negative(values, out=values)
         return within_budget(defined[np.argsort(values, kind="stable")], table, self)

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_superfilter import Selection, Threshold, TopK, select
+from hf_superfilter import Kept, Selection, Threshold, TopK, select
 from hf_superfilter.reports.html import summarise
 
 
@@ -53,7 +53,10 @@ def funnels(draw):
 def test_what_a_selection_promises_whatever_the_selectors(rows, selectors):
     table = table_of(np.arange(rows))
     selection = select(table, selectors)
-    assert selection.rows.dtype == selection.dropped_by.dtype == np.int64
+    assert selection.rows.dtype == np.int64 and selection.dropped_by.dtype == np.int16
+    assert (selection.kept == (selection.dropped_by == -1)).all() and len(selection) == len(
+        selection.rows
+    )
     assert len(selection.dropped_by) == rows and len(selection.steps) == len(selectors)
     assert set(np.flatnonzero(selection.dropped_by == -1)) == set(selection.rows.tolist())
     assert selection.steps[0].rows_in == rows and selection.steps[-1].rows_out == len(
@@ -94,20 +97,71 @@ def test_plain_functions_and_lambdas_are_selectors_and_one_needs_no_list():
 def test_a_selector_can_add_facts_to_its_step():
     selection = select(table_of(range(6)), [Heaviest(), TopK("ifd", 1)])
     assert [step.facts for step in selection.steps] == [{"weight": 3.0}, {}]
-    assert "Heaviest()" in repr(selection) and "weight 3.0" in repr(selection)
+    assert "Heaviest()" in str(selection) and "weight 3.0" in str(selection)
 
 
-def test_the_repr_is_the_funnel():
-    text = repr(
-        select(
-            table_of([0.5] * 1500 + [1.5] * 500), [Threshold("ifd", below=1.0), TopK("ifd", 0.1)]
-        )
+def test_its_text_is_the_funnel_and_its_repr_is_one_line():
+    selection = select(
+        table_of([0.5] * 1500 + [1.5] * 500), [Threshold("ifd", below=1.0), TopK("ifd", 0.1)]
     )
-    assert text.splitlines() == [
+    assert repr(selection) == "Selection(200 of 2,000 rows, by 'ifd', cut at 0.5)"
+    assert str(selection).splitlines() == [
         "200 of 2,000 rows kept (10.0%)",
         "  Threshold(by='ifd', below=1.0)      2,000 ->     1,500",
         "  TopK(by='ifd', k=0.1)               1,500 ->       200",
     ]
+
+
+def test_facts_may_come_with_the_rows():
+    def heaviest(table, pool):
+        return Kept(pool[:2], {"weight": len(pool) / 2})
+
+    (step,) = select(table_of(range(6)), heaviest).steps
+    assert (step.rows_out, step.facts) == (2, {"weight": 3.0})
+
+
+def test_kept_reads_as_its_rows():
+    kept = Kept(np.array([3, 1, 2]), {"weight": 1})
+    assert (len(kept), kept[0], list(kept), kept.tolist()) == (3, 3, [3, 1, 2], [3, 1, 2])
+    np.testing.assert_array_equal(kept, [3, 1, 2])
+    assert np.asarray(kept, dtype=float).dtype == float
+
+
+def test_a_selection_reads_as_its_kept_rows():
+    table = Dataset.from_dict({"text": list("abc"), "ifd": [0.1, 0.9, 0.5]})
+    selection = select(table, TopK("ifd", 2))
+    assert len(selection) == 2
+    assert selection[0] == {"text": "b", "ifd": 0.9}
+    assert selection[-1]["text"] == "c" and selection[:1] == {"text": ["b"], "ifd": [0.9]}
+    assert selection["text"][:] == ["b", "c"]
+    assert [row["text"] for row in selection] == ["b", "c"]
+    assert selection.to_pandas()["text"].tolist() == ["b", "c"]
+    assert selection.kept.tolist() == [False, True, True]
+    assert (selection.ranked_by, selection.cut) == ("ifd", 0.5)
+    assert selection.scores.tolist() == [0.1, 0.9, 0.5]
+    with pytest.raises(IndexError):
+        selection[2]
+
+
+def test_a_notebook_shows_the_funnel_with_its_text_escaped():
+    def odd(table, pool):
+        return Kept(pool[:1], {"note": "<b>bold</b>"})
+
+    shown = select(table_of([1, 2]), odd)._repr_html_()
+    assert "1 of 2 rows kept (50.0%)" in shown and "&lt;b&gt;bold&lt;/b&gt;" in shown
+    assert shown.count("<tr>") == 2
+
+
+def test_response_lengths_are_those_of_all_turns():
+    table = Dataset.from_dict({"response": [["ab", None, "cde"], None, []], "ifd": [1.0, 2.0, 3.0]})
+    assert select(table, TopK("ifd", 1)).response_lengths.tolist() == [5, 0, 0]
+    assert select(table_of([1]), TopK("ifd", 1)).response_lengths is None
+
+
+def test_a_budget_is_warned_of_once_and_where_select_was_called():
+    with pytest.warns(UserWarning, match="TopK.*room for 9 rows, and only 2 rows") as caught:
+        select(table_of([1, 2]), [TopK("ifd", 9)])
+    assert len(caught) == 1 and caught[0].filename == __file__
 
 
 def test_a_step_that_drops_all_leaves_an_empty_selection():
@@ -158,7 +212,18 @@ def test_a_selector_that_changes_its_pool_changes_nothing_else():
         (table_of([]), [TopK("ifd", 1)], "no rows"),
         (table_of([1]), [], "at least one selector"),
         (table_of([1]), ["TopK"], "'TopK' is not a selector"),
-        (table_of([1]), "TopK", "is not a selector"),
+        (table_of([1]), "ifd", "'ifd' is not a selector: give TopK"),
+        (table_of([1]), TopK, "TopK is a class, not a selector: give an instance"),
+        (
+            table_of([1]).to_pandas(),
+            TopK("ifd", 1),
+            "got DataFrame: make one with Dataset.from_pandas",
+        ),
+        (
+            table_of([1]),
+            [lambda table, pool: pool] * 32_768,
+            "32,768 selectors: give at most 32,767",
+        ),
         (DatasetDict(train=table_of([1])), [TopK("ifd", 1)], r"got DatasetDict: pick a split"),
         (IterableDataset.from_generator(lambda: iter(())), [TopK("ifd", 1)], "got IterableDataset"),
     ],
