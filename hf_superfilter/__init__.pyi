@@ -28,7 +28,7 @@ from .metrics.rank_consistency.agreement import rank_consistency as rank_consist
 from .models.causal_lm import CausalLM as CausalLM
 from .models.encoder import TextEncoder as TextEncoder
 from .recipes.recipe import Recipe as Recipe
-from .reports.html import write_report as write_report
+from .reports.page import write_report as write_report
 from .runs.runner import score as score
 from .scoring.ask_llm import AskLLM as AskLLM
 from .scoring.density import Density as Density

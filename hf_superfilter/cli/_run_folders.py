@@ -110,7 +110,7 @@ def record_selectors(run: str, selectors: list[Any]) -> None:
 
 def show_summary(selection: "Selection", folder: str) -> None:
     """Show a selection's summary, and write it into the folder."""
-    from ..reports.html import summarise
+    from ..reports.page import summarise
     from ..runs.store import Store
 
     text = summarise(selection)
@@ -120,7 +120,7 @@ def show_summary(selection: "Selection", folder: str) -> None:
 
 def report_run(selection: "Selection", folder: str) -> None:
     """Write `report.html` into a run folder."""
-    from ..reports.html import write_report
+    from ..reports.page import write_report
     from ..runs.store import Store
 
     with Store(folder).file("report.html") as unfinished:

@@ -191,7 +191,7 @@ def select(
     Of a run folder, the file and a report are written there, unless --to names another file.
     """
     from ..data.sources import load_rows
-    from ..reports.html import summarise
+    from ..reports.page import summarise
     from ..runs.store import Store
     from ..selection.funnel import select as select_rows
 

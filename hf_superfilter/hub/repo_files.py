@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..checks import is_count
 from ..data.sources import SAMPLE
 from ..recipes.recipe import FILE as RECIPE
-from ..reports.html import write_report
+from ..reports.page import write_report
 from ..reports.plots import length_picture, score_picture
 from ..reports.summary import facts_of, script_facts, token_facts
 from ..revisions import is_commit

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_superfilter import Kept, Selection, Threshold, TopK, select
-from hf_superfilter.reports.html import summarise
+from hf_superfilter.reports.page import summarise
 
 
 def table_of(values):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_superfilter import PerCluster, Threshold, TopK, select
-from hf_superfilter.reports.html import summarise
+from hf_superfilter.reports.page import summarise
 from hf_superfilter.reports.summary import cut_of, examples_of
 from hf_superfilter.selection.per_cluster import apportioned, quotas_of
 
