@@ -26,13 +26,27 @@ class Scorer(Protocol):
 
     `ds.map(scorer, batched=True)` is all it needs to be. `name` is the prefix of its columns and
     its folder in a run. A plain function is a scorer too and goes by its own name. Whatever else a
-    scorer may have is declared, with its default, on `Settings`.
+    scorer may have is declared, with its default, on `Settings`, but for `prepare`
+    (`PreparedScorer`).
     """
 
     name: str
 
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Compute the new columns on the device of `rank`."""
+        ...
+
+
+@runtime_checkable
+class PreparedScorer(Scorer, Protocol):
+    """Score only after a look at all rows, as a training or a sketch needs it."""
+
+    def prepare(self, rows: "Dataset", folder: str) -> Scorer:
+        """Make what the scorer needs in a local folder, and return a scorer that names it.
+
+        `score` calls it in every process of a launch, and again after a kill: what is there is not
+        made again. Other launches on the run folder wait, and then call it to read.
+        """
         ...
 
 
@@ -112,10 +126,6 @@ class Settings:
     Attributes:
         arithmetic: raised when the same settings give other numbers than before.
         bounds: the usual limits of `main`; values beyond are counted in the run's manifest.
-        prepare: `(rows, folder) -> scorer`, of a scorer that has to see all rows before it scores
-            one. It makes what it needs in a local folder and returns a scorer that names it.
-            `score` calls it in every process of a launch, and again after a kill: what is there is
-            not made again. Other launches on the run folder wait, and then call it to read.
 
     Example:
         >>> from dataclasses import dataclass
@@ -131,7 +141,6 @@ class Settings:
 
     arithmetic: ClassVar[int] = 1
     bounds: ClassVar[tuple[float, float] | None] = None
-    prepare: "Callable[[Dataset, str], Any] | None" = None
 
     @property
     def main(self) -> str | None:

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..base import Columns, Scorer, as_scorer, scorer_name, takes_rank
+from ..base import Columns, PreparedScorer, Scorer, as_scorer, scorer_name, takes_rank
 from ..checks import check_name
 from .chunks import Chunks, layout_of
 from .distributed import Process, this_process
@@ -99,7 +99,7 @@ def score(
         check_fingerprint(store, name, claim)
         record_scorer(store, name, claim)
         chunks = Chunks(store, name, starts, claim=fingerprint_digest(claim))
-        if scorer.prepare is not None:
+        if isinstance(scorer, PreparedScorer):
             scorer = as_scorer(prepared(scorer, table, chunks, process))
         if process.is_main:
             _check_itself(scorer, name, store, table, process)
