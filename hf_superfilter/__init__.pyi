@@ -11,7 +11,7 @@ from .consistency.cascade import cascade as cascade
 from .consistency.compare import Comparison as Comparison
 from .consistency.compare import compare_models as compare_models
 from .data.formats import detect_format as detect_format
-from .data.formats import format_pairs as format_pairs
+from .data.pairs import format_pairs as format_pairs
 from .data.sources import load_rows as load_rows
 from .embedded import embedded_model as embedded_model
 from .embedded import embedded_sample as embedded_sample

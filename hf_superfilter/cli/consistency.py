@@ -31,7 +31,7 @@ def consistency(
     """Measure how far two models agree on which rows to keep, with intervals and a plot."""
     from ..consistency.compare import compare_models, figures_table, verdict
     from ..consistency.plots import agreement_picture, matrix_picture
-    from ..data.formats import format_pairs
+    from ..data.pairs import format_pairs
     from ..data.sources import load_rows
 
     pairs = format_pairs(load_rows(data, split=split), format)

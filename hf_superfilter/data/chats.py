@@ -1,4 +1,4 @@
-"""One row may hold several turns: rows into turns before scoring, turns into rows after it."""
+"""Take chats apart into turns before scoring, and join their scores to rows after it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..base import Batch
+from ..errors import SuperfilterError, WrongTypeError
 
-UNDEFINED = ("empty_response", "too_short", "prompt_too_long", "not_finite")
+UNDEFINED = ("empty_response", "no_prompt", "too_short", "prompt_too_long", "not_finite")
 
 
 @dataclass(frozen=True)
 class Turns:
-    """All turns of a batch in one row: `rows[i]` is the row that turn i belongs to, of `count` rows."""
+    """Hold the turns of a batch: a prompt and a response each.
+
+    Args:
+        prompts: (turns,) texts.
+        responses: (turns,) texts.
+        rows: (turns,) int64, the row of the batch that each turn belongs to.
+        count: rows of the batch; a row may have no turn.
+    """
 
     prompts: list[str]
     responses: list[str]
@@ -20,67 +28,76 @@ class Turns:
     count: int
 
     def total(self, values: np.ndarray) -> np.ndarray:
-        """(count,) float64 sums of (turns,) values by row; 0 for a row without turns."""
+        """Sum (turns,) values by row to (count,) float64; 0 for a row without turns."""
         return np.bincount(self.rows, weights=values, minlength=self.count)
 
     def statuses(self, by_turn: Sequence[str], used: np.ndarray, finite: np.ndarray) -> list[str]:
-        """(count,) one status a row.
+        """Join the statuses of turns to one a row.
 
-        A row that has no used turn takes its first turn's reason, and `empty_response` when it has no
-        turn at all. One that used some turns is `truncated` when a turn was cut or did not fit, else
-        `ok`; `not_finite` when its number is not finite for all that.
+        A row without a used turn takes the reason of its first turn, and `empty_response` where it
+        has no turn. A row that uses some is `truncated` where a turn was cut or did not fit, else
+        `ok`. It is `not_finite` where turns were used and its number is not finite.
+
+        Args:
+            by_turn: (turns,) statuses.
+            used: (turns,) bool, whether the turn counts in the row's number.
+            finite: (count,) bool, whether the row's number is finite.
+
+        Returns:
+            (count,) statuses.
         """
-        status = ["empty_response"] * self.count
         first = np.full(self.count, -1)
-        for i in range(len(self.rows) - 1, -1, -1):
-            first[self.rows[i]] = i
-        any_used = self.total(used.astype(float)) > 0
-        cut = {
-            r
-            for r, s in zip(self.rows, by_turn, strict=True)
-            if s in ("truncated", "prompt_too_long")
-        }
+        first[self.rows[::-1]] = np.arange(len(self.rows))[::-1]
+        is_used = self.total(used.astype(float)) > 0
+        is_cut = np.zeros(self.count, dtype=bool)
+        is_cut[self.rows[np.isin(by_turn, ("truncated", "prompt_too_long"))]] = True
+        statuses = []
         for row in range(self.count):
-            if any_used[row]:
-                status[row] = (
-                    "not_finite" if not finite[row] else "truncated" if row in cut else "ok"
-                )
-            elif first[row] >= 0:
+            if is_used[row] and finite[row]:
+                statuses.append("truncated" if is_cut[row] else "ok")
+            elif is_used[row]:
+                statuses.append("not_finite")
+            elif first[row] < 0:
+                statuses.append("empty_response")
+            else:
                 reason = by_turn[first[row]]
-                status[row] = reason if reason in UNDEFINED else "not_finite"
-        return status
+                statuses.append(reason if reason in UNDEFINED else "not_finite")
+        return statuses
 
 
 def flatten_turns(batch: Batch, columns: tuple[str, str]) -> Turns:
-    """The turns of a batch whose two columns hold strings, or equal-length lists of strings (chats).
+    """List the turns of a batch.
 
-    None counts as an empty string: the row gets the status `empty_response`, its neighbours are scored.
+    None counts as empty text: the row gets the status `empty_response`, its neighbours are scored.
+
+    Args:
+        batch: n rows; both columns hold texts, or, for chats, lists of texts of equal length.
+        columns: of the prompts and of the responses.
 
     Raises:
-        ValueError: a column is missing, or a chat's lists have unequal lengths.
-        TypeError: a cell is neither text nor a list of texts.
+        SuperfilterError: a column is missing, or a chat's lists have unequal lengths.
+        WrongTypeError: a cell is neither text nor a list of texts.
     """
     for name in columns:
         if name not in batch:
-            raise ValueError(
+            raise SuperfilterError(
                 f"no column {name!r}: the rows have {sorted(batch)}; make it with format_pairs, "
                 "or name the two columns to read with columns=(prompt, response)"
             )
     prompts: list[str] = []
     responses: list[str] = []
     rows: list[int] = []
-    for row, (prompt, response) in enumerate(
-        zip(batch[columns[0]], batch[columns[1]], strict=True)
-    ):
-        several = [_texts(prompt, columns[0], row), _texts(response, columns[1], row)]
-        if len(several[0]) != len(several[1]):
-            raise ValueError(
-                f"row {row} of the batch has {len(several[0])} prompts in {columns[0]!r} "
-                f"and {len(several[1])} responses in {columns[1]!r}: a chat needs one prompt for each response"
+    for row, cells in enumerate(zip(batch[columns[0]], batch[columns[1]], strict=True)):
+        of_row = [_texts(cell, name, row) for cell, name in zip(cells, columns, strict=True)]
+        if len(of_row[0]) != len(of_row[1]):
+            raise SuperfilterError(
+                f"row {row} of the batch has {len(of_row[0])} prompts in {columns[0]!r} "
+                f"and {len(of_row[1])} responses in {columns[1]!r}: "
+                "a chat needs one prompt for each response"
             )
-        prompts += several[0]
-        responses += several[1]
-        rows += [row] * len(several[0])
+        prompts += of_row[0]
+        responses += of_row[1]
+        rows += [row] * len(of_row[0])
     return Turns(prompts, responses, np.array(rows, dtype=np.int64), len(batch[columns[0]]))
 
 
@@ -89,11 +106,11 @@ def _texts(cell: object, column: str, row: int) -> list[str]:
         return [cell]
     if cell is None:
         return [""]
-    if isinstance(cell, (list, tuple, np.ndarray)) and all(
+    if isinstance(cell, list | tuple | np.ndarray) and all(
         turn is None or isinstance(turn, str) for turn in cell
     ):
         return [turn or "" for turn in cell]
-    raise TypeError(
-        f"column {column!r} holds {repr(cell)[:60]} ({type(cell).__name__}) in row {row} of the batch: "
+    raise WrongTypeError(
+        f"column {column!r} holds {cell!r:.60} ({type(cell).__name__}) in row {row} of the batch: "
         "prompts and responses are strings, or lists of strings for chats"
     )

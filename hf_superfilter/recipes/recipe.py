@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import scorer_name
-from ..data.formats import format_pairs
+from ..data.pairs import format_pairs
 from ..data.sources import load_rows, revision_of_rows
 from ..errors import NotFoundError, SuperfilterError, did_you_mean
 from ..revisions import is_commit

@@ -1,0 +1,395 @@
+"""Add `prompt` and `response` to the rows of a data set."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import SuperfilterError, WrongTypeError, did_you_mean
+from .formats import FORMATS, REQUIRED, SOURCE_PREFIX, choose_columns
+from .messages import (
+    Message,
+    compact_json,
+    message_text,
+    parse_json,
+    read_history,
+    read_messages,
+    read_text,
+    split_reasoning,
+)
+from .templates import Template, Tools, make_template, plain
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+
+Data = TypeVar("Data", bound="Dataset | DatasetDict | IterableDataset | IterableDatasetDict")
+logger = logging.getLogger(__name__)
+
+REASONING = ("keep", "drop", "only")
+OUTPUT = ("prompt", "response")
+MEDIA_COLUMN = "media_left_out"  # there while the rows are formatted, to be counted
+MESSAGE_FIELDS = ("messages", "conversations")
+MESSAGE_OR_TEXT_FIELDS = ("prompt", "completion", "chosen", "rejected", "input")
+
+
+@dataclass(frozen=True)
+class PairFormatter:
+    """Make prompts and responses of a batch.
+
+    It holds plain settings, so that `Dataset.map` finds its result again in another process.
+    """
+
+    format: str
+    columns: Mapping[str, str]  # field of the format → column of the data set
+    schema: Mapping[str, Any]  # field → the type of its column, where it is known
+    is_chat: bool
+    template: Template
+    reasoning: str
+    into: tuple[str, ...]
+    is_stream: bool = False
+    version: int = 2  # raise it when the text changes: the cache sees the fields, not the code
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Format n rows; every new column has n values."""
+        # A column that is read from the original would be decoded and written again.
+        batch = copy.copy(batch)
+        cells = {field: batch[column] for field, column in self.columns.items() if column in batch}
+        output: dict[str, list[Any]] = {name: [] for name in (*self.into, MEDIA_COLUMN)}
+        for row in zip(*cells.values(), strict=True):
+            values = self.format_row(dict(zip(cells, row, strict=True)))
+            for name, value in zip(output, values, strict=True):
+                output[name].append(value)
+        if self.is_stream and any(output[MEDIA_COLUMN]):
+            _log_media_once(self.format)
+        return output
+
+    def format_row(self, cells: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return what one row holds in each new column.
+
+        Raises:
+            SuperfilterError: a cell that cannot be read, or that the template refuses.
+        """
+        row = {field: self._read(field, cells.get(field)) for field in self.columns}
+        system, tools, label = (row.pop(field, None) for field in ("system", "tools", "label"))
+        messages, rejected = FORMATS[self.format](**row)
+        messages = _with_system(messages, system)
+        if "label" in self.columns:
+            messages, rejected = _by_label(messages, label, self.columns["label"])
+        media = sum(message.media for message in (*messages, *rejected))
+
+        context = [self._as_context(message) for message in messages]
+        prompts, responses = [], []
+        for index, message in enumerate(messages):
+            if message.role == "assistant" and message.trained:
+                prompts.append(self._prompt(context[:index], tools))
+                responses.append(self._response(message))
+        sides = [prompts, responses, [self._response(message) for message in rejected]]
+        sides = sides[: len(self.into)]
+        if self.is_chat:
+            return (*sides, media)
+        return (*(texts[0] for texts in sides), media)
+
+    def _read(self, field: str, cell: Any) -> Any:
+        column = self.columns[field]
+        if field in self.schema:
+            cell = drop_arrow_fill(cell, self.schema[field])
+        if field == "label":
+            return cell
+        if field == "tools":
+            return _read_tools(cell, column)
+        if field == "history":
+            return read_history(cell, column)
+        if field == "input" and isinstance(cell, Mapping):  # OpenAI's preference files
+            return read_messages(cell.get("messages"), column)
+        may_be_messages = field in MESSAGE_OR_TEXT_FIELDS and self.is_chat
+        if field in MESSAGE_FIELDS or (may_be_messages and not isinstance(cell, str | None)):
+            return read_messages(cell, column)
+        return read_text(cell, column)
+
+    def _as_context(self, message: Message) -> Message:
+        if self.reasoning != "drop":
+            return message
+        return split_reasoning(message)._replace(reasoning="")
+
+    def _prompt(self, context: list[Message], tools: Tools | None) -> str:
+        if tools is None and not any(message_text(message).strip() for message in context):
+            return plain(context, None)  # nothing is asked: a template's own words are no prompt
+        return self.template(context, tools)
+
+    def _response(self, message: Message) -> str:
+        if self.reasoning == "only":
+            return split_reasoning(message).reasoning
+        return message_text(self._as_context(message))
+
+
+def drop_arrow_fill(value: Any, kind: Any) -> Any:
+    """Drop the keys that Arrow gives a struct because other rows have them.
+
+    A key that has no value in any row stays null where the struct has all its other keys.
+    """
+    from datasets import LargeList, List, Value
+
+    if isinstance(kind, dict) and isinstance(value, Mapping):
+        entries = {key: drop_arrow_fill(value[key], kind[key]) for key in kind if key in value}
+        nulls = [key for key, entry in entries.items() if entry is None]
+        is_whole = all(kind[key] == Value("null") for key in nulls)
+        return {key: entry for key, entry in entries.items() if is_whole or key not in nulls}
+    if isinstance(kind, List | LargeList) and isinstance(value, list):
+        return [drop_arrow_fill(entry, kind.feature) for entry in value]
+    return value
+
+
+def _read_tools(cell: Any, column: str) -> Tools | None:
+    """Read tool schemas: a list of them, or its JSON text."""
+    schemas = parse_json(cell)
+    if not schemas:
+        return None
+    if isinstance(schemas, Mapping):
+        schemas = [schemas]
+    if not isinstance(schemas, list):
+        raise WrongTypeError(
+            f"column {column!r} holds {schemas!r:.60}: tool schemas are a list of JSON objects"
+        )
+    return Tools(compact_json(cell), [parse_json(schema) for schema in schemas])
+
+
+def _with_system(messages: list[Message], system: str | None) -> list[Message]:
+    """Put the text of a system column first, unless the conversation begins with the same."""
+    begins_so = bool(messages) and messages[0].role == "system" and messages[0].text == system
+    return messages if begins_so or not system else [Message("system", system), *messages]
+
+
+def _by_label(
+    messages: list[Message], label: Any, column: str
+) -> tuple[list[Message], list[Message]]:
+    """Take the last answer as the chosen or the rejected one, as KTO does."""
+    if not isinstance(label, bool):
+        raise WrongTypeError(f"column {column!r} holds {label!r:.60}: a label is true or false")
+    if not messages or messages[-1].role != "assistant":
+        raise SuperfilterError(f"column {column!r} judges an answer, and the row ends without one")
+    context = [message._replace(trained=False) for message in messages[:-1]]
+    answer, empty = messages[-1], Message("assistant", "")
+    if label:
+        return [*context, answer], [empty]
+    return [*context, empty], [answer]
+
+
+@cache
+def _log_media_once(format: str) -> None:
+    logger.warning("pictures, sounds and files in the rows are left out of the text (%s)", format)
+
+
+def format_pairs(
+    dataset: Data,
+    format: str = "auto",
+    *,
+    template: str = "none",
+    tokenizer: Any = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+    reasoning: str = "keep",
+    columns: Mapping[str, str] | None = None,
+    into: tuple[str, str] = OUTPUT,
+) -> Data:
+    r"""Add the columns `prompt` and `response` to a data set.
+
+    The rows, their order and their columns stay. A column `prompt` that is read and would change is
+    kept as `source_prompt`. What a trainer computes the loss on is a response, all else is context:
+    an assistant's message with `weight: 0`, `loss_weight: 0`, `train: false`, `trainable: false` or
+    `masked: true` is context. Pictures, sounds and files are left out, and their number is logged.
+
+    Args:
+        dataset: n rows, in memory or streamed, or a dict of splits. A `set_format` is taken off.
+        format: preference, messages, sharegpt, alpaca, dolly, prompt-completion, pairs (a prompt
+            and a response column, which stay as they are), question-answer, question-response,
+            query-response, problem-solution, text; or "auto", the first of them that fits. The log
+            says which columns are read and which not.
+        template: how a prompt is written. "none", as the Superfiltering authors do: instruction +
+            "\n", then input + "\n" where there is one; a chat's messages + "\n" each; a `prompt`
+            of text as it is. "alpaca": Stanford's; what stands between two responses of a chat is
+            an instruction. "chat": the tokenizer's chat template. Or a text with {instruction},
+            perhaps {input}, {system}: a chat is one instruction. Tool schemas stand behind the
+            system text, or where the chat template has a place for them.
+        tokenizer: for "chat", a tokenizer or its name or folder. A BOS that it adds itself is not
+            written. A template that asks the clock is told `TEMPLATE_DATE`.
+        template_kwargs: for "chat", values that its template reads, such as enable_thinking.
+        reasoning: what a response is: "keep" the reasoning before the answer, "drop" it (from the
+            prompts too), or "only" the reasoning.
+        columns: the format's own name → the data set's. A "system" column of a format without
+            messages is read only when named here.
+        into: the new columns. One that exists is overwritten, unless it is read.
+
+    Returns:
+        The data set with two more columns (n,) of text; for chats of lists of text, one entry per
+        response: all messages before it, and its text (reasoning, answer, tool calls in compact
+        JSON). Rows with two answers, and with a label of KTO, have a third one,
+        `response_rejected`. None, and nothing before, are "".
+
+    Raises:
+        SuperfilterError: a format, template, column, role, key or part type that is not known, or
+            messages that a chat template refuses.
+        WrongTypeError: a cell that holds neither text nor messages: a number is not made text.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> rows = Dataset.from_list([{"instruction": "Add.", "input": "2 2", "output": "4"}])
+        >>> format_pairs(rows)[0]["prompt"]
+        'Add.\n2 2\n'
+    """
+    if reasoning not in REASONING:
+        raise SuperfilterError(f"reasoning={reasoning!r}: {did_you_mean(reasoning, REASONING)}")
+    request = _Request(
+        format, make_template(template, tokenizer, template_kwargs), reasoning, columns or {}, into
+    )
+    if isinstance(dataset, dict):
+        return type(dataset)({name: _add_columns(rows, request) for name, rows in dataset.items()})
+    formatted: Data = _add_columns(dataset, request)
+    return formatted
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Hold the arguments of `format_pairs`, the template already a function."""
+
+    format: str
+    template: Template
+    reasoning: str
+    columns: Mapping[str, str]
+    into: tuple[str, str]
+
+
+def _add_columns(dataset: Any, request: _Request) -> Any:
+    from datasets import Dataset, IterableDataset
+
+    if not isinstance(dataset, Dataset | IterableDataset):
+        raise WrongTypeError(
+            f"dataset is of type {type(dataset).__name__}: "
+            "make one, for example with Dataset.from_list"
+        )
+    # `map` would hand over, and write back, what a format makes of a column.
+    dataset = dataset.with_format(None)
+    schema: Mapping[str, Any] = dataset.features or next(iter(dataset), {})
+    format, columns = choose_columns(
+        schema, request.format, request.columns, is_open=dataset.features is None
+    )
+    into: tuple[str, ...] = request.into
+    if format == "preference" or "label" in columns:
+        into = (*into, f"{into[1]}_rejected")
+    if format == "pairs" and "label" not in columns and request.reasoning == "keep":
+        return _copy_pairs(dataset, columns, request)
+
+    is_chat = _is_chat(format, columns, schema)
+    kinds = {field: schema[column] for field, column in columns.items() if dataset.features}
+    dataset, columns = _keep_read_columns(dataset, format, columns, is_chat, request)
+    formatter = PairFormatter(
+        format,
+        columns,
+        kinds,
+        is_chat,
+        request.template,
+        request.reasoning,
+        into,
+        isinstance(dataset, IterableDataset),
+    )
+    return _map(dataset, formatter)
+
+
+def _map(dataset: Any, formatter: PairFormatter) -> Any:
+    from datasets import Dataset, Features, List, Value
+
+    kind = List(Value("string")) if formatter.is_chat else Value("string")
+    features = dataset.features
+    if features is not None:
+        features = Features({**features, **dict.fromkeys(formatter.into, kind)})
+    if isinstance(dataset, Dataset) and not len(dataset):  # `map` would not add the columns
+        return Dataset.from_dict({name: [] for name in features}, features, split=dataset.split)
+    if features is not None:
+        features[MEDIA_COLUMN] = Value("int64")
+    # In small batches, because each prompt of a chat repeats all that stands before it.
+    table = dataset.map(formatter, batched=True, batch_size=100, features=features)
+    if isinstance(dataset, Dataset):
+        media = sum(table[MEDIA_COLUMN][:])
+        if media:
+            logger.warning(
+                "%d pictures, sounds and files in the rows are left out of the text", media
+            )
+    return table.remove_columns(MEDIA_COLUMN)
+
+
+@dataclass(frozen=True)
+class _CopyColumns:
+    """Write columns again under other names, as `Dataset.map` calls it."""
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Copy n rows."""
+        return {new: batch[old] for old, new in zip(self.source, self.target, strict=True)}
+
+
+def _copy_pairs(dataset: Any, columns: Mapping[str, str], request: _Request) -> Any:
+    """Return the data set with its prompts and responses as they are."""
+    from datasets import Features
+
+    if request.template is not plain:
+        raise SuperfilterError(
+            "format 'pairs' has its prompts already: "
+            "a template other than 'none' has nothing to fill"
+        )
+    source = (columns["prompt"], columns["response"])
+    if source == tuple(request.into):
+        return dataset
+    features = dataset.features
+    if features is not None:
+        kinds = dict(zip(request.into, (features[column] for column in source), strict=True))
+        features = Features({**features, **kinds})
+    return dataset.map(_CopyColumns(source, request.into), batched=True, features=features)
+
+
+def _is_chat(format: str, columns: Mapping[str, str], schema: Mapping[str, Any]) -> bool:
+    """Whether the rows hold messages, so that a row may have several responses."""
+    from datasets import Value
+
+    if format in ("messages", "sharegpt") or columns.get("history") in schema:
+        return True
+    kinds = [schema.get(columns.get(field, "")) for field in MESSAGE_OR_TEXT_FIELDS]
+    return not all(isinstance(kind, str | Value | None) for kind in kinds)
+
+
+def _keep_read_columns(
+    dataset: Any, format: str, columns: dict[str, str], is_chat: bool, request: _Request
+) -> tuple[Any, dict[str, str]]:
+    """Rename the columns that are read and would be overwritten with another text."""
+    for place, name in enumerate(request.into):
+        if name not in columns.values() or _stays(place, name, columns, format, is_chat, request):
+            continue
+        if name not in OUTPUT:
+            raise SuperfilterError(
+                f"into={request.into!r} would write over a column that is read, of {columns}: "
+                "give other names"
+            )
+        dataset = dataset.rename_column(name, SOURCE_PREFIX + name)
+        renamed = {name: SOURCE_PREFIX + name}
+        columns = {field: renamed.get(column, column) for field, column in columns.items()}
+    return dataset, columns
+
+
+def _stays(
+    place: int,
+    name: str,
+    columns: Mapping[str, str],
+    format: str,
+    is_chat: bool,
+    request: _Request,
+) -> bool:
+    """Whether an output column holds the very text that the column of its name holds."""
+    if is_chat or "label" in columns or request.reasoning != "keep":
+        return False
+    if place == 1:
+        return columns[REQUIRED[format][-1]] == name
+    has_more = "system" in columns or "tools" in columns
+    return columns.get("prompt") == name and request.template is plain and not has_more
