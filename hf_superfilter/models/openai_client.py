@@ -1,15 +1,17 @@
-"""Answer probabilities from a server that speaks OpenAI's protocol: vLLM, TGI, llama.cpp, SGLang ...
+"""Ask a server that speaks OpenAI's protocol: vLLM, TGI, llama.cpp, SGLang ...
 
-One token is asked for, with the log-probabilities of the likeliest tokens in its place: by chat completions,
-which put the question into the model's chat template, or by plain completions where the server refuses a chat
-(a model without a chat template). Which of the two, and how many tokens it names, is found out with one
-question beforehand and written into the run's record.
+One token is requested, with the log-probabilities of the likeliest tokens in its place: by chat
+completions, which put the question into the model's chat template, or by plain completions where
+the server refuses a chat (a model without a chat template). Which of the two, and how many tokens
+it lists, is found out with one question beforehand and written into the run's manifest.
 
-What a server does not name is not known. P(yes) sums the forms of yes among the named tokens; any other form
-is rarer than the rarest of these. Where no form is named, P(yes) is only known to be small: nan, `not_in_top`.
+What a server does not list is not known. P(yes) sums the forms of yes among the listed tokens; any
+other form is rarer than the rarest of these. Where no form is listed, P(yes) is only known to be
+small: nan, `not_in_top`.
 
-The key is read from OPENAI_API_KEY, and goes only to the server that it belongs to: the one in OPENAI_BASE_URL
-(else OpenAI's own), or one on this machine. So a recipe from elsewhere cannot send it elsewhere.
+The key is read from OPENAI_API_KEY, and goes only to the server that it belongs to: the one in
+OPENAI_BASE_URL (else OpenAI's own), or one on this machine. So a recipe from elsewhere cannot send
+it elsewhere.
 """
 
 import math
@@ -22,31 +24,36 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-AT_ONCE = 16  # requests under way
+from ..errors import AccessError, SuperfilterError, UnreachableError
+
+CONCURRENT_REQUESTS = 16
 RETRIES = 6  # the client waits 0.5 s, 1 s, 2 s ... up to 8 s, or as long as the server says
-BYTES = 4  # of UTF-8 text for one token, where the tokenizer is not here
-NAMED = (
-    20,
-    5,
-)  # log-probabilities to ask for: what OpenAI and vLLM allow at most, and TGI as it comes
-REFUSED = (400, 404, 405, 422, 501)
+BYTES_PER_TOKEN = 4  # of UTF-8 text, where the tokenizer is not here
+TOP_LOGPROBS = (20, 5)  # to request: the most of OpenAI and vLLM, then of TGI as it comes
+REFUSALS = (400, 404, 405, 422, 501)
 BLANKS = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": " "})  # as vocabularies write them
 DEFAULT_MAX_LENGTH = 1_024
-NO_NUMBERS = (
-    "the server at {} answers without log-probabilities: serve the model with them (vLLM: --max-logprobs 20; "
-    "TGI: --max-top-n-tokens 20; llama.cpp, SGLang: a current version), or take another model"
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+NO_LOGPROBS = (
+    "the server at {} answers without log-probabilities: serve the model with them (vLLM: "
+    "--max-logprobs 20; TGI: --max-top-n-tokens 20; llama.cpp, SGLang: a current version), or take "
+    "another model"
 )
 
 
 class Route(NamedTuple):
-    """How a server is asked: by which of its addresses, and for how many log-probabilities."""
+    """Say which address of a server to ask, and for how many log-probabilities."""
 
     path: str
-    named: int
+    logprobs: int
+
+
+class RefusedError(SuperfilterError):
+    """Report that a server does not take such a question."""
 
 
 def check_endpoint(endpoint: Any) -> str:
-    """An endpoint without the slash at its end.
+    """Return an endpoint without the slash at its end.
 
     Raises:
         ValueError: it is no address of a server, or one with a secret in it.
@@ -55,25 +62,29 @@ def check_endpoint(endpoint: Any) -> str:
         >>> check_endpoint("http://localhost:8000/v1/")
         'http://localhost:8000/v1'
     """
+    text = endpoint if isinstance(endpoint, str) else ""
     try:
-        parts = urlsplit(endpoint if isinstance(endpoint, str) else "")
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        good = False
-    if not good:
-        raise ValueError(
-            f"endpoint={endpoint!r} is no server's address: give one such as 'http://localhost:8000/v1'"
+        parts = urlsplit(text)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        valid = False
+    if not valid:
+        raise SuperfilterError(
+            f"endpoint={endpoint!r} is no server's address: give one such as "
+            "'http://localhost:8000/v1'"
         )
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError(
-            f"the endpoint at {parts.hostname!r} holds more than an address: leave user, password and query out; "
-            "a key is read from the environment variable OPENAI_API_KEY"
+        raise SuperfilterError(
+            f"the endpoint at {parts.hostname!r} holds more than an address: leave user, password "
+            "and query out; a key is read from the environment variable OPENAI_API_KEY"
         )
-    return endpoint.rstrip("/")
+    return text.rstrip("/")
 
 
 class Server:
-    """A model behind an endpoint. It reads questions as bytes of text, because its tokenizer is not here.
+    """Ask a model behind an endpoint.
+
+    Questions are measured in bytes of text, because the tokenizer is not here.
 
     Args:
         endpoint: its address, up to and with `/v1`.
@@ -84,176 +95,193 @@ class Server:
         self.endpoint, self.model = endpoint, model
 
     def limit(self, max_length: int | None) -> int:
-        """The bytes that a question may have, 4 for each token."""
-        return BYTES * (max_length or DEFAULT_MAX_LENGTH)
+        """Return the bytes that a question may have, 4 for each token."""
+        return BYTES_PER_TOKEN * (max_length or DEFAULT_MAX_LENGTH)
 
     def asked(self, question: str) -> str:
-        """The question itself: the server puts it into its chat template."""
+        """Return the question: the server puts it into its chat template."""
         return question
 
     def read(self, texts: list[str]) -> list[Sequence[int]]:
-        """The bytes of each text."""
+        """Return the bytes of each text."""
         return [text.encode() for text in texts]
 
     def shorter(self, text: str, excess: int) -> str:
-        """The text without its last `excess` bytes, and without what is left of a character or a blank."""
+        """Cut the last `excess` bytes off, and what is left of a character or a blank."""
         return text.encode()[:-excess].decode(errors="ignore").rstrip()
 
     def probability(self, questions: Sequence[str], answers: Sequence[Sequence[str]]) -> np.ndarray:
-        """How likely the first token of the server's answer is one of each answer's forms.
+        """Compute how likely the first token is one of each answer's forms.
+
+        Args:
+            questions: n texts.
+            answers: k lists of forms.
 
         Returns:
-            (n, k) float64: the sum over the forms that the server names, nan where it names none.
+            (n, k) float64: the sum over the forms that the server lists, nan where it lists none.
 
         Raises:
             ConnectionError: it cannot be reached, or still fails after all retries.
-            ValueError: it refuses the question, answers without log-probabilities, or the client is not installed.
+            ValueError: it refuses the question, answers without log-probabilities, or the client is
+                not installed.
             PermissionError: it wants a key, or another one.
         """
         if not questions:
             return np.full((0, len(answers)), np.nan)
-        route = _route(self.endpoint, self.model)
-        with _client(self.endpoint, RETRIES) as client, ThreadPoolExecutor(AT_ONCE) as pool:
-            asked = [pool.submit(_ask, client, self, route, question) for question in questions]
+        route = _find_route(self.endpoint, self.model)
+        with (
+            _client(self.endpoint, RETRIES) as client,
+            ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool,
+        ):
+            requests = [pool.submit(_ask, client, self, route, text) for text in questions]
             try:
-                tops = [answer.result() for answer in asked]
+                tops = [request.result() for request in requests]
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # the first failure ends the rest
                 raise
-        return np.array([[_share(top, forms) for forms in answers] for top in tops])
+        return np.array([[_probability(top, forms) for forms in answers] for top in tops])
 
     def provenance(self) -> dict[str, Any]:
-        """What a run records: the server, and how it was asked. What it runs on, and which weights, it does not say."""
-        route = _route(self.endpoint, self.model)
+        """Return what the manifest records: the server, and how it was asked.
+
+        The server does not say on what it runs, and which weights.
+        """
+        route = _find_route(self.endpoint, self.model)
         return {
             "model": self.model,
             "revision": "chosen by the server",
             "device": self.endpoint,
             "dtype": "chosen by the server",
-            "asked": f"{route.path}, {route.named} log-probabilities",
+            "asked": f"{route.path}, {route.logprobs} log-probabilities",
         }
 
 
 @lru_cache(maxsize=16)
-def _route(endpoint: str, model: str) -> Route:
-    """How a server can be asked, found out once per process: a chat if it has one, else plain completions."""
-    server, refusal = Server(endpoint, model), ""
-    with _client(endpoint, retries=2) as client:  # a wrong address is soon said
-        for route in (
-            Route(path, named) for path in ("chat/completions", "completions") for named in NAMED
-        ):
-            try:
-                _ask(client, server, route, "Is water wet? Answer yes or no.")
-            except RefusedError as error:
-                refusal = refusal or str(error)
-            else:
-                return route
-    raise ValueError(refusal)
-
-
-class RefusedError(ValueError):
-    """The server does not take such a question."""
+def _find_route(endpoint: str, model: str) -> Route:
+    """Try out, once per process, how a server can be asked: a chat, else plain completions."""
+    server = Server(endpoint, model)
+    refusal = ""
+    with _client(endpoint, retries=2) as client:  # a wrong address is soon reported
+        for path in ("chat/completions", "completions"):
+            for logprobs in TOP_LOGPROBS:
+                route = Route(path, logprobs)
+                try:
+                    _ask(client, server, route, "Is water wet? Answer yes or no.")
+                except RefusedError as error:
+                    refusal = refusal or str(error)
+                else:
+                    return route
+    raise SuperfilterError(refusal)
 
 
 def _client(endpoint: str, retries: int) -> Any:
     try:
         import openai
     except ImportError as error:
-        raise ValueError(
-            "asking an endpoint needs OpenAI's client: install it with pip install 'hf-superfilter[api]'"
+        raise SuperfilterError(
+            "asking an endpoint needs OpenAI's client: install it with pip install "
+            "'hf-superfilter[api]'"
         ) from error
-    return openai.OpenAI(
-        base_url=endpoint, api_key=_key_for(endpoint) or "none", max_retries=retries
-    )
+    key = _key_for(endpoint) or "none"
+    return openai.OpenAI(base_url=endpoint, api_key=key, max_retries=retries)
 
 
 def _key_for(endpoint: str) -> str:
-    """The key of the environment, if it belongs to this server."""
-    home, here = (
-        urlsplit(os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"),
-        urlsplit(endpoint),
-    )
-    at_home = (home.scheme, home.netloc) == (here.scheme, here.netloc)
-    local = here.hostname in ("localhost", "127.0.0.1", "::1")
-    return os.environ.get("OPENAI_API_KEY", "") if at_home or local else ""
+    """Return the key of the environment if it belongs to this server, else ''."""
+    owner = urlsplit(os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1")
+    server = urlsplit(endpoint)
+    is_owner = (owner.scheme, owner.netloc) == (server.scheme, server.netloc)
+    if is_owner or server.hostname in LOCAL_HOSTS:
+        return os.environ.get("OPENAI_API_KEY", "")
+    return ""
 
 
 def _ask(client: Any, server: Server, route: Route, question: str) -> list[tuple[str, float]]:
-    """The likeliest first tokens of an answer with their log-probabilities."""
-    common = {"model": server.model, "max_tokens": 1, "temperature": 0}
+    """Return the likeliest first tokens of an answer with their log-probabilities."""
     import openai
 
+    options = {"model": server.model, "max_tokens": 1, "temperature": 0}
     try:
         if route.path == "completions":
-            plain = client.completions.with_raw_response
-            answer = plain.create(prompt=question, logprobs=route.named, **common)
+            response = client.completions.with_raw_response.create(
+                prompt=question, logprobs=route.logprobs, **options
+            )
         else:
-            chat = client.chat.completions.with_raw_response
-            turns = [{"role": "user", "content": question}]
-            answer = chat.create(messages=turns, logprobs=True, top_logprobs=route.named, **common)
+            response = client.chat.completions.with_raw_response.create(
+                messages=[{"role": "user", "content": question}],
+                logprobs=True,
+                top_logprobs=route.logprobs,
+                **options,
+            )
     except openai.APIStatusError as error:
-        raise _as_ours(error, server) from error
+        raise _translated(error, server) from error
     except openai.APIConnectionError as error:
-        raise ConnectionError(
-            f"the server at {server.endpoint} cannot be reached ({_line(error.__cause__ or error)}): start it, or mend "
+        reason = _one_line(error.__cause__ or error)
+        raise UnreachableError(
+            f"the server at {server.endpoint} cannot be reached ({reason}): start it, or correct "
             "the endpoint; finished chunks are kept"
         ) from error
     try:
-        named = _named(answer.http_response.json())
+        top = _top_logprobs(response.http_response.json())
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"the server at {server.endpoint} does not answer as OpenAI's protocol says: check the endpoint, which "
-            "mostly ends in /v1"
+        raise SuperfilterError(
+            f"the server at {server.endpoint} does not answer as OpenAI's protocol says: check the "
+            "endpoint, which mostly ends in /v1"
         ) from error
-    if not named:
-        raise ValueError(NO_NUMBERS.format(server.endpoint))
-    return named
+    if not top:
+        raise SuperfilterError(NO_LOGPROBS.format(server.endpoint))
+    return top
 
 
-def _as_ours(error: Any, server: Server) -> Exception:
-    """One sentence about a status that the client did not get over."""
-    where, said = f"the server at {server.endpoint}", _line(error)
+def _translated(error: Any, server: Server) -> Exception:
+    """Translate a status that remains after all retries into one sentence."""
+    where, reason = f"the server at {server.endpoint}", _one_line(error)
     if error.status_code in (401, 403):
-        return PermissionError(
-            f"{where} wants another key ({said}): set OPENAI_API_KEY, and OPENAI_BASE_URL to this endpoint, for a key "
-            "goes to its own server only"
+        return AccessError(
+            f"{where} wants another key ({reason}): set OPENAI_API_KEY, and OPENAI_BASE_URL to "
+            "this endpoint, for a key goes to its own server only"
         )
-    if error.status_code in REFUSED:
+    if error.status_code in REFUSALS:
         return RefusedError(
-            f"{where} refuses the question to {server.model!r} ({said}): check the model's name and the endpoint, "
-            "which mostly ends in /v1, and lower max_length if the text is too long"
+            f"{where} refuses the question to {server.model!r} ({reason}): check the model's name "
+            "and the endpoint, which mostly ends in /v1, and lower max_length if the text is too "
+            "long"
         )
-    return ConnectionError(
-        f"{where} still fails after some retries ({said}): run it again, finished chunks are kept"
+    return UnreachableError(
+        f"{where} still fails after some retries ({reason}): run it again, finished chunks are kept"
     )
 
 
-def _line(error: BaseException) -> str:
-    """An error's text in one short line, without the key, should the server have quoted it."""
+def _one_line(error: BaseException) -> str:
+    """Shorten an error's text to one line, without the key, should the server quote it."""
     text = " ".join(str(error).split())
     key = os.environ.get("OPENAI_API_KEY")
-    return (text.replace(key, "***") if key else text)[:200]
+    if key:
+        text = text.replace(key, "***")
+    return text[:200]
 
 
-def _named(answer: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Tokens and log-probabilities, from the two forms in which servers give them; [] where they give none."""
-    numbers = answer["choices"][0].get("logprobs") or {}
-    if not numbers.get("content"):
-        first = (numbers.get("top_logprobs") or [None])[0] or {}
+def _top_logprobs(answer: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Read tokens and log-probabilities from both forms that servers give; [] for none."""
+    logprobs = answer["choices"][0].get("logprobs") or {}
+    if not logprobs.get("content"):
+        by_position = logprobs.get("top_logprobs") or [None]
+        first = by_position[0] or {}
         return [(token, float(number)) for token, number in first.items()]
-    chosen = numbers["content"][0]
-    named = [(top["token"], float(top["logprob"])) for top in chosen.get("top_logprobs") or ()]
-    if named and chosen["token"] not in dict(
-        named
-    ):  # some leave the token that they chose out of the list
-        named.append((chosen["token"], float(chosen["logprob"])))
-    return named
+    chosen = logprobs["content"][0]
+    top = [(entry["token"], float(entry["logprob"])) for entry in chosen.get("top_logprobs") or ()]
+    if top and chosen["token"] not in dict(top):  # some leave the token that they chose out
+        top.append((chosen["token"], float(chosen["logprob"])))
+    return top
 
 
-def _share(top: list[tuple[str, float]], forms: Sequence[str]) -> float:
-    found = [
-        math.exp(p)
-        for token, p in top
-        if token.translate(BLANKS).strip() in forms and math.isfinite(p)
+def _probability(top: list[tuple[str, float]], forms: Sequence[str]) -> float:
+    """Sum the probabilities of an answer's forms, 1 at most; nan where none is listed."""
+    listed = [
+        math.exp(logprob)
+        for token, logprob in top
+        if token.translate(BLANKS).strip() in forms and math.isfinite(logprob)
     ]
-    return min(sum(found), 1.0) if found else math.nan
+    if not listed:
+        return math.nan
+    return min(sum(listed), 1.0)

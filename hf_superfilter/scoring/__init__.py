@@ -1,1 +1,4 @@
-"""One scorer, one file: the formula, and nothing about batches, devices, ranks, files or YAML."""
+"""Hold one scorer a file.
+
+A scorer's file holds its formula and nothing about devices, ranks, files or YAML.
+"""

@@ -1,4 +1,4 @@
-"""The settings that every scorer with a language model shares."""
+"""Share the settings of scorers that run a language model."""
 
 import dataclasses
 import logging
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..base import Settings
 from ..checks import check_name, is_count, pair_of_columns
 from ..embedded import model_folder, portable_name
-from ..errors import did_you_mean
+from ..errors import SuperfilterError, did_you_mean
 from ..models.fork_safety import after_fork
 from ..revisions import resolve_revision
 from ..runs.distributed import device_number
@@ -20,23 +20,25 @@ if TYPE_CHECKING:
     from ..models.causal_lm import CausalLM
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
-TRIAL_ROWS = 200  # scored in int8 and in float32 before the first chunk of a run
+CHECKED_ROWS = 200  # scored in int8 and in float32 before the first chunk of a run
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
 class ModelSettings(Settings):
-    """A scorer's model and how it is run.
+    """Name a scorer's model and how it is run.
 
     Args:
         model: a Hub id, a local folder, or `embedded:weak` and `embedded:strong`.
         revision: branch, tag or commit on the Hub; None is `main`. A run records the commit.
         columns: the prompt and the response column. Chats hold lists of equal length in both.
-        dtype: `auto` is bfloat16 where the hardware multiplies it natively, else float32. `int8` is for CPUs, and the
-            fastest there: `score` first scores 200 of the rows in float32 too, and says how far the ranks agree.
+        dtype: `auto` is bfloat16 where the hardware multiplies it natively, else float32. `int8` is
+            for CPUs, and the fastest there: `score` first scores 200 of the rows in float32 too,
+                and logs how far the ranks agree.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         attn_implementation: as in transformers.
-        max_length: tokens read of a row; None is 1,024, or the model's window where that is shorter.
+        max_length: tokens read of a row; None is 1,024, or the model's window where that is
+            shorter.
         batch_tokens: tokens of a batch, for speed and memory; scores do not depend on it.
     """
 
@@ -56,22 +58,31 @@ class ModelSettings(Settings):
     def __post_init__(self) -> None:
         """Check what can be checked without the model."""
         if not isinstance(self.model, (str, os.PathLike)) or not str(self.model):
-            raise ValueError(
+            raise SuperfilterError(
                 f"model={self.model!r}: give a Hub id, a local folder or 'embedded:strong'"
             )
         object.__setattr__(self, "model", portable_name(str(self.model)))
         object.__setattr__(self, "columns", pair_of_columns(self.columns))
         check_name(self.name)
         if self.dtype not in self.dtypes:
-            raise ValueError(f"dtype={self.dtype!r}: {did_you_mean(str(self.dtype), self.dtypes)}")
-        for setting in ("revision", "device", "attn_implementation"):
+            suggestion = did_you_mean(str(self.dtype), self.dtypes)
+            raise SuperfilterError(f"dtype={self.dtype!r}: {suggestion}")
+        self._check_texts()
+        self._check_counts()
+
+    def _check_texts(self) -> None:
+        if not isinstance(self.device, str):
+            raise SuperfilterError(f"device={self.device!r}: give text, such as 'cpu'")
+        for setting in ("revision", "attn_implementation"):
             value = getattr(self, setting)
-            if not isinstance(value, str) and (value is not None or setting == "device"):
-                raise ValueError(f"{setting}={value!r}: give text")
+            if value is not None and not isinstance(value, str):
+                raise SuperfilterError(f"{setting}={value!r}: give text")
+
+    def _check_counts(self) -> None:
         for setting in ("max_length", "batch_tokens"):
             value = getattr(self, setting)
             if value is not None and not is_count(value, 2):
-                raise ValueError(
+                raise SuperfilterError(
                     f"{setting}={value!r}: give a number of tokens, at least 2, or leave it out"
                 )
 
@@ -81,22 +92,20 @@ class ModelSettings(Settings):
         return self.name
 
     def identity(self) -> dict[str, Any]:
-        """The model's immutable revision, part of what a cached score depends on."""
+        """Return the model's immutable revision."""
         return revision_of(self.model, self.revision)
 
     def provenance(self, rank: int | None = None) -> dict[str, Any]:
-        """What a run records after scoring: the model, where it ran and in which arithmetic."""
-        return self.made_with(self.language_model(rank))
+        """Return what the manifest records: model, revision, device, dtype, threads."""
+        return self.facts_of_model(self.language_model(rank))
 
-    def made_with(self, loaded: Any) -> dict[str, Any]:
-        """The facts about a loaded model, whichever of its kinds, that a run records."""
+    def facts_of_model(self, loaded: Any) -> dict[str, Any]:
+        """Describe a loaded model of any kind for the manifest."""
         import torch
 
-        device = (
-            torch.cuda.get_device_name(loaded.device)
-            if loaded.device.type == "cuda"
-            else str(loaded.device)
-        )
+        device = str(loaded.device)
+        if loaded.device.type == "cuda":
+            device = torch.cuda.get_device_name(loaded.device)
         return {
             "model": self.model,
             "revision": loaded.revision,
@@ -106,11 +115,14 @@ class ModelSettings(Settings):
         }
 
     def self_check(self, rows: "Dataset", rank: int | None = None) -> dict[str, Any]:
-        """What int8 does to the ranks of these rows, on 200 of them; of another dtype there is nothing to say.
+        """Compare int8 with float32 on 200 of the rows.
+
+        {} for any other dtype.
 
         Returns:
-            `rows` with a score in both, the Spearman correlation of the int8 with the float32 scores, and the share
-            of the top 10% in common (nan where there are too few rows).
+            `rows`, the pairs compared; `spearman`, the rank correlation of the int8 with the
+            float32 scores; `top_10_percent`, the share of the top 10% in common (nan where there
+            are too few).
         """
         if self.dtype != "int8":
             return {}
@@ -118,52 +130,52 @@ class ModelSettings(Settings):
         from ..models.causal_lm import load_causal_lm
         from ..models.next_token import load_answers
 
-        count = min(len(rows), TRIAL_ROWS)
-        places = [place * len(rows) // count for place in range(count)]
-        batch = rows.with_format(None).select(places)[:]
-        scorers: list[Any] = [self, dataclasses.replace(self, dtype="float32")]
-        scores = [scorer(batch, rank)[self.main] for scorer in scorers]
+        count = min(len(rows), CHECKED_ROWS)
+        spread = [number * len(rows) // count for number in range(count)]
+        batch = rows.with_format(None).select(spread)[:]
+        exact: Any = dataclasses.replace(self, dtype="float32")
+        scorer: Any = self
+        scores = scorer(batch, rank)[self.main], exact(batch, rank)[self.main]
         load_answers.cache_clear()  # the float32 weights are not needed again
         load_causal_lm.cache_clear()
-        found = rank_consistency(*scores, budgets=(0.10,))
-        said = {
-            "rows": found["pairs"],
-            "spearman": found["spearman"],
-            "top_10_percent": found["overlap@0.10"],
+        agreement = rank_consistency(*scores, budgets=(0.10,))
+        facts = {
+            "rows": agreement["pairs"],
+            "spearman": agreement["spearman"],
+            "top_10_percent": agreement["overlap@0.10"],
         }
         logger.warning(
-            "%s in int8 against float32, on %d of the rows: Spearman %.4f, %.2f of the top 10%% in common",
-            self.name, *said.values(),
+            "%s in int8 against float32, on %d of the rows: Spearman %.4f, %.2f of the top 10%% "
+            "in common",
+            self.name, *facts.values(),
         )  # fmt: skip
-        return said
+        return facts
 
-    def language_model(self, rank: int | None = None, model: str | None = None) -> "CausalLM":
-        """The loaded model, one per process and device whatever the number of scorers that use it.
-
-        `model` is a local folder to load in its place, run the same way.
-        """
+    def language_model(self, rank: int | None = None) -> "CausalLM":
+        """Load the model, once per process for all its scorers."""
         from ..models.causal_lm import load_causal_lm
 
-        return load_causal_lm(*self.resolved(rank, model))
+        return load_causal_lm(*self.resolved(rank))
 
     def resolved(
         self, rank: int | None = None, model: str | None = None
     ) -> tuple[str, str, str, str, str | None]:
-        """What a loaded model is known by: folder, resolved revision, dtype, device, attention."""
+        """Return the key by which a loaded model is looked up.
+
+        Folder, resolved revision, dtype, device, attention. `model` is a local folder to take in its place.
+        """
         from ..models.loading import pick_device
 
         after_fork()
-        folder, device = (
-            model or model_folder(self.model),
-            str(pick_device(self.device, device_number(rank))),
-        )
-        # The resolved revision is part of what is looked up: a folder that changed is loaded again.
+        folder = model or model_folder(self.model)
+        device = str(pick_device(self.device, device_number(rank)))
+        # The resolved revision is part of the key: a folder that changed is loaded again.
         revision = resolve_revision(folder, None if model else self.revision)
         return folder, revision, self.dtype, device, self.attn_implementation
 
 
 def revision_of(model: str, revision: str | None) -> dict[str, str]:
-    """The identity of a model, or `not resolved`: loading will say what is wrong, in one place."""
+    """Return a model's revision, or `not resolved`: loading will say why."""
     try:
         return {"revision": resolve_revision(model_folder(model), revision)}
     except FileNotFoundError:
@@ -171,5 +183,5 @@ def revision_of(model: str, revision: str | None) -> dict[str, str]:
 
 
 def default_name(name: str) -> Any:
-    """A dataclass field for a scorer's name, keyword-only."""
+    """Make the dataclass field of a scorer's name, keyword-only."""
     return dataclasses.field(default=name, kw_only=True)

@@ -1,10 +1,10 @@
-"""The questions of Ask-LLM: their wording, what they ask about, and how a text is cut so that the question fits."""
+"""Phrase the questions of Ask-LLM and fit texts into them."""
 
 from collections.abc import Sequence
 from string import Formatter
 from typing import NamedTuple, Protocol
 
-from ..errors import did_you_mean
+from ..errors import SuperfilterError, did_you_mean
 
 # Whoever changes a wording raises the `arithmetic` of AskLLM: other questions, other scores.
 QUESTIONS = {
@@ -13,9 +13,9 @@ QUESTIONS = {
 {text}
 ###
 
-Does the text between the two lines of ### hold informative signal for pre-training a large language model? \
-An informative text is well formatted, holds some usable knowledge of the world, and has strictly no harmful, \
-racist or sexist content.
+Does the text between the two lines of ### hold informative signal for pre-training a large \
+language model? An informative text is well formatted, holds some usable knowledge of the world, \
+and has strictly no harmful, racist or sexist content.
 
 OPTIONS:
 - yes
@@ -30,9 +30,10 @@ Response:
 {response}
 ###
 
-Does the example between the two lines of ### hold informative signal for fine-tuning a large language model to \
-follow instructions? In an informative example the instruction is clear, the response does what it asks, is correct, \
-complete and well written, and has strictly no harmful, racist or sexist content.
+Does the example between the two lines of ### hold informative signal for fine-tuning a large \
+language model to follow instructions? In an informative example the instruction is clear, the \
+response does what it asks, is correct, complete and well written, and has strictly no harmful, \
+racist or sexist content.
 
 OPTIONS:
 - yes
@@ -43,7 +44,7 @@ FIELDS = ("text", "prompt", "response")
 
 
 class Question(NamedTuple):
-    """What is asked of one row, and what is the matter with it: `ok`, `truncated`, or why nothing is asked."""
+    """Hold the question about a row; `ok`, `truncated`, or why none."""
 
     text: str
     units: Sequence[int]
@@ -51,26 +52,27 @@ class Question(NamedTuple):
 
 
 class Reader(Protocol):
-    """Knows how whoever is asked reads a question."""
+    """Read questions as the model behind them does."""
 
     def asked(self, question: str) -> str:
-        """The question as it is put, in the marks of a chat if need be."""
+        """Put the question into the marks of a chat if need be."""
         ...
 
     def read(self, texts: list[str]) -> list[Sequence[int]]:
-        """The units of each text that count towards the limit: token ids, or bytes."""
+        """Return the units that the limit counts: token ids, or bytes."""
         ...
 
     def shorter(self, text: str, excess: int) -> str:
-        """The beginning of a text, shorter by about so many units and by one character at least."""
+        """Cut about `excess` units off a text, one character at least."""
         ...
 
 
 def template_of(prompt: str) -> str:
-    """The template that a question's name, or text, stands for.
+    """Return the template of a question's name or text.
 
     Raises:
-        ValueError: an unknown name, or a template without a field for the row or with one that is none.
+        ValueError: an unknown name, or a template without a field for the row or with one that is
+            none.
 
     Example:
         >>> template_of("Good? {text}")
@@ -79,74 +81,79 @@ def template_of(prompt: str) -> str:
     if prompt in QUESTIONS:
         return QUESTIONS[prompt]
     if "{" not in prompt:
-        raise ValueError(
-            f"prompt={prompt!r}: {did_you_mean(prompt, QUESTIONS)}; or give a question of your own with "
-            "{text}, or with {prompt} and {response}"
+        raise SuperfilterError(
+            f"prompt={prompt!r}: {did_you_mean(prompt, QUESTIONS)}; or give a question of your own "
+            f"with {{text}}, or with {{prompt}} and {{response}}"
         )
     try:
         fields = _fields(prompt)
     except ValueError as error:
-        raise ValueError(
+        raise SuperfilterError(
             f"prompt={prompt!r} cannot be filled ({error}): double the braces that are no field"
         ) from error
     for field in sorted(fields - set(FIELDS)):
-        raise ValueError(
+        raise SuperfilterError(
             f"prompt={prompt!r} has the field {{{field}}}: {did_you_mean(field, FIELDS)}"
         )
     if not fields & {"text", "response"} or ("text" in fields and len(fields) > 1):
-        raise ValueError(
+        raise SuperfilterError(
             f"prompt={prompt!r}: ask about {{text}}, or about {{prompt}} and {{response}}"
         )
     return prompt
 
 
-def fit(rows: Sequence[tuple[str, str]], prompt: str, reader: Reader, limit: int) -> list[Question]:
-    """The question about each (prompt, response), at most `limit` units long.
+def fit(
+    pairs: Sequence[tuple[str, str]], prompt: str, reader: Reader, limit: int
+) -> list[Question]:
+    """Ask about each (prompt, response) in at most `limit` units.
 
-    `{text}` is the prompt and the response, cut on the right. With `{prompt}` and `{response}` the response
-    is cut, and a prompt that leaves no room for any of it makes the row `prompt_too_long`. The question
-    itself is never cut.
+    `{text}` is the prompt and the response, cut on the right. With `{prompt}` and `{response}` the
+    response is cut, and a prompt that leaves no room for any of it makes the row `prompt_too_long`.
+    The question itself is never cut.
 
     Raises:
         ValueError: the question fills the limit by itself.
     """
     template = template_of(prompt)
-    whole = "text" in _fields(template)  # prompt and response are one text
-    cuts = [p + r if whole else r for p, r in rows]
-
-    def ask(numbers: Sequence[int]) -> list[tuple[str, Sequence[int]]]:
-        filled = [_filled(template, rows[i][0], cuts[i]) for i in numbers]
-        return _put(filled, reader)
-
-    alone = len(_put([_filled(template, "", "")], reader)[0][1])
-    if alone >= limit:
-        raise ValueError(
-            f"the question alone takes {alone} of the {limit} that max_length, or the model, allows: "
-            "raise max_length, or ask a shorter question"
+    about_text = "text" in _fields(template)  # prompt and response are one text
+    cuts = [pair[0] + pair[1] if about_text else pair[1] for pair in pairs]
+    (bare,) = _put([_filled(template, "", "")], reader)
+    if len(bare[1]) >= limit:
+        raise SuperfilterError(
+            f"the question alone takes {len(bare[1])} of the {limit} that max_length, or the "
+            "model, allows: raise max_length, or ask a shorter question"
         )
-    questions = [Question(*one) for one in ask(range(len(rows)))]
-    status = ["ok" if response.strip() else "empty_response" for _, response in rows]
-    while over := [
-        i
-        for i, q in enumerate(questions)
-        if status[i] in ("ok", "truncated") and len(q.units) > limit
-    ]:
-        for i in over:
-            cuts[i] = reader.shorter(cuts[i], len(questions[i].units) - limit)
-            status[i] = "truncated" if cuts[i] else "prompt_too_long"
-        for i, (text, units) in zip(over, ask(over), strict=True):
-            questions[i] = Question(text, units)
-    return [q._replace(status=s) for q, s in zip(questions, status, strict=True)]
+    filled = [_filled(template, pair[0], cut) for pair, cut in zip(pairs, cuts, strict=True)]
+    questions = [
+        Question(text, units, "ok" if response.strip() else "empty_response")
+        for (text, units), (_, response) in zip(_put(filled, reader), pairs, strict=True)
+    ]
+    too_long = [row for row in range(len(pairs)) if _exceeds(questions[row], limit)]
+    while too_long:
+        for row in too_long:
+            cuts[row] = reader.shorter(cuts[row], len(questions[row].units) - limit)
+        filled = [_filled(template, pairs[row][0], cuts[row]) for row in too_long]
+        for row, (text, units) in zip(too_long, _put(filled, reader), strict=True):
+            status = "truncated" if cuts[row] else "prompt_too_long"
+            questions[row] = Question(text, units, status)
+        too_long = [row for row in too_long if _exceeds(questions[row], limit)]
+    return questions
+
+
+def _exceeds(question: Question, limit: int) -> bool:
+    """Tell whether a question has to be cut further."""
+    return question.status in ("ok", "truncated") and len(question.units) > limit
 
 
 def _fields(template: str) -> set[str]:
-    """The names of the fields, with whatever stands behind a name: nothing may."""
-    parts = [
-        (name, f"!{way}" if way else "", f":{how}" if how else "")
-        for _, name, how, way in Formatter().parse(template)
-        if name is not None
-    ]
-    return {"".join(part) for part in parts}
+    """List the fields; a conversion or format, which none may have, stays on."""
+    fields = set()
+    for _, name, spec, conversion in Formatter().parse(template):
+        if name is not None:
+            fields.add(
+                name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            )
+    return fields
 
 
 def _put(filled: list[str], reader: Reader) -> list[tuple[str, Sequence[int]]]:

@@ -1,4 +1,4 @@
-"""Length of the response: the baseline that must always stand beside a score (arXiv 2402.04833)."""
+"""Measure response length, the baseline beside every score (arXiv 2402.04833)."""
 
 from dataclasses import KW_ONLY, dataclass
 
@@ -8,7 +8,7 @@ from ..base import Batch, Columns, Settings
 from ..checks import check_name, pair_of_columns
 from ..data.chats import flatten_turns
 from ..embedded import model_folder, portable_name
-from ..errors import did_you_mean
+from ..errors import SuperfilterError, did_you_mean
 from ..revisions import resolve_revision
 from ._model import revision_of
 
@@ -17,16 +17,20 @@ UNITS = ("characters", "tokens")
 
 @dataclass(frozen=True, repr=False)
 class Length(Settings):
-    """Length of the response, in characters or tokens; a chat's is that of all its assistant turns.
+    """Count the characters or tokens of the response.
 
-    Column `length`, float64, 0 for an empty response.
+    A chat's length is the sum over its assistant turns. Column `length`, float64, 0 for an empty
+    response. Long answers alone are a strong selection: Zhao et al., arXiv 2402.04833.
 
     Args:
-        unit: `characters`, or `tokens` of the tokenizer of `model`.
+        unit: `characters`, or `tokens` of the tokenizer of `model`, special tokens left out.
         model: a Hub id or a local folder, for `unit="tokens"`.
         revision: branch, tag or commit on the Hub.
         name: prefix of the column.
         columns: the prompt and the response column.
+
+    Raises:
+        ValueError: an unknown unit, `tokens` without a model, or a model with `characters`.
 
     Example:
         >>> from hf_superfilter import Length
@@ -45,12 +49,13 @@ class Length(Settings):
         """Check the unit and what it needs."""
         object.__setattr__(self, "columns", pair_of_columns(self.columns))
         if self.unit not in UNITS:
-            raise ValueError(f"unit={self.unit!r}: {did_you_mean(str(self.unit), UNITS)}")
+            raise SuperfilterError(f"unit={self.unit!r}: {did_you_mean(str(self.unit), UNITS)}")
         if self.model is not None:
             object.__setattr__(self, "model", portable_name(str(self.model)))
         if (self.unit == "tokens") != (self.model is not None):
-            raise ValueError(
-                "unit='tokens' needs model=..., whose tokenizer counts them, and characters need none"
+            raise SuperfilterError(
+                f"unit={self.unit!r} with model={self.model!r}: tokens are counted by the "
+                "tokenizer of model=..., characters need no model"
             )
         check_name(self.name)
 
@@ -60,8 +65,10 @@ class Length(Settings):
         return self.name
 
     def identity(self) -> dict[str, str]:
-        """The tokenizer's immutable revision, where one counts."""
-        return revision_of(self.model, self.revision) if self.model is not None else {}
+        """Return the tokenizer's immutable revision, {} where characters are counted."""
+        if self.model is None:
+            return {}
+        return revision_of(self.model, self.revision)
 
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Measure a batch of n rows."""

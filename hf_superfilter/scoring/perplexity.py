@@ -1,4 +1,4 @@
-"""Perplexity: how surprising a response is, given its prompt."""
+"""Compute the perplexity of a response given its prompt."""
 
 from dataclasses import dataclass
 
@@ -12,16 +12,21 @@ from ._model import ModelSettings, default_name
 
 @dataclass(frozen=True, repr=False)
 class Perplexity(ModelSettings):
-    """Perplexity of the response given the prompt: `exp(mean nats per response token)`, 1 to infinity.
+    """Score the response by its perplexity given the prompt.
 
-    Columns, all float64 but the last: `ppl`; `ppl_tokens`, the scored tokens; `ppl_status`, `ok`,
-    `truncated`, or why `ppl` is nan: `empty_response`, `too_short`, `prompt_too_long`, `not_finite`.
-    A chat has one value, over the tokens of all its assistant turns. Rows without a prompt (plain
-    text) are scored from their second token on. To keep fluent text, keep the LOW values
+    `PPL = exp(1/n sum_t -log p(r_t | prompt, r_<t))`, the mean over the n tokens that hold a
+    character of the response, in nats; 1 to infinity. To keep fluent text, keep the LOW values
     (`TopK("ppl", k, largest=False)`); Superfiltering found the highest ones a poor selection.
 
+    Columns, all float64 but the last: `ppl`; `ppl_tokens`, the scored tokens; `ppl_status`, `ok`,
+    `truncated`, or why `ppl` is nan: `empty_response`, `too_short`, `prompt_too_long`,
+    `not_finite`. A chat has one value, over the tokens of all its assistant turns. Rows without a
+    prompt (plain text) are scored from their second token on, and from the first where the
+    tokenizer puts a token in front.
+
     Args:
-        append_eos: score the end-of-text token as the response's last one, as arXiv 2402.10430 does.
+        append_eos: score the end-of-text token as the response's last one, as arXiv 2402.10430
+            does.
 
     Example:
         >>> from hf_superfilter import Perplexity, embedded_model
@@ -34,7 +39,7 @@ class Perplexity(ModelSettings):
     name: str = default_name("ppl")
 
     def __post_init__(self) -> None:
-        """Check the end of text as well as what every model scorer checks."""
+        """Check the end of text too."""
         super().__post_init__()
         check_switch("append_eos", self.append_eos)
 
@@ -42,25 +47,22 @@ class Perplexity(ModelSettings):
         """Score a batch of n rows."""
         lm = self.language_model(rank)
         turns = flatten_turns(batch, self.columns)
-        windows = [
-            pair.given
-            for pair in lm.windows(
-                turns.prompts,
-                turns.responses,
-                max_length=self.max_length,
-                append_eos=self.append_eos,
-            )
-        ]
+        pairs = lm.windows(
+            turns.prompts,
+            turns.responses,
+            max_length=self.max_length,
+            append_eos=self.append_eos,
+        )
+        windows = [pair.given for pair in pairs]
         nats, tokens = lm.losses(windows, self.batch_tokens)
-        used = tokens > 0
-        scored = turns.total(tokens)
+        scored = tokens > 0
+        total = turns.total(tokens)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            ppl = np.exp(turns.total(np.where(used, nats * tokens, 0)) / scored)
+            ppl = np.exp(turns.total(np.where(scored, nats * tokens, 0)) / total)
         finite = np.isfinite(ppl)
+        statuses = [window.status for window in windows]
         return {
             self.name: np.where(finite, ppl, np.nan),
-            f"{self.name}_tokens": scored,
-            f"{self.name}_status": turns.statuses(
-                [window.status for window in windows], used, finite
-            ),
+            f"{self.name}_tokens": total,
+            f"{self.name}_status": turns.statuses(statuses, scored, finite),
         }

@@ -34,7 +34,7 @@ def _fresh(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02)
-    remote._route.cache_clear()
+    remote._find_route.cache_clear()
 
 
 @pytest.fixture(params=["weak", "chat"])
@@ -119,10 +119,10 @@ def test_failures_that_pass_cost_time_but_no_number(chat, rows):
         wanted = ask(server)(rows[:])
     faults = cycle(["429", "", "500", "", "cut", ""])
     with OpenAIServer(chat, fault=lambda number: next(faults)) as server:
-        remote._route.cache_clear()
+        remote._find_route.cache_clear()
         found = ask(server)(rows[:])
         assert server.requests > len(rows) * 1.5
-        assert 1 < server.at_once <= remote.AT_ONCE
+        assert 1 < server.at_once <= remote.CONCURRENT_REQUESTS
     for name, values in wanted.items():
         np.testing.assert_array_equal(values, found[name])
 
@@ -162,7 +162,7 @@ def test_a_text_is_cut_by_its_bytes(chat):
 
 def test_a_token_that_the_server_chose_counts_also_where_its_list_leaves_it_out():
     first = {"token": "Yes", "logprob": -0.1, "top_logprobs": [{"token": "No", "logprob": -3}]}
-    assert remote._named({"choices": [{"logprobs": {"content": [first]}}]}) == [
+    assert remote._top_logprobs({"choices": [{"logprobs": {"content": [first]}}]}) == [
         ("No", -3.0),
         ("Yes", -0.1),
     ]

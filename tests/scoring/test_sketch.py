@@ -23,7 +23,6 @@ from hf_superfilter.scoring._sketch import (
     Sketch,
     auto_bandwidth,
     collision_probability,
-    load_sketch,
     new_sketch,
 )
 
@@ -127,7 +126,7 @@ def test_a_saved_sketch_loads_equal_and_equal_sketches_are_equal_files(tmp_path)
         sketch.add(mixture(30, 3))
         sketch.save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    loaded = load_sketch(tmp_path / "a")
+    loaded = sketch_from((tmp_path / "a").read_bytes(), "a")
     np.testing.assert_array_equal(loaded.density(mixture(30, 3)), sketch.density(mixture(30, 3)))
     np.testing.assert_array_equal((loaded + sketch).counts, 2 * sketch.counts)
 
@@ -172,7 +171,7 @@ def test_a_file_that_holds_no_sketch_is_said(tmp_path, damage):
     with pytest.raises(
         ValueError, match=r"sketch\.npz' holds no sketch of Density, or a damaged one"
     ):
-        load_sketch(tmp_path / "sketch.npz")
+        sketch_from((tmp_path / "sketch.npz").read_bytes(), "sketch.npz")
 
 
 def test_the_automatic_bandwidth_is_a_tenth_of_the_median_distance_of_different_rows():
