@@ -145,10 +145,11 @@ class ModelSettings(Settings):
             "top_10_percent": agreement["overlap@0.10"],
         }
         logger.warning(
-            "%s in int8 against float32, on %d of the rows: Spearman %.4f, %.2f of the top 10%% "
-            "in common",
-            self.name, *facts.values(),
-        )  # fmt: skip
+            "%s in int8 against float32, on %d of the rows: "
+            "Spearman %.4f, %.2f of the top 10%% in common",
+            self.name,
+            *facts.values(),
+        )
         return facts
 
     def language_model(self, rank: int | None = None) -> "CausalLM":
@@ -162,7 +163,8 @@ class ModelSettings(Settings):
     ) -> tuple[str, str, str, str, str | None]:
         """Return the key by which a loaded model is looked up.
 
-        Folder, resolved revision, dtype, device, attention. `model` is a local folder to take in its place.
+        Folder, resolved revision, dtype, device, attention. `model` is a local folder to take in
+        its place.
         """
         from ..models.loading import pick_device
 

@@ -72,7 +72,7 @@ class IFD(ModelSettings):
         windows = [pair.given for pair in pairs] + [pair.alone for pair in pairs]
         means, counts = lm.losses(windows, self.batch_tokens)
         nats, tokens = means.reshape(2, -1), counts.reshape(2, -1)  # (2, turns): given, alone
-        scored = (tokens > 0).all(axis=0)
+        scored = (tokens[0] > 0) & (tokens[1] > 0)
         totals = np.stack([turns.total(np.where(scored, count, 0)) for count in tokens])
         sums = np.stack([turns.total(np.where(scored, loss, 0)) for loss in nats * tokens])
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -81,7 +81,7 @@ class IFD(ModelSettings):
             ifd = np.exp(given - alone)
             if self.variant == "loss_ratio":
                 ifd = given / alone
-        finite = np.isfinite(np.stack([ifd, ppl, ppl_alone])).all(axis=0)
+        finite = np.isfinite(ifd) & np.isfinite(ppl) & np.isfinite(ppl_alone)
         statuses = [_worse(pair.given.status, pair.alone.status) for pair in pairs]
         return {
             self.name: np.where(finite, ifd, np.nan),
