@@ -1,12 +1,16 @@
-"""Fine-tune a causal language model on responses, one model folder per epoch; a killed training goes on.
+"""Fine-tune a causal language model, one model folder per epoch, resumable.
 
-folder/epoch-1/ ...                     the model after each epoch, in float32, with its tokenizer; put whole
-folder/loss.jsonl                       one line per step: loss, learning rate, tokens, seconds of all processes
-folder/training/<who>/checkpoint-16/    model, optimizer and schedule after a step; the file `whole` makes it count
+folder/epoch-1/ ...          the model after each epoch, in float32, with its tokenizer
+folder/loss.jsonl            one line per step, see `Training.log`
+folder/training/state.pt     weights, optimizer, step and log of the last state saved
+
+Each is written beside and then renamed, so that a kill at any moment leaves whole ones. A training
+that is resumed repeats the steps since its last state with the same rows and the same dropout.
 """
 
 import json
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Sequence
@@ -15,25 +19,18 @@ from typing import Any
 
 import torch
 
-from ..runs.distributed import Process, broadcast, this_process
+from ..runs.distributed import broadcast, this_process
 from ..runs.store import atomic_write
 from .loading import load_tokenizer, load_weights, pick_device, pick_dtype
 from .tokenization import Window
-from .trainer import Batches, Plan, StepTrainer, arguments_of, own_randomness
+from .trainer import Plan, Steps, Training
 
-LOSSES, WHOLE, TRAINING = "loss.jsonl", "whole", "training"
-NOT_THE_MODEL = (
-    "optimizer*",
-    "scheduler*",
-    "scaler*",
-    "trainer_state.json",
-    "training_args.bin",
-    WHOLE,
-)
+# A state is saved at most so often, takes at most this share of the time, and ends every epoch.
+SAVE_SECONDS, SAVE_SHARE = 60.0, 0.05
 
 
 def epoch_folders(folder: str | Path, epochs: int) -> list[Path]:
-    """Where the models after each epoch are, or will be."""
+    """Name the folders of the models after each epoch."""
     return [Path(folder) / f"epoch-{number}" for number in range(1, epochs + 1)]
 
 
@@ -49,25 +46,29 @@ def finetune(
     attn_implementation: str | None = None,
     batch_tokens: int | None = None,
 ) -> list[Path]:
-    """Train on the scored tokens of the rows' windows, and put the model after each epoch into the folder.
+    """Train on the scored tokens of the rows' windows.
 
-    The loss of a step is the mean over all response tokens of its rows, as in transformers' Trainer. Rows are shuffled
-    into steps by the seed; the rows of a step are cut into micro-batches of similar length, whose size changes nothing
-    but speed and memory. Weights are float32; products are bfloat16 where `dtype` says so. Dropout is the
-    model's own, seeded by the step, so that a training that was killed ends where one that was not does.
+    The loss of a step is the mean over all response tokens of its rows, as in transformers'
+    Trainer. Rows are shuffled into steps by the seed; the rows of a step are cut into micro-batches
+    of similar length, whose size changes nothing but speed and memory. Weights are float32;
+    products are bfloat16 where `dtype` says so. Dropout is the model's own, seeded by the step, so
+    that a training that was killed ends where one that was not does.
 
     All processes of a launch have to call it; each takes its share of every step.
 
     Args:
         model: a local folder or a Hub id.
         revision: its resolved revision.
-        rows: n rows, each with the windows of its turns; windows without scored tokens are not trained on.
+        rows: n rows, each with the windows of its turns; windows without scored tokens are left
+            out.
         folder: a local folder that all processes see.
-        plan: what is done with the rows.
-        device: `auto`, `cpu`, `cuda` or `mps`; the processes of a launch have one each.
-        dtype: `auto` multiplies in bfloat16 on GPUs that do so natively, `bfloat16` everywhere; all else is float32.
-            On a CPU bfloat16 is 1.3 times as fast (embedded:strong, avx512_bf16), but so coarse in the gradients that
-            the ranks of what was learned change: a Spearman correlation of 0.57 with those of float32.
+        plan: how long and how fast to train.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; the processes of a launch have one each.
+        dtype: `auto` multiplies in bfloat16 on GPUs that do so natively, `bfloat16` everywhere; all
+            else is float32. On a CPU bfloat16 is 1.3 times as fast (embedded:strong, avx512_bf16),
+            but
+            so coarse in the gradients that the ranks of what was learned change: a Spearman
+                correlation of 0.57 with those of float32.
         attn_implementation: as in transformers.
         batch_tokens: tokens of a micro-batch, halved when they do not fit into memory.
 
@@ -75,103 +76,147 @@ def finetune(
         The model folders, one for each epoch up to `plan.stop_after`.
 
     Raises:
-        ValueError: no row has a token to train on, or a device that training cannot be given.
+        ValueError: no row has a token to train on, or an unknown device.
         MemoryError: not even a single row fits.
     """
-    folders, process, batches = (
-        epoch_folders(folder, plan.stop_after),
-        this_process(),
-        Batches(rows, plan),
-    )
-    where, work = pick_device(device, process.local), Path(folder) / TRAINING
-    if where.type == "cuda" and process.count == 1 and (where.index or 0) > 0:
-        raise ValueError(
-            f"device={device!r}: training takes the first GPU it sees; choose with CUDA_VISIBLE_DEVICES"
-        )
-
-    def saved(state: Path, steps: list[dict[str, Any]]) -> None:
-        _write_losses(Path(folder) / LOSSES, steps)
-        (state / WHOLE).touch()
-        _publish(work, folders, batches.steps, model, revision)
-
-    if process.is_main:
-        _publish(work, folders, batches.steps, model, revision)
-    if broadcast(not all(path.is_dir() for path in folders)):
-        _warn_of_few(len(batches.rows), plan, process)
-        start, own = broadcast((_newest(work), work / uuid.uuid4().hex[:8]))
+    process = this_process()
+    folders = epoch_folders(folder, plan.stop_after)
+    steps = Steps(rows, plan)
+    if not broadcast(all(path.is_dir() for path in folders)):
         if process.is_main:
-            _keep_only(work, [own] if start is None else [own, start.parent])
-        with own_randomness(where):
-            on_hub = None if revision.startswith("sha256:") else revision
-            weights = (model, on_hub) if start is None else (str(start), None)
-            trainer = StepTrainer(
-                load_weights(*weights, torch.float32, where, attn_implementation),
-                arguments_of(batches, own, where, process.count),
-                batches,
-                bfloat16=pick_dtype(dtype, where) == torch.bfloat16
-                and (dtype == "bfloat16" or where.type == "cuda"),
+            _warn_of_few_rows(steps)
+        location = pick_device(device, process.local)
+        with torch.random.fork_rng([location] if location.type == "cuda" else []):
+            training = Training(
+                load_weights(
+                    model, _on_hub(revision), torch.float32, location, attn_implementation
+                ),
+                steps,
+                process,
+                bfloat16=_multiplies_in_bfloat16(dtype, location),
                 micro_tokens=batch_tokens,
-                saved=saved,
             )
-            trainer.train(resume_from_checkpoint=None if start is None else str(start))
-        broadcast(None)  # the main process has put the last epoch before any other looks for it
+            saver = Saver(folder, folders, training, load_tokenizer(model, revision))
+            _train(training, saver)
     if process.is_main:
-        for left in (work, *Path(folder).glob("epoch-*.unfinished")):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(Path(folder) / "training", ignore_errors=True)
+        for unfinished in Path(folder).glob("epoch-*.unfinished"):
+            shutil.rmtree(unfinished, ignore_errors=True)
     return folders
 
 
-def _warn_of_few(rows: int, plan: Plan, process: Process) -> None:
-    if process.is_main and rows < plan.batch_rows:
-        few = f"the {rows} rows to train on are fewer than the {plan.batch_rows} of a batch"
-        warnings.warn(
-            f"{few}: each epoch is one step; a smaller batch_rows makes more", stacklevel=4
-        )
+def _train(training: Training, saver: "Saver") -> None:
+    """Run the steps that are missing, and save states and models on the way."""
+    saver.resume()
+    steps, is_main = training.steps, training.process.is_main
+    last = steps.per_epoch * steps.plan.stop_after
+    with _progress_bar(training, last) as bar:
+        while training.step < last:
+            training.run_step()
+            epoch_ends = training.step % steps.per_epoch == 0
+            if is_main and (epoch_ends or saver.is_due()):
+                saver.save_state()
+            if is_main and epoch_ends:
+                saver.write_model()
+            bar.update(training.step - bar.n)
+            entry = training.log[-1]
+            speed = entry["tokens"] / max(entry["seconds"] / training.process.count, 1e-3)
+            bar.set_postfix_str(f"loss {entry['loss']:.3f}, {speed:,.0f} response tokens/s")
+    broadcast(None)  # no other process looks for the last model before it is written
 
 
-def _write_losses(path: Path, steps: list[dict[str, Any]]) -> None:
-    kept = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "seconds")
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(
-            "".join(json.dumps({key: entry[key] for key in kept}) + "\n" for entry in steps)
-        )
+class Saver:
+    """Write the states and the models of a training, and resume from what is there.
 
-
-def _states(work: Path) -> dict[int, Path]:
-    """The saved states that count, by step.
-
-    Whoever trains has a folder of its own: a process that was only frozen, and whose place another one has taken,
-    does no harm when it wakes up.
+    Args:
+        folder: of states, models and log.
+        folders: of the model after each epoch.
+        training: what is saved.
+        tokenizer: saved with every model.
     """
-    found = sorted(work.glob(f"*/checkpoint-*/{WHOLE}"))
-    return {int(path.parent.name.removeprefix("checkpoint-")): path.parent for path in found}
 
+    def __init__(
+        self, folder: str | Path, folders: list[Path], training: Training, tokenizer: Any
+    ) -> None:
+        self.log_file = Path(folder) / "loss.jsonl"
+        self.state_file = Path(folder) / "training" / "state.pt"
+        self.folders, self.training, self.tokenizer = folders, training, tokenizer
+        self.next_save = time.monotonic() + SAVE_SECONDS
 
-def _newest(work: Path) -> Path | None:
-    states = _states(work)
-    return states[max(states)] if states else None
+    def resume(self) -> None:
+        """Load the last state, if there is one, and write the model that a kill left out."""
+        is_main = self.training.process.is_main
+        if is_main and self.state_file.parent.is_dir():
+            for file in self.state_file.parent.iterdir():
+                if file != self.state_file:  # half a state, left by a kill
+                    file.unlink(missing_ok=True)
+        if not broadcast(self.state_file.is_file()):
+            return
+        state = torch.load(self.state_file, map_location="cpu", weights_only=True)
+        epochs, rest = divmod(state["step"], self.training.steps.per_epoch)
+        earlier = self.folders[: epochs if rest else max(0, epochs - 1)]
+        if not broadcast(all(path.is_dir() for path in earlier)):
+            return  # a model that no later state can bring back was removed: train anew
+        self.training.resume(state)
+        if is_main and epochs and not rest:
+            self.write_model()
 
+    def is_due(self) -> bool:
+        """Tell whether it is time for another state."""
+        return time.monotonic() > self.next_save
 
-def _keep_only(work: Path, wanted: list[Path]) -> None:
-    """Remove what killed trainings left, but for the state to go on from: states are large, and kills may be many."""
-    for other in work.glob("*"):
-        if other not in wanted:
-            shutil.rmtree(other, ignore_errors=True)
+    def save_state(self) -> None:
+        """Save the state and the log."""
+        start = time.monotonic()
+        with atomic_write(self.log_file) as unfinished:
+            lines = [json.dumps(entry) + "\n" for entry in self.training.log]
+            unfinished.write_text("".join(lines))
+        with atomic_write(self.state_file) as unfinished:
+            torch.save(self.training.state(), unfinished)
+        end = time.monotonic()
+        self.next_save = end + max(SAVE_SECONDS, (end - start) / SAVE_SHARE)
 
-
-def _publish(work: Path, folders: list[Path], steps: int, model: str, revision: str) -> None:
-    """Put the model of every epoch whose last state is saved, unless it is there."""
-    states = _states(work)
-    for number, target in enumerate(folders, start=1):
-        state = states.get(number * steps)
-        if state is None or target.is_dir():
-            continue
-        unfinished = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.unfinished")
-        shutil.copytree(state, unfinished, ignore=shutil.ignore_patterns(*NOT_THE_MODEL))
-        load_tokenizer(model, revision).save_pretrained(unfinished)
+    def write_model(self) -> None:
+        """Write the model of the epoch that has just ended, unless it is there."""
+        epochs = self.training.step // self.training.steps.per_epoch
+        folder = self.folders[epochs - 1]
+        if folder.is_dir():
+            return
+        unfinished = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.unfinished")
+        self.training.model.save_pretrained(unfinished)
+        self.tokenizer.save_pretrained(unfinished)
         try:
-            unfinished.rename(target)
-        except OSError:  # another process has put it this very moment
+            unfinished.rename(folder)
+        except OSError:  # another process wrote it at this very moment
             shutil.rmtree(unfinished)
-            if not target.is_dir():
+            if not folder.is_dir():
                 raise
+
+
+def _on_hub(revision: str) -> str | None:
+    """Return a revision that the Hub knows; the digest of a folder is none."""
+    return None if revision.startswith("sha256:") else revision
+
+
+def _multiplies_in_bfloat16(dtype: str, device: torch.device) -> bool:
+    if device.type != "cuda" and dtype != "bfloat16":
+        return False
+    return pick_dtype(dtype, device) == torch.bfloat16
+
+
+def _warn_of_few_rows(steps: Steps) -> None:
+    rows, batch_rows = len(steps.rows), steps.plan.batch_rows
+    if rows < batch_rows:
+        warnings.warn(
+            f"the {rows} rows to train on are fewer than the {batch_rows} of a batch: each epoch "
+            "is one step; a smaller batch_rows makes more",
+            stacklevel=2,
+        )
+
+
+def _progress_bar(training: Training, last: int) -> Any:
+    """Make a progress bar, shown by the main process on a terminal."""
+    from datasets.utils import tqdm
+
+    hidden = None if training.process.is_main else True  # None: hidden where there is no terminal
+    return tqdm(total=last, initial=training.step, unit="steps", desc="Training", disable=hidden)

@@ -1,4 +1,4 @@
-"""Fine-tuning: only responses are learned, the result depends on rows and settings alone, and kills cost little."""
+"""Fine-tuning learns responses only, depends on rows and settings alone, and survives kills."""
 
 import json
 import os
@@ -19,9 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from hf_superfilter import CausalLM
 from hf_superfilter.models import finetune
-from hf_superfilter.models import trainer as training
 from hf_superfilter.models.tokenization import Window
-from hf_superfilter.models.trainer import Plan
+from hf_superfilter.models.trainer import Plan, Steps, Training
 from hf_superfilter.revisions import resolve_revision
 
 ROOT = Path(__file__).parents[2]
@@ -243,67 +242,108 @@ def test_a_training_that_stops_early_is_the_beginning_of_the_whole_one(
     assert losses(tmp_path) == losses(trained)[:3]
 
 
-def test_an_interrupted_training_goes_on_from_the_last_step_saved(
+def interrupted_at(monkeypatch, *interrupted):
+    """Log the steps that are run; raise instead of running the numbered ones, each once."""
+    run_step, log, left = Training.run_step, [], list(interrupted)
+
+    def logged(self):
+        if self.step + 1 in left:
+            left.remove(self.step + 1)
+            raise KeyboardInterrupt
+        run_step(self)
+        log.append(self.step)
+
+    monkeypatch.setattr(Training, "run_step", logged)
+    return log
+
+
+def test_an_interrupted_training_resumes_from_the_last_step_saved(
     tmp_path, monkeypatch, trained, gpt2, some
 ):
-    step, made, left = training.StepTrainer.training_step, [], []
-
-    def interrupted(self, *arguments):
-        made.append(self.state.global_step + 1)
-        if len(made) > 5:
-            left.append({path.name for path in tmp_path.glob("training/*")})
-        if made == [1, 2, 3, 4, 5]:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(training, "SAVE_SHARE", 1e9)
-    monkeypatch.setattr(training.StepTrainer, "training_step", interrupted)
+    log = interrupted_at(monkeypatch, 5)
+    monkeypatch.setattr(finetune, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(finetune, "SAVE_SHARE", 1e9)
     with pytest.raises(KeyboardInterrupt):
         train(gpt2, windows_of(gpt2, some), tmp_path, SHORT)
-    first, half = tmp_path / "epoch-1", max(tmp_path.glob("training/*/checkpoint-*"))
-    (half.parent / "checkpoint-5").mkdir()  # what a kill leaves of a state that was being saved
-    shutil.copy(half / "trainer_state.json", half.parent / "checkpoint-5")
-    (tmp_path / "training/of-an-earlier-kill/checkpoint-1").mkdir(parents=True)
-    put = first.stat().st_mtime_ns
+    first = tmp_path / "epoch-1"
+    written = first.stat().st_mtime_ns
+    half = tmp_path / "training/state.pt.0123456789ab.unfinished"  # what a kill leaves of a state
+    half.write_bytes(b"half")
     train(gpt2, windows_of(gpt2, some), tmp_path, SHORT)
-    assert (
-        all(half.parent.name in names and "of-an-earlier-kill" not in names for names in left)
-        and left
-    )
-    assert made == [1, 2, 3, 4, 5, 5, 6] and first.stat().st_mtime_ns == put
+    assert log == [1, 2, 3, 4, 5, 6] and first.stat().st_mtime_ns == written
     assert furthest(tmp_path / "epoch-2", trained / "epoch-2") < 1e-6, "dropout included"
     np.testing.assert_allclose(losses(tmp_path), losses(trained), rtol=1e-6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-1", "epoch-2", "loss.jsonl"]
     train(gpt2, windows_of(gpt2, some), tmp_path, SHORT)
-    assert len(made) == 7, "all epochs are there"
+    assert len(log) == 6, "all epochs are there"
 
 
-def test_an_epoch_whose_model_a_kill_kept_from_being_put_is_put_and_not_trained_again(
+def test_half_states_of_earlier_kills_do_not_pile_up(tmp_path, monkeypatch, gpt2, some):
+    interrupted_at(monkeypatch, 4, 5)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train(gpt2, windows_of(gpt2, some), tmp_path, SHORT)
+        assert [path.name for path in (tmp_path / "training").iterdir()] == ["state.pt"]
+        (tmp_path / "training/state.pt.0123456789ab.unfinished").write_bytes(b"half")
+
+
+def test_a_model_that_a_kill_kept_from_being_written_is_written_and_not_trained_again(
     tmp_path, monkeypatch, trained, gpt2, some
 ):
-    copy, step, made = shutil.copytree, training.StepTrainer.training_step, []
+    from transformers import GPT2LMHeadModel
 
-    def killed(source, target, **settings):
-        Path(target).mkdir()
+    def killed(model, folder):
+        Path(folder).mkdir()
         raise KeyboardInterrupt
 
-    def counted(self, *arguments):
-        made.append(self.state.global_step + 1)
-        return step(self, *arguments)
-
-    monkeypatch.setattr(training.StepTrainer, "training_step", counted)
-    monkeypatch.setattr(shutil, "copytree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train(gpt2, windows_of(gpt2, some), tmp_path, Plan(2, 1, 1e-3, 6))
+    log = interrupted_at(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(GPT2LMHeadModel, "save_pretrained", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(gpt2, windows_of(gpt2, some), tmp_path, Plan(2, 1, 1e-3, 6))
     assert not (tmp_path / "epoch-1").exists()
-    monkeypatch.setattr(shutil, "copytree", copy)
     train(gpt2, windows_of(gpt2, some), tmp_path, Plan(2, 1, 1e-3, 6))
-    assert made == [1, 2, 3] and sorted(path.name for path in tmp_path.iterdir()) == [
-        "epoch-1",
-        "loss.jsonl",
-    ]
+    assert log == [1, 2, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-1", "loss.jsonl"]
     assert furthest(tmp_path / "epoch-1", trained / "epoch-1") < 1e-6
+
+
+def test_a_removed_model_that_no_state_brings_back_is_trained_again(
+    tmp_path, monkeypatch, trained, gpt2, some
+):
+    log = interrupted_at(monkeypatch, 5)
+    monkeypatch.setattr(finetune, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(finetune, "SAVE_SHARE", 1e9)
+    with pytest.raises(KeyboardInterrupt):
+        train(gpt2, windows_of(gpt2, some), tmp_path, SHORT)
+    shutil.rmtree(tmp_path / "epoch-1")
+    train(gpt2, windows_of(gpt2, some), tmp_path, SHORT)
+    assert log == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6]
+    assert furthest(tmp_path / "epoch-1", trained / "epoch-1") < 1e-6
+
+
+def test_the_learning_rate_is_that_of_the_cosine_schedule_of_transformers():
+    from transformers import get_cosine_schedule_with_warmup
+
+    plan, steps = Plan(learning_rate=3e-4), 70
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=3e-4)
+    schedule = get_cosine_schedule_with_warmup(optimizer, int(0.03 * steps), steps)
+    for step in range(steps):
+        assert plan.rate_at(step, steps) == pytest.approx(schedule.get_last_lr()[0], rel=1e-12)
+        optimizer.step()
+        schedule.step()
+
+
+def test_every_row_with_a_token_to_train_on_is_in_one_step_of_each_epoch():
+    rows = [[Window([1, 2, number], 1)] for number in range(10)] + [[Window([1], 1, "too_short")]]
+    steps = Steps(rows, Plan(epochs=3, batch_rows=4))
+    assert len(steps) == 9 and steps.per_epoch == 3
+    epochs = [
+        [window.ids[2] for step in range(3) for window in steps[3 * epoch + step]]
+        for epoch in range(3)
+    ]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 3
+    assert epochs[0] != epochs[1] != epochs[2], "shuffled anew"
 
 
 # Processes and kills; test_learning_percentage.py has the fast ones, through score()
@@ -311,22 +351,22 @@ def test_an_epoch_whose_model_a_kill_kept_from_being_put_is_put_and_not_trained_
 PROGRAM = """
 import json, sys, time
 from pathlib import Path
-from hf_superfilter import CausalLM, finetune, training
+from hf_superfilter import CausalLM
+from hf_superfilter.models import finetune
+from hf_superfilter.models.trainer import Plan, Training
 from hf_superfilter.revisions import resolve_revision
-from hf_superfilter.training import Plan
 
 model, rows, folder, log, save_seconds, pause = sys.argv[1:]
-training.SAVE_SECONDS, training.SAVE_SHARE = float(save_seconds), 1e9
-step = training.StepTrainer.training_step
+finetune.SAVE_SECONDS, finetune.SAVE_SHARE = float(save_seconds), 1e9
+run_step = Training.run_step
 
-def logged(self, *arguments):
+def logged(self):
     time.sleep(float(pause))
-    done = step(self, *arguments)
+    run_step(self)
     with open(log, "a") as file:
-        file.write(f"{self.state.global_step + 1}\\n")
-    return done
+        file.write(f"{self.step}\\n")
 
-training.StepTrainer.training_step = logged
+Training.run_step = logged
 rows = json.loads(Path(rows).read_text())
 pairs = CausalLM(model).windows(rows["prompt"], rows["response"], max_length=64, append_eos=True)
 plan = Plan(epochs=2, stop_after=2, learning_rate=1e-3, batch_rows=6)

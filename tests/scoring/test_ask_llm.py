@@ -1,4 +1,4 @@
-"""Ask-LLM: the softmax at the answer position, the question whole, the text cut, the answers' forms."""
+"""Ask-LLM is a softmax at the answer position; the question stays whole, the text is cut."""
 
 import json
 import math

@@ -278,9 +278,8 @@ def test_on_a_store_the_models_are_put_beside_the_scores_and_fetched_by_who_has_
     fs.rm("/runs/learned/lp/000001.parquet")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "other"))
     (tmp_path / "other").mkdir()
-    monkeypatch.delattr(
-        "hf_superfilter.models.trainer.StepTrainer.training_step"
-    )  # nothing is trained again
+    # Nothing is trained again.
+    monkeypatch.delattr("hf_superfilter.models.trainer.Training.run_step")
     again = score(rows, [scorer_of(gpt2)], url, chunk_size=10)
     assert again["lp_1"][:18] == scored["lp_1"][:18]
     fs.rm("/runs/learned", recursive=True)
@@ -300,8 +299,9 @@ def test_report_and_facts_tell_of_the_training(tmp_path, run):
 def test_the_command_draws_the_loss_into_the_run_folder(command, gpt2, rows):
     rows.to_parquet("rows.parquet")
     Path("recipe.yaml").write_text(
-        f"dataset: rows.parquet\nscore: [LearningPercentage: {{model: {gpt2}, epochs: 2, batch_rows: 10}}]\n"
-        "select: [TopK: {by: lp_1, k: 0.2, largest: false}]\n"
+        "dataset: rows.parquet\nscore: [LearningPercentage: "
+        f"{{model: {gpt2}, epochs: 2, batch_rows: 10}}]\nselect: [TopK: "
+        f"{{by: lp_1, k: 0.2, largest: false}}]\n"
     )
     code, said, _ = command("run", "recipe.yaml", "--folder", "run")
     assert (
@@ -320,20 +320,21 @@ def test_the_command_draws_the_loss_into_the_run_folder(command, gpt2, rows):
 PROGRAM = """
 import os, sys, time
 from datasets import Dataset
-from hf_superfilter import LearningPercentage, leases, score, training
+from hf_superfilter import LearningPercentage, score
+from hf_superfilter.models import finetune
+from hf_superfilter.models.trainer import Training
 
 model, rows, folder, log, pause = sys.argv[1:]
-training.SAVE_SECONDS, training.SAVE_SHARE = 0.0, 1e9
-step = training.StepTrainer.training_step
+finetune.SAVE_SECONDS, finetune.SAVE_SHARE = 0.0, 1e9
+run_step = Training.run_step
 
-def logged(self, *arguments):
-    done = step(self, *arguments)
+def logged(self):
+    run_step(self)
     with open(log, "a") as file:
-        file.write(f"{os.getpid()} {self.state.global_step + 1}\\n")
+        file.write(f"{os.getpid()} {self.step}\\n")
     time.sleep(float(pause))
-    return done
 
-training.StepTrainer.training_step = logged
+Training.run_step = logged
 rows = Dataset.from_parquet(rows, cache_dir=f"{log}.cache{os.getpid()}")
 table = score(rows, [LearningPercentage(model, learning_rate=1e-3, batch_rows=6)], folder)
 if table is not None:

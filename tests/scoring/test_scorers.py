@@ -386,10 +386,10 @@ def test_a_second_map_reads_the_cache_instead_of_scoring(tmp_path, sample):
     rows = sample.select(range(8)).select_columns(["prompt", "response"])
     rows.to_parquet(str(tmp_path / "rows.parquet"))
     program = (
-        "import sys; from datasets import Dataset; from hf_superfilter import IFD\n"
-        f"rows = Dataset.from_parquet({str(tmp_path / 'rows.parquet')!r}, cache_dir={str(tmp_path / 'cache')!r})\n"
-        "rows.map(IFD('embedded:weak'), batched=True)\n"
-        "print('torch' in sys.modules)"
+        "import sys; from datasets import Dataset; from hf_superfilter import IFD\nrows = "
+        f"Dataset.from_parquet({str(tmp_path / 'rows.parquet')!r}, "
+        f"cache_dir={str(tmp_path / 'cache')!r})\nrows.map(IFD('embedded:weak'), "
+        "batched=True)\nprint('torch' in sys.modules)"
     )
     runs = [
         subprocess.run(

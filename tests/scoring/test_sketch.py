@@ -24,6 +24,7 @@ from hf_superfilter.scoring._sketch import (
     auto_bandwidth,
     collision_probability,
     new_sketch,
+    sketch_from,
 )
 
 
@@ -317,10 +318,11 @@ def test_batches_that_cannot_be_looked_up_are_said(tmp_path):
 
 def test_density_pickles_small_and_never_loads_torch(tmp_path):
     program = (
-        "import sys, numpy as np; from datasets import Dataset; from hf_superfilter import Density\n"
-        "rows = Dataset.from_dict({'embedding': np.eye(4).tolist()})\n"
-        f"rows.map(Density(0.5, repetitions=5).prepare(rows, {str(tmp_path)!r}), batched=True)\n"
-        "print('torch' in sys.modules)"
+        "import sys, numpy as np; from datasets import Dataset; from hf_superfilter import "
+        "Density\nrows = "
+        f"Dataset.from_dict({{'embedding': np.eye(4).tolist()}})\nrows.map(Density(0.5, "
+        f"repetitions=5).prepare(rows, {str(tmp_path)!r}), batched=True)\nprint('torch' in "
+        "sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
