@@ -13,6 +13,7 @@ from ._terminal import show
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..reports.summary import Summary
     from ..selection.funnel import Selection
 
 WRITERS: dict[str, Any] = {
@@ -28,14 +29,17 @@ def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) ->
     Returns:
         Whether this process did so: of several that were launched only the main one has the table.
     """
+    from ..reports.summary import Summary
+
     selection = recipe.run(folder, expect_processes=expect_processes)
     if selection is None:
         return False
-    show_summary(selection, folder)
+    summary = Summary(selection)
+    show_summary(summary, folder)
     files = ("scored.parquet", "selected.parquet", "summary.txt")
     show("files: " + ", ".join(in_folder(folder, name) for name in files))
     report_losses(folder)
-    report_run(selection, folder)
+    report_run(summary, folder)
     fail_if_all_undefined(folder)
     return True
 
@@ -108,33 +112,37 @@ def record_selectors(run: str, selectors: list[Any]) -> None:
         Store(run).write(FILE, replace(recipe, select=tuple(selectors)).to_yaml().encode())
 
 
-def show_summary(selection: "Selection", folder: str) -> None:
+def show_summary(summary: "Summary", folder: str) -> None:
     """Show a selection's summary, and write it into the folder."""
-    from ..reports.page import summarise
+    from ..reports.text import summary_text
     from ..runs.store import Store
 
-    text = summarise(selection)
+    text = summary_text(summary)
     Store(folder).write("summary.txt", text.encode())
     show(text)
 
 
-def report_run(selection: "Selection", folder: str) -> None:
+def report_run(summary: "Summary", folder: str) -> None:
     """Write `report.html` into a run folder."""
-    from ..reports.page import write_report
+    from ..reports.page import write_page
+    from ..reports.plots import selection_plots
     from ..runs.store import Store
 
     with Store(folder).file("report.html") as unfinished:
-        write_report(selection, unfinished)
+        write_page(summary, selection_plots(summary.selection), unfinished)
     show(f"report: {in_folder(folder, 'report.html')}")
 
 
 def report_losses(folder: str) -> None:
     """Plot the training loss of scorers that were trained, beside their scores."""
-    from ..reports.plots import loss_pictures
+    from ..reports.plots import loss_plots
+    from ..reports.summary import training_losses
+    from ..runs.manifest import read_manifest
     from ..runs.store import Store
 
-    for name, picture in loss_pictures(folder).items():
-        Store(folder).write(f"{name}/loss.png", picture.png)
+    store = Store(folder)
+    for name, plot in loss_plots(training_losses(store, read_manifest(folder))).items():
+        store.write(f"{name}/loss.png", plot.png)
         show(f"training loss: {in_folder(folder, f'{name}/loss.png')}")
 
 

@@ -191,7 +191,8 @@ def select(
     Of a run folder, the file and a report are written there, unless --to names another file.
     """
     from ..data.sources import load_rows
-    from ..reports.page import summarise
+    from ..reports.summary import Summary
+    from ..reports.text import summary_text
     from ..runs.store import Store
     from ..selection.funnel import select as select_rows
 
@@ -201,17 +202,18 @@ def select(
     selectors = _build_selectors(by, k, below=below, above=above, smallest=smallest)
     table = scored_rows(run) if run else load_rows(data, split=split)
     selection = select_rows(table, selectors, run=run)
+    summary = Summary(selection)
     if not run or to:
         write_rows(selection.subset, target)
-        show(summarise(selection))
+        show(summary_text(summary))
         show(f"selected rows: {target}")
         return
     with Store(run).file("selected.parquet") as unfinished:
         selection.subset.to_parquet(str(unfinished))
     record_selectors(run, selectors)
-    show_summary(selection, run)
+    show_summary(summary, run)
     show(f"selected rows: {in_folder(run, 'selected.parquet')}")
-    report_run(selection, run)
+    report_run(summary, run)
 
 
 def _build_selectors(
@@ -237,7 +239,9 @@ def report(
     folder: Annotated[str, typer.Argument(help="A run folder in which rows were selected.")],
 ) -> None:
     """Write FOLDER/report.html: funnel, scores, examples, baselines, cost and recipe."""
-    report_run(selection_in(folder), folder)
+    from ..reports.summary import Summary
+
+    report_run(Summary(selection_in(folder)), folder)
 
 
 def inspect(folder: Annotated[str, typer.Argument(help="A run folder.")]) -> None:

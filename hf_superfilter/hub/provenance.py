@@ -6,25 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.formats import detect_format
 from ..data.sources import SAMPLE
-from ..recipes.recipe import Recipe, recipe_of
+from ..recipes.recipe import Recipe
 from ..revisions import is_commit
-from ..runs.manifest import read_manifest
 from .front_matter import read_metadata
 
 if TYPE_CHECKING:
+    from ..reports.summary import Summary
     from ..selection.funnel import Selection
 
 CARD = "README.md"
 
 
-def provenance_of(selection: "Selection") -> dict[str, Any]:
+def provenance_of(summary: "Summary") -> dict[str, Any]:
     """What is on record; None for whatever is not.
 
     `recipe` (a Recipe that names fixed revisions); `source`: `dataset`, `revision`, `config`, `split`,
     `columns`; `scorers`: one `{"name", "entry", "said", "model", "revision"}` each; `created`.
     """
-    record = read_manifest(selection.run) if selection.run is not None else {}
-    recipe = recipe_of(selection)
+    record, recipe = summary.manifest or {}, summary.recipe
     source = record.get("source") or (
         {"dataset": recipe.dataset, "revision": None} if recipe else None
     )

@@ -1,6 +1,5 @@
 """The files of a published subset: Parquet shards, recipe, report, pictures, facts. What publish commits, on disk."""
 
-import dataclasses
 import json
 import math
 import re
@@ -13,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ..checks import is_count
 from ..data.sources import SAMPLE
 from ..recipes.recipe import FILE as RECIPE
-from ..reports.page import write_report
-from ..reports.plots import length_picture, score_picture
-from ..reports.summary import facts_of, script_facts, token_facts
+from ..reports.page import write_page
+from ..reports.plots import selection_plots
+from ..reports.summary import Summary
 from ..revisions import is_commit
 from ..runs.store import atomic_write
 from .card import configs_of, listed, merged_card, own_splits
@@ -156,26 +155,25 @@ def write_split(
     selection: "Selection", folder: Path, *, pairs: bool, max_shard_bytes: int
 ) -> dict[str, Any]:
     """Write one split's files; the answer is what the card says of it, and `facts.json` holds."""
-    selection = dataclasses.replace(
-        selection, table=selection.table.with_format(None)
-    )  # all columns, as they are
     if not is_count(max_shard_bytes):
         raise ValueError(
             f"max_shard_bytes={max_shard_bytes!r}: give a whole number of bytes, at least 1"
         )
-    known = provenance_of(selection)
-    columns = own_columns(selection, known["source"])
-    rows = selection.subset if pairs else selection.subset.select_columns(columns)
+    summary = Summary(selection)  # made once, for provenance, card, plots and page
+    known = provenance_of(summary)
+    rows = summary.table.select(selection.rows)
+    if not pairs:
+        rows = rows.select_columns(own_columns(selection, known["source"]))
     folder.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = {
-        **facts_of(selection),
+        **summary.facts(),
         "created": known["created"],
         "scorers": known["scorers"],
     }
     for step, entry in zip(facts["steps"], selection.steps, strict=True):
         step["entry"] = entry.entry
     facts |= _inherited(known)
-    facts |= {"tokens": token_facts(selection), "scripts": script_facts(selection)}
+    facts |= {"tokens": summary.tokens, "scripts": summary.scripts}
     facts |= {
         "published": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": None,
@@ -184,20 +182,17 @@ def write_split(
     if known["recipe"]:
         facts["recipe"] = known["recipe"].to_yaml()
         (folder / RECIPE).write_text(facts["recipe"], encoding="utf-8")
-    for file, picture in (
-        ("scores.png", score_picture(selection)),
-        ("lengths.png", length_picture(selection)),
-    ):
-        if picture:
-            (folder / file).write_bytes(picture.png)
-            facts["pictures"].append({"file": file, "alt": picture.alt})
-    write_report(selection, folder / REPORT)
+    plots = selection_plots(selection)
+    for file, plot in plots.items():
+        (folder / file).write_bytes(plot.png)
+        facts["pictures"].append({"file": file, "alt": plot.alt})
+    write_page(summary, plots, folder / REPORT)
     facts |= {
         "columns": rows.column_names,
         "num_bytes": _write_shards(rows, folder, max_shard_bytes),
     }
     facts["left_out"] = [
-        column for column in selection.table.column_names if column not in rows.column_names
+        column for column in summary.table.column_names if column not in rows.column_names
     ]
     facts["features"] = rows.features._to_yaml_list()
     text = json.dumps(facts, indent=1, ensure_ascii=False, default=str)

@@ -16,8 +16,8 @@ _MARKUP = re.compile(r"[\\`*\[\]<>&|#~$!\"']|(?<![^\W_])_|_(?![^\W_])")
 def render(template: str, /, **values: Any) -> str:
     """Fill the template `cards/<template>`; a name that is not given is an error, and data never becomes template.
 
-    In `*.html.j2` text is escaped for HTML, in `*.md.j2` for Markdown (`as_markdown`), where the filter
-    `fenced` makes a block of code of it and `safe` leaves it as it is.
+    In `*.html.j2` text is escaped for HTML, in `*.md.j2` for Markdown (`as_markdown`), where the
+    filter `fenced` makes a block of code of it and `safe` leaves it as it is.
     """
     return _environment(".md." in template).get_template(template).render(**values)
 

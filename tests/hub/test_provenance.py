@@ -23,6 +23,7 @@ from hf_superfilter import (
 )
 from hf_superfilter.hub.provenance import own_columns, pinned, provenance_of, source_metadata
 from hf_superfilter.recipes.recipe import recipe_of
+from hf_superfilter.reports.summary import Summary
 
 ROWS = [
     {"instruction": "a", "input": "", "output": "bb"},
@@ -46,7 +47,12 @@ def source(tmp_path):
 
 def test_nothing_is_on_record_for_a_bare_table():
     bare = select(Dataset.from_dict({"x": [1, 2]}), TopK("x", 1))
-    assert provenance_of(bare) == {"recipe": None, "source": None, "scorers": [], "created": None}
+    assert provenance_of(Summary(bare)) == {
+        "recipe": None,
+        "source": None,
+        "scorers": [],
+        "created": None,
+    }
 
 
 def test_a_run_of_score_tells_scorers_and_time_but_no_source(tmp_path):
@@ -54,7 +60,7 @@ def test_a_run_of_score_tells_scorers_and_time_but_no_source(tmp_path):
         {"prompt": ["Why is the sky blue?\n"], "response": ["Air scatters blue light most."]}
     )
     table = score(rows, [Length(), IFD("embedded:weak")], tmp_path)
-    known = provenance_of(select(table, TopK("length", 1), run=tmp_path))
+    known = provenance_of(Summary(select(table, TopK("length", 1), run=tmp_path)))
     assert (known["recipe"], known["source"]) == (None, None)
     assert known["created"].endswith("+00:00")
     length, ifd = known["scorers"]
@@ -74,7 +80,7 @@ def test_a_scorer_that_is_a_plain_function_is_told_by_its_name(tmp_path):
         return {"vowels": [1.0 for _ in batch["response"]]}
 
     table = score(Dataset.from_dict({"prompt": ["a"], "response": ["b"]}), [vowels], tmp_path)
-    (known,) = provenance_of(select(table, TopK("vowels", 1), run=tmp_path))["scorers"]
+    (known,) = provenance_of(Summary(select(table, TopK("vowels", 1), run=tmp_path)))["scorers"]
     assert (known["entry"], known["said"], known["model"]) == (None, "vowels", None)
 
 
@@ -153,7 +159,7 @@ def test_prompt_and_response_are_own_columns_only_where_the_source_has_them(tmp_
             format == "text"
         ):  # pairs that have a text too look the same: without a record nothing is left out
             own = ["text", "prompt", "response"]
-    assert own_columns(selection, provenance_of(selection)["source"]) == [*own, "length"]
+    assert own_columns(selection, provenance_of(Summary(selection))["source"]) == [*own, "length"]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +206,7 @@ def test_the_card_of_the_source_is_read_at_the_commit_that_was_scored(hub, tmp_p
         tmp_path / "run"
     )
     license_it("mit")
-    source = provenance_of(selection)["source"]
+    source = provenance_of(Summary(selection))["source"]
     assert (source["dataset"], source["revision"]) == ("me/source", pin)
     assert source_metadata(source)["license"] == "cc-by-4.0"
     (tmp_path / "me/source").mkdir(parents=True)

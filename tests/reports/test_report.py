@@ -11,8 +11,8 @@ import pytest
 from datasets import Dataset
 
 from hf_superfilter import RandomSample, Recipe, Threshold, TopK, select, write_report
-from hf_superfilter.reports.plots import length_picture
-from hf_superfilter.reports.summary import examples_of, facts_of, response_lengths
+from hf_superfilter.reports.plots import length_plot
+from hf_superfilter.reports.summary import Summary
 
 RECIPE = """
 dataset: embedded:sample
@@ -190,7 +190,7 @@ def test_the_recipe_on_the_page_is_the_runs(run, page):
 def facts_and_titles(selection, folder):
     page = Page(write_report(selection, folder / "report.html").read_text(encoding="utf-8"))
     assert not any("nan" in attributes.get("data-value", "") for _, attributes in page.tags)
-    shown = {title: rows.tolist() for title, rows in examples_of(selection).items()}
+    shown = {title: rows.tolist() for title, rows in Summary(selection).examples.items()}
     assert all(title in page.text for title in shown)
     return page, shown
 
@@ -256,16 +256,16 @@ def test_a_selector_without_a_column_has_rows_kept_and_rows_dropped_and_no_more(
 def test_a_response_that_is_no_text_has_no_length(tmp_path, cells):
     selection = select(Dataset.from_dict({"response": cells, "ifd": [0.1, 0.2]}), [TopK("ifd", 1)])
     page, _ = facts_and_titles(selection, tmp_path)
-    assert response_lengths(selection) is None and not [
+    assert selection.response_lengths is None and not [
         name for name in page.facts if name.startswith("length")
     ]
     assert [tag for tag, _ in page.tags].count("img") == 1
 
 
 @pytest.mark.parametrize("k", [3, 1])
-def test_the_length_picture_shows_kept_beside_dropped(k):
+def test_the_length_plot_shows_kept_beside_dropped(k):
     table = Dataset.from_dict({"response": ["a" * 10, "b" * 20, "c" * 40], "ifd": [0.3, 0.2, 0.1]})
-    alt = length_picture(select(table, [TopK("ifd", k)])).alt
+    alt = length_plot(select(table, [TopK("ifd", k)])).alt
     assert (
         alt
         == {
@@ -280,7 +280,7 @@ def test_groups_of_equal_size_stand_in_the_order_in_which_they_appear(tmp_path):
     table = Dataset.from_dict(
         {"kind": ["b", "a", "c", "c", "a", "b", "d"], "ifd": [float(i) for i in range(7)]}
     )
-    groups = facts_of(select(table, [TopK("ifd", 2)]))["groups"]["kind"]
+    groups = Summary(select(table, [TopK("ifd", 2)])).groups["kind"]
     assert [(group["value"], group["rows"], group["kept"]) for group in groups] == [
         ("b", 2, 1), ("a", 2, 0), ("c", 2, 0), ("d", 1, 1)
     ]  # fmt: skip

@@ -28,7 +28,7 @@ from hf_superfilter import (
     write_report,
 )
 from hf_superfilter.models import causal_lm as models
-from hf_superfilter.reports.summary import facts_of
+from hf_superfilter.reports.summary import Summary
 from hf_superfilter.runs.manifest import read_manifest
 
 
@@ -288,7 +288,7 @@ def test_on_a_store_the_models_are_put_beside_the_scores_and_fetched_by_who_has_
 def test_report_and_facts_tell_of_the_training(tmp_path, run):
     table, folder = run
     selection = select(table, [TopK("lp_1", 5, largest=False)], run=folder)
-    facts = facts_of(selection)
+    facts = Summary(selection).facts()
     assert facts["beyond"] == {"lp_1": read_manifest(folder)["scorers"]["lp"]["beyond"]}
     (cost,) = facts["cost"]
     assert cost["seconds"] > cost["training_seconds"] > 0

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_superfilter import Kept, Selection, Threshold, TopK, select
-from hf_superfilter.reports.page import summarise
+from hf_superfilter.reports.summary import Summary
+from hf_superfilter.reports.text import summary_text
 
 
 def table_of(values):
@@ -263,16 +264,20 @@ def test_a_step_says_whether_it_ranks_and_which_way(largest):
 # The summary
 
 
+def text_of(selection):
+    return summary_text(Summary(selection))
+
+
 def test_a_table_without_scorer_or_run_has_a_summary_that_says_not_recorded():
     table = Dataset.from_dict({"quality": [3, None, 1, 2]})
-    text = summarise(select(table, [TopK("quality", 2)]))
+    text = text_of(select(table, [TopK("quality", 2)]))
     assert text.endswith("Best kept:\n  3.000  \n  2.000  \nJust under the line:\n  1.000  \nWorst:\n  1.000  \n\n"
                          "cost of scoring: not recorded\n")  # fmt: skip
 
 
 def test_a_selection_by_no_column_has_a_summary_that_calls_no_row_the_best():
     table = Dataset.from_dict({"prompt": ["a\nb", "c"], "response": [None, "d"]})
-    text = summarise(select(table, [lambda table, pool: [0]]))
+    text = text_of(select(table, [lambda table, pool: [0]]))
     assert "\nKept:\n  a b  |  \n" in text
     assert not [word for word in ("Best", "Just under", "Worst") if word in text]
 
@@ -281,7 +286,7 @@ def test_a_selection_by_no_column_has_a_summary_that_calls_no_row_the_best():
     "values", [[math.nan] * 3, [0.5] * 3, [math.inf, -math.inf, math.nan], [1e300, -1e300, 0.0]]
 )
 def test_odd_scores_have_a_summary_without_a_warning(values):
-    assert "not recorded" in summarise(select(table_of(values), [Threshold("ifd", below=1.0)]))
+    assert "not recorded" in text_of(select(table_of(values), [Threshold("ifd", below=1.0)]))
 
 
 def test_the_summary_counts_statuses_and_shows_the_last_turn_of_a_chat():
@@ -294,7 +299,7 @@ def test_the_summary_counts_statuses_and_shows_the_last_turn_of_a_chat():
             "order_status": ["sent"] * 3,
         }
     )
-    text = summarise(select(table, [TopK("ifd", 1)]))
+    text = text_of(select(table, [TopK("ifd", 1)]))
     assert "ifd_status: ok 2, empty_response 1" in text and "order_status" not in text
     assert "Best kept:\n  0.900  two  |  second\n" in text
     assert all(len(line) < 170 for line in text.splitlines()) and "…" in text
@@ -306,4 +311,4 @@ def test_a_selector_whose_by_is_no_numeric_column_of_the_table_has_a_summary(by)
         return pool[:1]
 
     by_size.by, by_size.largest = by, True
-    assert "Best kept" not in summarise(select(table_of([1, 2]), [by_size]))
+    assert "Best kept" not in text_of(select(table_of([1, 2]), [by_size]))

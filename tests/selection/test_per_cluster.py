@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_superfilter import PerCluster, Threshold, TopK, select
-from hf_superfilter.reports.page import summarise
-from hf_superfilter.reports.summary import cut_of, examples_of
+from hf_superfilter.reports.summary import Summary
 from hf_superfilter.selection.per_cluster import apportioned, quotas_of
 
 sizes = st.lists(st.integers(1, 60), min_size=1, max_size=12)
@@ -135,11 +134,11 @@ def test_the_report_draws_no_line_where_better_rows_were_dropped_for_the_quota()
     table = grouped([5, 5])
     selection = select(table, [PerCluster("lp", 4, group="group")])
     assert selection.rows.tolist() == [0, 1, 5, 6]
-    assert cut_of(selection) is None
-    assert cut_of(select(table, [TopK("lp", 4)])) == 6
-    titles = list(examples_of(selection))
+    assert selection.cut is None
+    assert select(table, [TopK("lp", 4)]).cut == 6
+    titles = list(Summary(selection).examples)
     assert titles[:2] == ["Best kept", "Worst"] and "Just under the line" not in titles
-    assert "groups 2" in summarise(selection) or "groups: 2" in summarise(selection)
+    assert "groups 2" in str(selection)
 
 
 # Groups of a column
