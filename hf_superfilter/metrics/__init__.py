@@ -1,19 +1,25 @@
-"""The `evaluate` modules: each folder is whole by itself, as it is pushed to the Hub."""
+"""Hold the `evaluate` modules, each folder complete in itself."""
 
 from pathlib import Path
 
+HOME = Path(__file__).parent
+
 
 def metric_path(name: str = "rank_consistency") -> str:
-    """The folder of a metric, for `evaluate.load(metric_path())`; nothing is asked of the Hub.
+    """Return the folder of a metric, for `evaluate.load(metric_path())`.
+
+    Nothing is asked of the Hub.
+
+    Raises:
+        ValueError: there is no metric of that name.
 
     Example:
         >>> metric_path().endswith("rank_consistency")
         True
     """
-    from ..errors import did_you_mean
+    from ..errors import SuperfilterError, did_you_mean
 
-    folder = Path(__file__).parent / name
-    known = [path.parent.name for path in Path(__file__).parent.glob("*/README.md")]
-    if name not in known:
-        raise ValueError(f"no metric {name!r}: {did_you_mean(name, known)}")
-    return str(folder)
+    metrics = [readme.parent.name for readme in HOME.glob("*/README.md")]
+    if name not in metrics:
+        raise SuperfilterError(f"no metric {name!r}: {did_you_mean(name, metrics)}")
+    return str(HOME / name)

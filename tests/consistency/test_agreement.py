@@ -12,7 +12,11 @@ from hf_superfilter import Threshold, TopK, select
 from hf_superfilter.consistency.compare import rows_for_width
 from hf_superfilter.metrics.rank_consistency.agreement import rank_consistency
 from hf_superfilter.metrics.rank_consistency.intervals import kendall
-from hf_superfilter.metrics.rank_consistency.weighted import Comparison, Side, weights_of_resamples
+from hf_superfilter.metrics.rank_consistency.weighted import (
+    RankAgreement,
+    Side,
+    weights_of_resamples,
+)
 
 CORRELATIONS = ("spearman", "kendall", "pearson_log")
 
@@ -190,7 +194,7 @@ def test_figures_of_weighted_rows_are_those_of_the_rows_written_out(below):
     tops = {"overlap@0.10": (8, 8), "survival@0.30": (24, 4)}
     sides = [Side(side, largest=True, below=below) for side in (weak, strong)]
     weights = np.concatenate(list(weights_of_resamples(80, 20, seed=3)))
-    found = Comparison(*sides, np.log([weak, strong]), tops, 12).figures(weights)
+    found = RankAgreement(*sides, np.log([weak, strong]), tops, 12).statistics(weights)
     assert weights.shape == (20, 80)
     for number, counts in enumerate(weights):
         assert counts.sum() == 80
@@ -296,7 +300,7 @@ def test_a_resample_of_one_value_only_has_no_correlation():
     sides = [Side(side, largest=True, below=None) for side in (weak, strong)]
     weights = np.full((1, 30), 1)
     weights[0, 3:5] = 0, 2
-    found = Comparison(*sides, np.log([weak, strong]), {}, 0).figures(weights)
+    found = RankAgreement(*sides, np.log([weak, strong]), {}, 0).statistics(weights)
     assert np.isnan(found["spearman"][0]) and np.isnan(found["pearson_log"][0])
 
 

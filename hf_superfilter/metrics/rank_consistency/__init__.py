@@ -1,1 +1,1 @@
-"""The rank-consistency metric: its script, and the arithmetic that the package uses too."""
+"""Compute the rank-consistency metric, in the package and on the Hub."""

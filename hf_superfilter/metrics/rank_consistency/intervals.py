@@ -1,4 +1,4 @@
-"""From a figure and its standard error to an interval that holds the truth as often as it says."""
+"""Compute confidence intervals from a statistic and its standard error."""
 
 import math
 from statistics import NormalDist
@@ -7,10 +7,12 @@ import numpy as np
 
 
 def correlation_interval(value: float, error: float, confidence: float) -> tuple[float, float]:
-    """The interval of a correlation, symmetric on Fisher's scale: tanh(atanh(r) +- z error / (1 - r^2)).
+    """Compute the interval of a correlation on Fisher's scale.
 
-    It stays inside [-1, 1] and leans away from the nearer end. Without an error, as where every resample
-    agrees perfectly, it has no width; nan where the correlation or the error is.
+        tanh(atanh(r) +- z error / (1 - r^2))
+
+    It stays inside [-1, 1] and leans away from the nearer end. Without an error, as where every
+    resample agrees perfectly, it has no width; nan where the correlation or the error is nan.
 
     Source: Fisher, 1921; the error comes from the data instead of from a normal distribution.
 
@@ -27,12 +29,15 @@ def correlation_interval(value: float, error: float, confidence: float) -> tuple
 
 
 def share_interval(value: float, error: float, rows: int, confidence: float) -> tuple[float, float]:
-    """Wilson's interval of a share, for as many independent rows as would have its standard error.
+    """Compute Wilson's interval of a share at its effective sample size.
 
-    Their number is value (1 - value) / error^2; `rows`, those that the share is of, where the share is 0 or
-    1 and no resample can tell. So a share of 0 of 15 rows reaches up to 20%, not to 0%.
+    The effective sample size is the number of independent rows that would have this standard error,
+    `value (1 - value) / error^2`, and need not be whole (scipy's intervals take whole counts only).
+    It is `rows`, those that the share is of, where the share is 0 or 1 and resamples cannot tell: a
+    share of 0 of 15 rows reaches up to 20%, not to 0%.
 
-    Source: Wilson, 1927; the effective number of rows as in Korn and Graubard, Survey Methodology 24, 1998.
+    Source: Wilson, 1927; the effective sample size as in Korn and Graubard, Survey Methodology 24,
+        1998.
 
     Example:
         >>> [round(end, 3) for end in share_interval(0.61, 0.025, 300, 0.95)]
@@ -42,36 +47,46 @@ def share_interval(value: float, error: float, rows: int, confidence: float) -> 
     """
     if math.isnan(value) or math.isnan(error):
         return math.nan, math.nan
-    value = min(max(value, 0.0), 1.0)
-    unsure = 0 < value < 1 and error > 0
-    many = value * (1 - value) / error**2 if unsure else float(rows)
+    p = min(max(value, 0.0), 1.0)
+    n = float(rows)
+    if 0 < p < 1 and error > 0:
+        n = p * (1 - p) / error**2
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    middle = (value + z * z / (2 * many)) / (1 + z * z / many)
-    half = (
-        z / (1 + z * z / many) * math.sqrt(value * (1 - value) / many + z * z / (4 * many * many))
-    )
-    return min(max(middle - half, 0.0), value), max(min(middle + half, 1.0), value)
+    scale = 1 + z * z / n
+    middle = (p + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # Rounding must not put the share itself outside its interval.
+    return min(max(middle - half, 0.0), p), max(min(middle + half, 1.0), p)
 
 
 def kendall(weak: np.ndarray, strong: np.ndarray) -> tuple[float, float]:
-    """Kendall's tau-b of (m,) finite scores, and its standard error; nan where one side is all ties.
+    """Compute Kendall's tau-b and its standard error.
 
-    With c_i the rows concordant with row i less the discordant ones, and u_i, v_i the rows that do not tie
-    with it on either side, tau-b = sum c / sqrt(sum u sum v). Its standard error is that of the mean of the
-    rows' influences (the infinitesimal jackknife of a ratio of U-statistics), so one count of pairs in
-    O(m log^2 m) stands for all resamples; nan for fewer than 3 pairs.
+    With c_i the rows concordant with row i minus the discordant ones, and u_i, v_i the rows that do
+    not tie with it on either side, tau-b = sum c / sqrt(sum u sum v). Its standard error is that of
+    the mean of the rows' influences (the infinitesimal jackknife of a ratio of U-statistics), so
+    one count of pairs in O(m log^2 m) replaces all resamples.
 
-    Source: Kendall, Rank Correlation Methods, 1948; the error: Hoeffding, A class of statistics with
-        asymptotically normal distribution, Annals of Mathematical Statistics 19, 1948, section 9.
+    Args:
+        weak, strong: (m,) finite scores.
+
+    Returns:
+        tau-b, nan where one side is all ties, and its error, nan for fewer than 3 pairs.
+
+    Source: Kendall, Rank Correlation Methods, 1948; the error: Hoeffding, A class of statistics
+        with asymptotically normal distribution, Annals of Mathematical Statistics 19, 1948, section
+        9.
 
     Example:
-        >>> tau, error = kendall(np.array([1.0, 2, 3, 4, 5]), np.array([1.0, 2, 3, 5, 4]))  # 1 of 10 pairs turned
+        >>> swapped = np.array([1.0, 2, 3, 5, 4])  # 1 of 10 pairs in the other order
+        >>> tau, error = kendall(np.array([1.0, 2, 3, 4, 5]), swapped)
         >>> round(tau, 6)
         0.8
     """
     m = len(weak)
     x, y = (np.unique(side, return_inverse=True)[1].astype(np.int64) for side in (weak, strong))
-    c = _both_smaller(x, y) + _both_smaller(-x, -y) - _both_smaller(-x, y) - _both_smaller(x, -y)
+    concordant = _smaller_on_both(x, y) + _smaller_on_both(-x, -y)
+    c = concordant - _smaller_on_both(-x, y) - _smaller_on_both(x, -y)
     u, v = (m - np.bincount(side)[side] for side in (x, y))
     if not (u.any() and v.any()):
         return math.nan, math.nan
@@ -83,31 +98,33 @@ def kendall(weak: np.ndarray, strong: np.ndarray) -> tuple[float, float]:
     return tau, math.sqrt(float(np.sum(influence**2)) / (m * (m - 2)))
 
 
-def _both_smaller(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(m,) integers on two sides -> for each row, how many rows are smaller on both."""
-    order = np.lexsort(
-        (-y, x)
-    )  # among equal x the largest y first: none of them is then before and smaller
+def _smaller_on_both(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Count for each row how many rows are smaller on both sides."""
+    # Among equal x the largest y comes first: none of them is then before and smaller.
+    order = np.lexsort((-y, x))
     counts = np.empty_like(x)
     counts[order] = _smaller_before(y[order])
     return counts
 
 
 def _smaller_before(values: np.ndarray) -> np.ndarray:
-    """(m,) integers -> for each, how many before it are smaller: the counts of a merge sort, a level at a time.
+    """Count for each integer how many before it are smaller.
 
-    width 2:   3 1 | 2 0      a value of a right half counts the smaller ones of the left half of its block;
-    width 1:   3 | 1   2 | 0  its places inside the sorted left halves of all blocks tell them at once
+    This is the counting of a merge sort, one level at a time:
+
+    width 2:   3 1 | 2 0      a value of a right half counts the smaller ones of the left half of
+        its
+    width 1:   3 | 1   2 | 0  block; its places in the sorted left halves of all blocks tell them at
+        once
     """
     values = values - values.min()
-    counts, index, span, width = (
-        np.zeros_like(values),
-        np.arange(len(values)),
-        int(values.max()) + 1,
-        1,
-    )
+    counts = np.zeros_like(values)
+    index = np.arange(len(values))
+    span = int(values.max()) + 1
+    width = 1
     while width < len(values):
-        block, right = index // (2 * width), (index // width) % 2 == 1
+        block = index // (2 * width)
+        right = (index // width) % 2 == 1
         keys = block * span + values
         left = np.sort(keys[~right])
         counts[right] += np.searchsorted(left, keys[right]) - block[right] * width

@@ -1,27 +1,36 @@
-"""Sentences beside the figures: why one is nan, and what to mind when reading one."""
+"""Write the notes: why a statistic is nan, and what to mind when reading one."""
 
 from collections.abc import Iterable
 
 import numpy as np
 
-from .weighted import Comparison, Side
+from .weighted import RankAgreement, Side
 
 FEW = 10  # pairs, or rows of a top: an interval from fewer is rough
 
 
 def label(share: float) -> str:
-    """A share as it stands in a key: at least two decimals.
+    """Format a share as in a key, with at least two decimals.
 
     Example:
         >>> label(0.1), label(0.005), label(1.0)
         ('0.10', '0.005', '1.00')
     """
-    return f"{share:.2f}" if float(f"{share:.2f}") == share else f"{share}"
+    short = f"{share:.2f}"
+    if float(short) == share:
+        return short
+    return f"{share}"
 
 
-def on_scores(scores: dict[str, np.ndarray], rows: int) -> list[str]:
-    """Why a correlation is nan, or rough, for the (m,) paired scores of each model, of n rows."""
-    pairs, notes = len(scores["weak"]), []
+def notes_on_scores(scores: dict[str, np.ndarray], rows: int) -> list[str]:
+    """Explain why a correlation is nan or rough.
+
+    Args:
+        scores: (m,) paired scores of each model, by its name.
+        rows: all rows, with and without scores.
+    """
+    pairs = len(scores["weak"])
+    notes = []
     if pairs == 0:
         return [f"No pair of scores in {rows} rows: every figure is nan."]
     if pairs == 1:
@@ -37,68 +46,99 @@ def on_scores(scores: dict[str, np.ndarray], rows: int) -> list[str]:
             )
         if (values <= 0).any():
             notes.append(
-                f"{int((values <= 0).sum())} {name} scores are not above 0, the smallest {values.min():g}: "
-                "without their logarithm pearson_log is nan."
+                f"{int((values <= 0).sum())} {name} scores are not above 0, the smallest "
+                f"{values.min():g}: without their logarithm pearson_log is nan."
             )
     return notes
 
 
-def on_tops(
-    comparison: Comparison, sides: dict[str, Side], wanted: dict[str, tuple[int, int]], rows: int
+def notes_on_tops(
+    agreement: RankAgreement,
+    sides: dict[str, Side],
+    budgets: dict[str, tuple[int, int]],
+    rows: int,
 ) -> list[str]:
-    """What to mind about the tops: a budget of no row, too few rows to fill it, a tie at the cut, a rough interval."""
-    if not len(comparison.both):
+    """Explain empty budgets, tops that are not full, ties at the cut, rough intervals.
+
+    Args:
+        agreement: the statistics of the two sides.
+        sides: the weak and the strong side, in this order.
+        budgets: statistic -> (rows of the weak top, rows of the strong top).
+        rows: all rows, with and without scores.
+    """
+    if not len(agreement.both):
         return []
     notes = []
-    empty = [figure for figure, (_, strong) in wanted.items() if not strong]
+    empty = [name for name, (_, strong) in budgets.items() if not strong]
     if empty:
-        missing = [] if comparison.rank_biased else ["rbo"]
+        if not agreement.rank_biased:
+            empty.append("rbo")
         notes.append(
-            f"The budgets of these are less than one of {rows} rows, and they are nan: {_list([*empty, *missing])}."
+            f"The budgets of these are less than one of {rows} rows, and they are nan: "
+            f"{_list(empty)}."
         )
-    for number, (name, side) in enumerate(sides.items()):
-        allowed = int(side.allowed.sum())
-        short = [figure for figure, counts in wanted.items() if counts[number] > allowed]
-        if not allowed:
-            lost = "rbo" if name == "weak" else _list([*wanted, "rbo"])
-            notes.append(f"The {name} model can select no row: {lost} cannot be told.")
-        elif short:
-            notes.append(
-                f"The {name} model can select {allowed} rows only, fewer than the budget of {_list(short)}."
-            )
-        split = [figure for figure, counts in wanted.items() if side.splits_a_tie(counts[number])]
-        if split:
-            notes.append(
-                f"The {name} model's cut falls into a tie, of which the earlier rows are taken: {_list(split)}."
-            )
-    few = [figure for figure in comparison.tops if 0 < comparison.sizes(figure)[1] < FEW]
+    for number, (model, side) in enumerate(sides.items()):
+        notes += _notes_on_side(model, number, side, budgets)
+    few = [name for name in agreement.tops if 0 < agreement.sizes(name)[1] < FEW]
     if few:
         notes.append(f"Shares of fewer than {FEW} rows have rough intervals: {_list(few)}.")
     return notes
 
 
-def on_resamples(draws: dict[str, np.ndarray], values: dict[str, float]) -> list[str]:
-    """What to mind about the intervals, for the (r,) values of each figure."""
-    notes, sure = [], []
-    for figure, drawn in draws.items():
-        undefined = np.isnan(drawn)
-        if undefined.any() and not np.isnan(values[figure]):
-            notes.append(
-                f"{figure} is undefined in {int(undefined.sum())} of {len(drawn)} resamples, and they are left out."
-            )
-        if (
-            figure in ("spearman", "pearson_log")
-            and not undefined.all()
-            and (np.abs(drawn[~undefined]) > 1 - 1e-12).all()
-        ):
-            sure.append(figure)
-    if sure:
+def _notes_on_side(
+    model: str, number: int, side: Side, budgets: dict[str, tuple[int, int]]
+) -> list[str]:
+    """Explain what one model cannot select, and where its cut falls into a tie."""
+    notes = []
+    allowed = int(side.allowed.sum())
+    short = [name for name, counts in budgets.items() if counts[number] > allowed]
+    if not allowed:
+        undefined = ["rbo"]
+        if model == "strong":
+            undefined = [*budgets, "rbo"]
+        notes.append(f"The {model} model can select no row: {_list(undefined)} cannot be told.")
+    elif short:
         notes.append(
-            f"Every resample agrees perfectly: the interval has no width and tells nothing for {_list(sure)}."
+            f"The {model} model can select {allowed} rows only, fewer than the budget of "
+            f"{_list(short)}."
+        )
+    split = [name for name, counts in budgets.items() if side.splits_a_tie(counts[number])]
+    if split:
+        notes.append(
+            f"The {model} model's cut falls into a tie, of which the earlier rows are taken: "
+            f"{_list(split)}."
         )
     return notes
 
 
-def _list(figures: Iterable[str]) -> str:
-    """The names of figures; jaccard goes with overlap."""
-    return ", ".join(name.replace("overlap", "overlap and jaccard", 1) for name in figures)
+def notes_on_resamples(draws: dict[str, np.ndarray], values: dict[str, float]) -> list[str]:
+    """Explain intervals that leave resamples out or have no width.
+
+    Args:
+        draws: (r,) values of each statistic over resamples.
+        values: each statistic of the data itself.
+    """
+    notes = []
+    perfect = []
+    for name, resampled in draws.items():
+        undefined = np.isnan(resampled)
+        if undefined.any() and not np.isnan(values[name]):
+            notes.append(
+                f"{name} is undefined in {int(undefined.sum())} of {len(resampled)} resamples, "
+                "and they are left out."
+            )
+        defined = resampled[~undefined]
+        is_perfect = len(defined) > 0 and bool((np.abs(defined) > 1 - 1e-12).all())
+        if name in ("spearman", "pearson_log") and is_perfect:
+            perfect.append(name)
+    if perfect:
+        notes.append(
+            "Every resample agrees perfectly: the interval has no width and tells nothing for "
+            f"{_list(perfect)}."
+        )
+    return notes
+
+
+def _list(names: Iterable[str]) -> str:
+    """Join the names of statistics; jaccard goes with overlap."""
+    return ", ".join(name.replace("overlap", "overlap and jaccard", 1) for name in names)
