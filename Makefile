@@ -1,11 +1,16 @@
 # Thin names for commands. `make demo` and `make test` are all the set-up there is.
 PYTHON ?= python3
+# A virtual environment keeps its programs in another folder on Windows.
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
 BIN := .venv/bin
+endif
 # The examples and tests run on what is in the package: nothing may ask the network.
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check docs bench clean
 
 demo: .venv/installed
 	$(BIN)/hf-superfilter demo
@@ -19,6 +24,9 @@ check: .venv/checked
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+docs: .venv/documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/tested
 	$(BIN)/python -m benchmarks.peers
@@ -40,5 +48,9 @@ bench: .venv/tested
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+.venv/documented: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv runs build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv runs build dist site .pytest_cache .ruff_cache .mypy_cache

@@ -1,4 +1,4 @@
-"""The README's Python, commands and recipe run as they stand."""
+"""Python, commands and recipes of the README and of the documentation run as they stand."""
 
 import re
 import shlex
@@ -9,47 +9,61 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, page: Path = README) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_the_python_blocks_run_in_order(hub, tmp_path, monkeypatch):
+def with_blocks(language: str) -> list[Path]:
+    return [page for page in PAGES if blocks(language, page)]
+
+
+@pytest.mark.parametrize("page", with_blocks("python"), ids=lambda page: page.stem)
+def test_the_python_of_a_page_runs_in_order(page, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
-    assert (tmp_path / "selected.parquet").exists()
-    assert (
-        names["rows"]["ifd"][:] == names["selection"].subset["ifd"][:] and len(names["rows"]) == 51
-    )
+    for block in blocks("python", page):
+        exec(compile(block, page.name, "exec"), names)
+    if page == README:
+        assert (tmp_path / "selected.parquet").exists()
+        assert names["rows"]["ifd"][:] == names["selection"].subset["ifd"][:]
+        assert len(names["rows"]) == 51
 
 
-def test_the_commands_run_in_order(command, hub_environment, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(blocks("yaml")[0])
-    lines = [shlex.split(line) for block in blocks("console") for line in block.splitlines()]
+@pytest.mark.parametrize("page", with_blocks("console"), ids=lambda page: page.stem)
+def test_the_commands_of_a_page_run_in_order(page, command, hub_environment, tmp_path):
+    recipes = blocks("yaml", page)
+    if recipes:
+        (tmp_path / "recipe.yaml").write_text(recipes[0])
+    lines = [shlex.split(line) for block in blocks("console", page) for line in block.splitlines()]
     commands = [words for words in lines if words[0] in ("hf-superfilter", "torchrun")]
-    assert {"score", "select", "publish", "load", "consistency"} <= {words[1] for words in commands}
+    assert commands
     for program, *words in commands:
-        if (
-            program == "hf-superfilter"
-        ):  # here, which saves an import of torch for each; test_cli starts processes
+        if program == "hf-superfilter":  # in this process, which saves an import of torch for each
             code, _, error = command(*words)
         else:
             words = [sys.executable, "-m", "torch.distributed.run", *words]
             environment = hub_environment | {"OMP_NUM_THREADS": "1"}
-            done = subprocess.run(
+            process = subprocess.run(
                 words, cwd=tmp_path, capture_output=True, text=True, env=environment
             )
-            code, error = done.returncode, done.stderr
+            code, error = process.returncode, process.stderr
         assert code == 0, f"{words}\n{error}"
-    assert (tmp_path / "selected.jsonl").exists()
-    assert len((tmp_path / "subset.jsonl").read_text().splitlines()) == 51
 
 
-def test_the_recipe_runs(tmp_path):
+def test_every_command_stands_on_some_page():
+    from hf_superfilter.cli.app import COMMANDS
+
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    missing = [name for name in COMMANDS if f"hf-superfilter {name}" not in text]
+    assert set(missing) <= {"demo", "report"}, "demo is run by make, report by select"
+
+
+def test_the_recipe_of_the_readme_runs(tmp_path):
     from hf_superfilter import Recipe
 
     selection = Recipe.from_yaml(blocks("yaml")[0]).run(tmp_path / "run")
@@ -57,16 +71,33 @@ def test_the_recipe_runs(tmp_path):
     assert Recipe.read(tmp_path / "run/recipe.yaml") == Recipe.from_yaml(blocks("yaml")[0])
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"`((?:hf_superfilter|tests|benchmarks)/[\w/.]*)`", README)))
-)
-def test_every_path_that_the_readme_names_is_there(path):
-    assert (ROOT / path).exists()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_file_that_a_page_names_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    folders = "hf_superfilter|tests|benchmarks|notebooks|scripts|docs"
+    for path in set(re.findall(rf"`((?:{folders})/[\w/.-]*)`", text)):
+        assert (ROOT / path).exists(), path
+    for target in set(re.findall(r"\]\(([\w./-]+\.md)\)", text)):
+        assert (page.parent / target).exists(), target
 
 
 def test_every_scorer_and_selector_stands_in_the_tables():
     from hf_superfilter import _HOME
 
+    text = (ROOT / "docs/choosing.md").read_text(encoding="utf-8")
     for name, home in _HOME.items():
-        if home.startswith(("scoring.", "selection.")):
-            assert f"| `{name}(" in README, f"{name} has no row in the README's tables"
+        if home.startswith(("scoring.", "selection.")) and home != "selection.funnel":
+            assert f"| `{name}(" in text, f"{name} has no row in docs/choosing.md"
+
+
+def test_the_reference_names_every_public_name():
+    import hf_superfilter
+
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^::: hf_superfilter\.(\w+)$", text, flags=re.MULTILINE))
+    # What a batch and its columns are is said at Scorer.
+    assert documented == set(hf_superfilter.__all__) - {"Batch", "Columns"}
+
+
+def test_the_readme_has_two_screens():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 160

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_readme import blocks
+from test_readme import ROOT, blocks
 
 from hf_superfilter import IFD
 
@@ -144,7 +144,7 @@ def test_ray_data_scores_with_our_scorers_as_they_are(tmp_path, sample):
     pytest.importorskip("ray", reason="pip install hf-superfilter[ray]")
     (tmp_path / "pairs").mkdir()
     sample.to_parquet(tmp_path / "pairs/rows.parquet")
-    (tmp_path / "ray_data.py").write_text(RAY.format(block=blocks("py")[0]))
+    (tmp_path / "ray_data.py").write_text(RAY.format(block=blocks("py", ROOT / "docs/scaling.md")[0]))
     done = run(["ray_data.py"], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     mine, theirs = (
