@@ -1,7 +1,9 @@
-"""Whether the intervals of `rank_consistency` hold the truth, what it says of published scores, and its time.
+"""Whether the intervals of `rank_consistency` hold the truth, what it says of published scores, and
+its time.
 
-`python -m benchmarks.agreement` prints all three; `--coverage`, `--published` or `--time` one of them. Coverage
-takes a quarter of an hour with 2,000 simulations. The published scores lie in ../shared/data, beside the project.
+`python -m benchmarks.agreement` prints all three; `--coverage`, `--published` or `--time` one of
+them. Coverage takes a quarter of an hour with 2,000 simulations. The published scores lie in
+../shared/data, beside the project.
 """
 
 import argparse
@@ -40,7 +42,9 @@ SHOWN = (
 def lognormal_pair(
     rng: np.random.Generator, rows: int, r: float, levels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two lognormal scores whose logarithms have the correlation r; or 1, 2 ... levels, as a judge gives."""
+    """Two lognormal scores whose logarithms have the correlation r; or 1, 2 ... levels, as a judge
+    gives.
+    """
     a = rng.standard_normal(rows)
     b = r * a + math.sqrt(1 - r * r) * rng.standard_normal(rows)
     if levels:
@@ -64,7 +68,9 @@ def truth(r: float, levels: int, rows: int = 2_000_000) -> dict[str, float]:
 
 
 def coverage(simulations: int, confidence: float = 0.95) -> None:
-    """Per figure, the share of simulations whose interval holds the truth, and how wide it is on average."""
+    """Per figure, the share of simulations whose interval holds the truth, and how wide it is on
+    average.
+    """
     for rows, r, levels in DESIGNS:
         true, rng = truth(r, levels), np.random.default_rng(rows)
         held: dict[str, list[tuple[bool, bool, float, float]]] = {}
@@ -74,13 +80,15 @@ def coverage(simulations: int, confidence: float = 0.95) -> None:
             for low in (key for key in found if key.endswith("_low")):
                 figure = low.removesuffix("_low")
                 if levels and figure not in ("spearman", "kendall", "pearson_log"):
-                    continue  # which rows of a tie are taken is their order, and no property of the models
+                    # Which rows of a tie are selected is their order, no property of the models.
+                    continue
                 ends = found[low], found[f"{figure}_high"]
                 held.setdefault(figure, []).append(
                     (true[figure] < ends[0], true[figure] > ends[1], *ends)
                 )
         print(
-            f"\n{rows:,} rows, correlation {r}{f', {levels} levels' if levels else ''}; {simulations:,} simulations\n"
+            f"\n{rows:,} rows, correlation {r}{f', {levels} levels' if levels else ''}; "
+            f"{simulations:,} simulations\n"
         )
         print("| figure | truth | 95% intervals that hold it | too high | too low | mean width |")
         print("|---|---:|---:|---:|---:|---:|")
@@ -131,7 +139,8 @@ def published() -> None:
     }
     strong = at["llama2-13b"]("pre")
     table(
-        "Perplexity before training on Dolly, against LLaMA-2-13B (rows that were not scored stand as 1.0)",
+        "Perplexity before training on Dolly, against LLaMA-2-13B (rows that were not scored stand "
+        "as 1.0)",
         {model: (at[model]("pre"), strong) for model in OLD},
     )
     scored = np.where(strong == 1, np.nan, strong)
@@ -165,7 +174,8 @@ def speed(rows: int = 52_002, resamples: int = 1_000) -> None:
         start = time.perf_counter()
         rank_consistency(weak, strong, below=below, resamples=resamples)
         print(
-            f"{rows:,} pairs, {resamples:,} resamples, below={below}: {time.perf_counter() - start:.1f} s"
+            f"{rows:,} pairs, {resamples:,} resamples, below={below}: "
+            f"{time.perf_counter() - start:.1f} s"
         )
 
 

@@ -1,4 +1,6 @@
-"""The Superfiltering authors' procedure as they run it: one row at a time, full logits, plain transformers calls."""
+"""The Superfiltering authors' procedure as they run it: one row at a time, full logits, plain
+transformers calls.
+"""
 
 import math
 

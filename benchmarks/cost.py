@@ -1,8 +1,10 @@
-"""What a score costs: `python -m benchmarks.cost` (`--only PART ...`). Prints tables; asserts nothing.
+"""What a score costs: `python -m benchmarks.cost` (`--only PART ...`). Prints tables; asserts
+nothing.
 
-work: CPU-seconds against rows and against the length of a window, with a picture. tokenising: its share of the time.
-start: of the command and of a first score. overhead: what `score` adds to `map`. cuda: a whole data set on a GPU.
-The rows are those of `nc/alpaca_46k` in ../shared/data.
+work: CPU-seconds against rows and against the length of a window, with a picture. tokenising: its
+    share of the time.
+start: of the command and of a first score. overhead: what `score` adds to `map`. cuda: a whole data
+set on a GPU. The rows are those of `nc/alpaca_46k` in ../shared/data.
 """
 
 import argparse
@@ -86,7 +88,8 @@ def tokenising(model: str) -> None:
             for do in (partial(method, prompts, responses), partial(lm.windows, prompts, responses))
         )
         print(
-            f"tokenising, {Path(name).name}: {windows / whole:.1%} of {whole / rows * 1e3:.1f} CPU-ms a row"
+            f"tokenising, {Path(name).name}: {windows / whole:.1%} of {whole / rows * 1e3:.1f} "
+            "CPU-ms a row"
         )
 
 
@@ -101,7 +104,8 @@ def start() -> None:
     first = (
         "from datasets import Dataset; from hf_superfilter import IFD, score; import tempfile\n"
         "row = {'prompt': ['Say hello.\\n'], 'response': ['Hello there, my friend.']}\n"
-        "with tempfile.TemporaryDirectory() as folder: score(Dataset.from_dict(row), [IFD('embedded:strong')], folder)"
+        "with tempfile.TemporaryDirectory() as folder: score(Dataset.from_dict(row), "
+        "[IFD('embedded:strong')], folder)"
     )
     commands = {
         "hf-superfilter --help": ["-m", "hf_superfilter", "--help"],
@@ -113,7 +117,7 @@ def start() -> None:
 
 
 def overhead(rounds: int = 3) -> None:
-    """What the run folder costs: `score` against `Dataset.map` with the same scorer and batch size."""
+    """Measure the run folder's cost: `score` against `Dataset.map`, same scorer and batches."""
     from datasets import Dataset, disable_progress_bars
 
     from hf_superfilter import score
@@ -135,12 +139,15 @@ def overhead(rounds: int = 3) -> None:
             )
             ratios.append(timed(partial(score, rows, [scorer], Path(folder) / str(i)))[0] / mapped)
     print(
-        f"\nscore over map, {len(rows)} rows: {np.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
+        f"\nscore over map, {len(rows)} rows: {np.median(ratios):.3f} "
+        f"({min(ratios):.3f}–{max(ratios):.3f})"
     )
 
 
 def cuda(model: str) -> None:
-    """All of alpaca_46k on a CUDA device: seconds after loading, share of the matrix rate, times the authors' loop."""
+    """All of alpaca_46k on a CUDA device: seconds after loading, share of the matrix rate, times
+    the authors' loop.
+    """
     if not torch.cuda.is_available():
         print("\nCUDA: not measured, there is no such device")
         return
@@ -161,11 +168,13 @@ def cuda(model: str) -> None:
         / matrix_rate("bfloat16", "cuda")
     )
     print(
-        f"\nCUDA, {torch.cuda.get_device_name()}: {len(prompts):,} rows in {ours * len(prompts):.1f} s",
+        f"\nCUDA, {torch.cuda.get_device_name()}: {len(prompts):,} rows in "
+        f"{ours * len(prompts):.1f} s",
         end=", ",
     )
     print(
-        f"{words:.1f} s of it tokenising; {share:.0%} of the matrix rate; {theirs / ours:.0f} times the authors' loop"
+        f"{words:.1f} s of it tokenising; {share:.0%} of the matrix rate; {theirs / ours:.0f} "
+        "times the authors' loop"
     )
 
 
@@ -182,9 +191,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = gpt2_shaped(Path(folder)) if {"tokenising", "cuda"} & set(wanted) else ""
         parts = {
-            "work": work, "tokenising": partial(tokenising, model), "start": start, "overhead": overhead,
+            "work": work,
+            "tokenising": partial(tokenising, model),
+            "start": start,
+            "overhead": overhead,
             "cuda": partial(cuda, model),
-        }  # fmt: skip
+        }
         for part in wanted:
             parts[part]()
 

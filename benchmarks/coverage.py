@@ -1,7 +1,8 @@
 """Density and the coverage family: `python -m benchmarks.coverage`. Prints tables; asserts nothing.
 
-errors: the sketch against exact kernel sums. speed: 100,000 x 384 sketched and scored, beside scikit-learn's
-KernelDensity. location: 10,400 x 384 down to 1,040, beside submodlib and apricot where they are installed.
+errors: the sketch against exact kernel sums. speed: 100,000 x 384 sketched and scored, beside
+scikit-learn's KernelDensity. location: 10,400 x 384 down to 1,040, beside submodlib and apricot
+where they are installed.
 duplicates: near-duplicates that each method keeps of real rows, embedded by `Embed`.
 Vectors of the first three are made here, by seed; the machine's load stands above each table.
 """
@@ -85,7 +86,8 @@ def errors() -> None:
     distances = cdist(vectors.astype(np.float64), vectors.astype(np.float64))
     heading("2,000 x 384: relative error of density against exact kernel sums, mean (largest)")
     print(
-        "| bandwidth | exact sums | 100 repetitions | 1,000 repetitions (default) | 4,000 repetitions |"
+        "| bandwidth | exact sums | 100 repetitions | 1,000 repetitions (default) | 4,000 "
+        "repetitions |"
     )
     print("|---|---:|---:|---:|---:|")
     for times in (0.1, 1, 10):
@@ -101,7 +103,9 @@ def errors() -> None:
 
 
 def speed(rows: int) -> None:
-    """Both passes over many rows, alone and in a run folder; and KernelDensity on parts, for it takes the square."""
+    """Both passes over many rows, alone and in a run folder; and KernelDensity on parts, for it
+    takes the square.
+    """
     from sklearn.neighbors import KernelDensity
 
     from hf_superfilter import score
@@ -110,7 +114,8 @@ def speed(rows: int) -> None:
     vectors = unit_mixture(rows, 384)
     table, sketch = table_of(vectors), new_sketch(384, auto_bandwidth(vectors[:1_000]))
     heading(
-        f"{rows:,} x 384, 1,000 repetitions x 20,000 buckets, {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
+        f"{rows:,} x 384, 1,000 repetitions x 20,000 buckets, "
+        f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads"
     )
     print("| what | seconds | CPU-seconds |")
     print("|---|---:|---:|")
@@ -126,7 +131,8 @@ def speed(rows: int) -> None:
         seconds, busy = timed(
             lambda part=part: KernelDensity(bandwidth=0.5).fit(v := vectors[:part]).score_samples(v)
         )
-        what = f"KernelDensity on {part:,} of them; by the square, all: {busy * (rows / part) ** 2 / 60:,.0f} CPU-minutes"
+        minutes = busy * (rows / part) ** 2 / 60
+        what = f"KernelDensity on {part:,} of them; by the square, all: {minutes:,.0f} CPU-minutes"
         print(f"| {what} | {seconds:.1f} | {busy:.1f} |")
 
 
@@ -141,7 +147,8 @@ def location(rows: int, k: int) -> None:
     """Seconds and peak memory, each in a process of its own."""
     heading(f"facility location, {rows:,} x 384 down to {k:,}")
     print(
-        "| method | seconds | CPU-seconds | peak memory, GB | beyond a bare process, GB | coverage |"
+        "| method | seconds | CPU-seconds | peak memory, GB | beyond a bare process, GB | coverage "
+        "|"
     )
     print("|---|---:|---:|---:|---:|---:|")
     bare = float(_in_process("bare", rows, k).split()[2])
@@ -151,7 +158,8 @@ def location(rows: int, k: int) -> None:
             continue
         seconds, busy, peak, coverage = map(float, _in_process(method, rows, k).split())
         print(
-            f"| {method} | {seconds:.1f} | {busy:.1f} | {peak:.2f} | {peak - bare:.2f} | {coverage:.6f} |"
+            f"| {method} | {seconds:.1f} | {busy:.1f} | {peak:.2f} | {peak - bare:.2f} | "
+            f"{coverage:.6f} |"
         )
 
 
@@ -173,7 +181,9 @@ def _in_process(method: str, rows: int, k: int) -> str:
 
 
 def one_location(method: str, rows: int, k: int) -> None:
-    """Print seconds, CPU-seconds, peak memory and coverage of one method; coverage by cosine but for two of ours."""
+    """Print seconds, CPU-seconds, peak memory and coverage of one method; coverage by cosine but
+    for two of ours.
+    """
     vectors = unit_mixture(rows, 384)
     start, busy, coverage = time.perf_counter(), time.process_time(), 0.0
     if method == "submodlib":
@@ -213,7 +223,8 @@ def duplicates(share: float) -> None:
     """How many near-duplicates a subset still has, by method, at an equal number of rows."""
     if not SHARED.is_dir() or importlib.util.find_spec("hf_superfilter.scoring.embed") is None:
         print(
-            "\nnear-duplicates: not measured, the rows of ../shared/data or the scorer Embed are not here"
+            "\nnear-duplicates: not measured, the rows of ../shared/data or the scorer Embed are "
+            "not here"
         )
         return
     for name, (files, count) in SUBSETS.items():
@@ -229,10 +240,12 @@ def duplicates(share: float) -> None:
         )
         paired = np.asarray(alike.sum(axis=1)).ravel() > 0
         heading(
-            f"{name}: {len(rows):,} rows, {paired.mean():.0%} with a near-duplicate prompt; {share:.0%} kept"
+            f"{name}: {len(rows):,} rows, {paired.mean():.0%} with a near-duplicate prompt; "
+            f"{share:.0%} kept"
         )
         print(
-            "| method | rows kept | of them, % near-duplicates of another row kept | more than needed, % |"
+            "| method | rows kept | of them, % near-duplicates of another row kept | more than "
+            "needed, % |"
         )
         print("|---|---:|---:|---:|")
         for method, kept in _selections(table, share):
@@ -267,13 +280,16 @@ def _with_density(rows: list[dict]) -> "Dataset":
         assert table is not None
         facts = select(table, [InversePropensity(1.0)]).steps[0].facts
         print(
-            f"\ndensity: {np.nanmin(table['density'][:]):.1f} to {np.nanmax(table['density'][:]):.1f}; {facts}"
+            f"\ndensity: {np.nanmin(table['density'][:]):.1f} to "
+            f"{np.nanmax(table['density'][:]):.1f}; {facts}"
         )
         return table
 
 
 def near_duplicates(texts: list[str]):
-    """(n, n) sparse matrix with 1 where two different rows have prompts of which half the shingles are shared."""
+    """(n, n) sparse matrix with 1 where two different rows have prompts of which half the shingles
+    are shared.
+    """
     from scipy import sparse
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -291,7 +307,9 @@ def near_duplicates(texts: list[str]):
 
 
 def _redundancy(alike, chosen: np.ndarray) -> tuple[float, float]:
-    """Of the rows kept: the share with a near-duplicate among them, and the share beyond one for each group of them."""
+    """Of the rows kept: the share with a near-duplicate among them, and the share beyond one for
+    each group of them.
+    """
     from scipy.sparse.csgraph import connected_components
 
     mine = alike[chosen][:, chosen]

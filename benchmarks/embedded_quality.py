@@ -1,8 +1,10 @@
-"""What the embedded models are worth: `python -m benchmarks.embedded_quality`. Prints the figures of each model.
+"""What the embedded models are worth: `python -m benchmarks.embedded_quality`. Prints the figures
+of each model.
 
-Held to published numbers on data that they never read: LLaMA-2-13B's perplexities on Dolly, GPT-2's IFD on
-Alpaca; to the sense of IFD (a true prompt should help its response more than a stranger's); and to planted
-defects, on the sample and on Dolly rows spoilt in the same ways. `--write` puts the figures into the cards.
+Held to published numbers on data that they never read: LLaMA-2-13B's perplexities on Dolly, GPT-2's
+IFD on Alpaca; to the sense of IFD (a true prompt should help its response more than a stranger's);
+and to planted defects, on the sample and on Dolly rows spoilt in the same ways. `--write` puts the
+figures into the cards.
 """
 
 import argparse
@@ -78,7 +80,9 @@ def dolly(count: int, seed: int = 0) -> list[dict]:
 
 
 def against_llama(model: str, count: int) -> dict[str, dict]:
-    """Response perplexity under the Alpaca template with end of text, 512 tokens, as the published figures."""
+    """Response perplexity under the Alpaca template with end of text, 512 tokens, as the published
+    figures.
+    """
     rows = dolly(count)
     published = np.load(SHARED / "scores/dolly_ppl.npz")
     index = np.array([row["idx"] for row in rows])
@@ -143,7 +147,9 @@ def spoil(prompt: str, response: str, kind: str, other: str, rng: random.Random)
 
 
 def spoilt_dolly(count: int, share: float = 0.03) -> tuple[list[str], list[str], list[str]]:
-    """Dolly rows of at least 8 words, of which each defect has its share; near duplicates stand beside their origin."""
+    """Dolly rows of at least 8 words, of which each defect has its share; near duplicates stand
+    beside their origin.
+    """
     rows = [row for row in dolly(14_000, seed=2) if len(row["output"].split()) >= 8][:count]
     prompts, responses = map(list, as_pairs(rows))
     planted, rng, each = [""] * count, random.Random(3), int(count * share)
@@ -161,7 +167,9 @@ def spoilt_dolly(count: int, share: float = 0.03) -> tuple[list[str], list[str],
 def drop_rates(
     model: str, prompts: list[str], responses: list[str], planted: list[str]
 ) -> dict[str, list[dict]]:
-    """Share of each kind that `ifd < 1`, then the top budget, drops; `good` is what chance would do."""
+    """Share of each kind that `ifd < 1`, then the top budget, drops; `good` is what chance would
+    do.
+    """
     table = Dataset.from_dict({"ifd": ifd_of(model, prompts, responses)})
     rates: dict[str, list[dict]] = {}
     for budget in BUDGETS:
@@ -201,7 +209,8 @@ def as_text(measured: dict) -> str:
     for where, rates in measured["dropped"].items():
         lines += [
             "",
-            f"Dropped by `ifd < 1`, then the top share ({where}); a filter that sees nothing drops 90% and 70%:",
+            f"Dropped by `ifd < 1`, then the top share ({where}); a filter that sees nothing drops "
+            "90% and 70%:",
             "",
         ]
         lines += ["| kind | rows | keep 10% | keep 30% |", "|---|---:|---:|---:|"]

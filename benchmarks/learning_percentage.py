@@ -1,8 +1,10 @@
-"""Learning percentage by an embedded model, held to LLaMA-2-13B's published one on the same rows of Dolly.
+"""Learning percentage by an embedded model, held to LLaMA-2-13B's published one on the same rows of
+Dolly.
 
-`python -m benchmarks.learning_percentage FOLDER` fine-tunes `embedded:strong` for 3 epochs on 2,000 rows and prints
-tables; `--learning-rate`, `--batch-rows` and `--model` try other settings, each in a folder of its own.
-The rows and the published perplexities lie in ../shared/data, beside the project.
+`python -m benchmarks.learning_percentage FOLDER` fine-tunes `embedded:strong` for 3 epochs on 2,000
+rows and prints tables; `--learning-rate`, `--batch-rows` and `--model` try other settings, each in
+a folder of its own. The rows and the published perplexities lie in ../shared/data, beside the
+project.
 """
 
 import argparse
@@ -38,7 +40,9 @@ def dolly(count: int, seed: int = 0) -> "Dataset":
 
 
 def published(model: str, idx: np.ndarray) -> dict[str, np.ndarray]:
-    """A model's published LP(1), LP_app and first perplexity of the same rows; nan where it is undefined."""
+    """A model's published LP(1), LP_app and first perplexity of the same rows; nan where it is
+    undefined.
+    """
     scores = np.load(shared.SHARED / "scores/dolly_ppl.npz")
     before, first, last = (
         scores[f"{model}/{epoch}"][idx].astype(float) for epoch in ("pre", "ep1", "ep3")
@@ -52,7 +56,8 @@ def table(
     title: str, target: np.ndarray, ours: dict[str, np.ndarray], largest: bool = False
 ) -> None:
     print(
-        f"\n{title}\n\n| by | rows | Spearman | overlap of the lowest 10% (chance 0.10) |\n|---|---:|---:|---:|"
+        f"\n{title}\n\n| by | rows | Spearman | overlap of the lowest 10% (chance 0.10) "
+        "|\n|---|---:|---:|---:|"
     )
     for name, values in ours.items():
         found = rank_consistency(values, target, largest=largest)
@@ -87,8 +92,10 @@ def main() -> None:
     entry = read_manifest(options.folder)["scorers"]["lp"]
     made = entry["made_with"]
     print(
-        f"{scorer!r} on {len(rows):,} rows: {made['training_steps']} steps in {made['training_seconds']:.0f} s, scored "
-        f"4 times in {entry['seconds']:.0f} s ({time.perf_counter() - began:.0f} s now), {made['threads']} thread(s)"
+        f"{scorer!r} on {len(rows):,} rows: {made['training_steps']} steps in "
+        f"{made['training_seconds']:.0f} s, scored "
+        f"4 times in {entry['seconds']:.0f} s ({time.perf_counter() - began:.0f} s now), "
+        f"{made['threads']} thread(s)"
     )
     losses = (
         next(iter(sorted(options.folder.glob("lp/prepared-*/loss.jsonl")))).read_text().splitlines()

@@ -1,9 +1,11 @@
-"""Learning percentage against the published picks: seven models on Dolly, the lowest tenth of each of 300 clusters.
+"""Learning percentage against the published picks: seven models on Dolly, the lowest tenth of each
+of 300 clusters.
 
     python -m benchmarks.learning_percentage_picks
 
-reads `../shared/data`, numbers only. The published code gives LP 0 to rows that have none, rounds the share of every
-cluster up (`numpy.array_split`), and sorts unstably. `PublishedShares` has the first two; the product has none.
+reads `../shared/data`, numbers only. The published code gives LP 0 to rows that have none, rounds
+the share of every cluster up (`numpy.array_split`), and sorts unstably. `PublishedShares` has the
+first two; the product has none.
 """
 
 import gzip
@@ -25,7 +27,8 @@ METRICS = ("lp1", "lp1_approx")
 class PublishedShares(PerCluster):
     """The share of each cluster as in the published code: a tenth of its rows, rounded up.
 
-    And one more, for one cluster is larger than is known: whoever compares cuts a list to its published length.
+    And one more, for one cluster is larger than is known: whoever compares cuts a list to its
+    published length.
     """
 
     def _plan(self, table, pool):
@@ -34,7 +37,9 @@ class PublishedShares(PerCluster):
 
 
 class Dolly(NamedTuple):
-    """The rows of which cluster and place in the original are known, by place, and what was published about them."""
+    """The rows of which cluster and place in the original are known, by place, and what was
+    published about them.
+    """
 
     cluster: np.ndarray
     idx: np.ndarray
@@ -63,7 +68,7 @@ def load_dolly() -> Dolly:
 
 
 def scores_of(dolly: Dolly, model: str, metric: str, *, undefined: float = np.nan) -> np.ndarray:
-    """(n,) LP(1) or LP_app of a model, with another value for rows that were scored and have none."""
+    """Compute (n,) LP(1) or LP_app of a model, with another value for scored rows without one."""
     lp, lp_app = learning_percentages(dolly.perplexities[model])
     values = lp[0] if metric == "lp1" else lp_app
     return np.where(np.isnan(values) & (dolly.idx >= 0), undefined, values)
@@ -76,9 +81,11 @@ def chosen(dolly: Dolly, values: np.ndarray, selector: PerCluster) -> np.ndarray
 
 
 def published_lists(dolly: Dolly) -> dict[tuple[str, str, int], list[int]]:
-    """The published picks cut into lists: (model, metric, cluster) -> idx, -1 where the row is not known.
+    """The published picks cut into lists: (model, metric, cluster) -> idx, -1 where the row is not
+    known.
 
-    Clusters follow each other. One is larger than is known of it, by rows whose cluster could not be recovered,
+    Clusters follow each other. One is larger than is known of it, by rows whose cluster could not
+    be recovered,
     and has a share of one more: the one cluster for which every pick then lies in its own cluster.
     """
     place = np.full(int(dolly.idx.max()) + 1, -1)
@@ -107,7 +114,9 @@ def _aligned(cluster: np.ndarray, shares: np.ndarray) -> bool:
 
 
 class Agreement(NamedTuple):
-    """Of `lists` published lists: how many are equal and in order, and how many are so but for the order of ties."""
+    """Of `lists` published lists: how many are equal and in order, and how many are so but for the
+    order of ties.
+    """
 
     lists: int
     in_order: int
@@ -115,7 +124,9 @@ class Agreement(NamedTuple):
 
 
 def agreement(dolly: Dolly, undefined: float, *, defined_only: bool = False) -> Agreement:
-    """How many complete published lists come out, with PublishedShares; `defined_only`: those without an LP of 0."""
+    """How many complete published lists come out, with PublishedShares; `defined_only`: those
+    without an LP of 0.
+    """
     found = np.zeros(3, dtype=int)
     lists = published_lists(dolly)
     for model in dolly.published:
@@ -148,7 +159,8 @@ def exact_total(dolly: Dolly) -> tuple[int, int, int]:
 def main() -> None:
     dolly = load_dolly()
     print(
-        "| complete lists of one cluster's picks | lists | equal, in order | but for ties |\n|---|---:|---:|---:|"
+        "| complete lists of one cluster's picks | lists | equal, in order | but for ties "
+        "|\n|---|---:|---:|---:|"
     )
     for title, found in (
         ("as published: rounded up, rows without LP count as 0", agreement(dolly, 0.0)),
@@ -159,7 +171,8 @@ def main() -> None:
         print(f"| {title} | {found.lists:,} | {shares[0]} | {shares[1]} |")
     asked, kept, published = exact_total(dolly)
     print(
-        f"\na tenth of {len(dolly.cluster):,} rows: {asked:,}; PerCluster keeps {kept:,}, published {published:,}"
+        f"\na tenth of {len(dolly.cluster):,} rows: {asked:,}; PerCluster keeps {kept:,}, "
+        f"published {published:,}"
     )
 
 

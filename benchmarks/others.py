@@ -1,4 +1,6 @@
-"""How other tools batch the same work, re-made from their description (not their code): see each class."""
+"""How other tools batch the same work, re-made from their description (not their code): see each
+class.
+"""
 
 import math
 from pathlib import Path
@@ -12,9 +14,11 @@ WINDOW = 1_024
 
 
 class DataJuicer:
-    """As Data-Juicer 1.6: one row at a time in float32, two passes with all logits; mean losses are divided.
+    """As Data-Juicer 1.6: one row at a time in float32, two passes with all logits; mean losses are
+    divided.
 
-    Prompt and response are joined with a blank and cut on the left; the first response token is not scored.
+    Prompt and response are joined with a blank and cut on the left; the first response token is not
+    scored.
     """
 
     def __init__(self, model: str) -> None:
@@ -42,9 +46,11 @@ class DataJuicer:
 
 
 class OdaDataScorer:
-    """As ODA-DataScorer: batches of 8 rows in file order, padded and masked, all logits of all positions in float32.
+    """As ODA-DataScorer: batches of 8 rows in file order, padded and masked, all logits of all
+    positions in float32.
 
-    Prompt and response are tokenised apart; the response alone begins with BOS, so both passes score all of it.
+    Prompt and response are tokenised apart; the response alone begins with BOS, so both passes
+    score all of it.
     """
 
     def __init__(self, model: str) -> None:
@@ -75,7 +81,9 @@ class OdaDataScorer:
 
 
 class CTranslate2:
-    """A plain loop over CTranslate2's `score_batch`, which projects every position to the vocabulary."""
+    """A plain loop over CTranslate2's `score_batch`, which projects every position to the
+    vocabulary.
+    """
 
     def __init__(self, model: str, dtype: str, threads: int) -> None:
         import ctranslate2

@@ -1,8 +1,10 @@
-"""Speed of IFD beside every peer in one run: `python -m benchmarks.peers` (make bench). Prints tables; asserts nothing.
+"""Speed of IFD beside every peer in one run: `python -m benchmarks.peers` (make bench). Prints
+tables; asserts nothing.
 
-speed: interleaved in one process, the authors' loop, ours in float32, bfloat16 and int8, CTranslate2 where it is
-installed, and two tools' way of batching, on the first rows of `nc/alpaca_46k` and a random model of GPT-2's shape;
-then the peak memory of each in a process of its own, and a picture. agreement: what each dtype does to the ranks.
+speed: interleaved in one process, the authors' loop, ours in float32, bfloat16 and int8,
+CTranslate2 where it is installed, and two tools' way of batching, on the first rows of
+`nc/alpaca_46k` and a random model of GPT-2's shape; then the peak memory of each in a process of
+its own, and a picture. agreement: what each dtype does to the ranks.
 Machines are shared and noisy: read the ratios.
 """
 
@@ -55,7 +57,8 @@ def make(method: str, model: str, device: str = "cpu") -> Method:
 
 
 def matrix_rate(dtype: str, device: str = "cpu", seconds: float = 0.5) -> float:
-    """Measured operations a second of the product that dominates GPT-2: 2,048 tokens (16 times as many on CUDA)
+    """Measured operations a second of the product that dominates GPT-2: 2,048 tokens (16 times as
+    many on CUDA)
     through its MLP."""
     tokens = 2_048 if device == "cpu" else 32_768
     layer, states = torch.nn.Linear(768, 3_072), torch.randn(tokens, 768)
@@ -83,7 +86,9 @@ def matrix_rate(dtype: str, device: str = "cpu", seconds: float = 0.5) -> float:
 
 
 def operations(model: str, prompts: list[str], responses: list[str]) -> float:
-    """Multiply-adds, counted twice, that IFD needs: layers on all tokens, the vocabulary on scored ones."""
+    """Multiply-adds, counted twice, that IFD needs: layers on all tokens, the vocabulary on scored
+    ones.
+    """
     lm = IFD(model, dtype="float32").language_model()
     config = lm.model.config
     windows = [
@@ -118,14 +123,16 @@ def speed(model: str, rows: int, rounds: int) -> None:
     needed = operations(model, prompts, responses)
     peaks = memory(model)
     print(
-        f"\n{rows} rows, {rounds} rounds, {torch.get_num_threads()} threads; {needed / rows / 1e9:.1f} GFLOP a row"
+        f"\n{rows} rows, {rounds} rounds, {torch.get_num_threads()} threads; "
+        f"{needed / rows / 1e9:.1f} GFLOP a row"
     )
     print(
         "matrix rate: "
         + ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in rates.items())
     )
     print(
-        "| method | rows/s | CPU-s a row | times the authors | share of matrix rate | peak GB | Spearman | top 10% |"
+        "| method | rows/s | CPU-s a row | times the authors | share of matrix rate | peak GB | "
+        "Spearman | top 10% |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name in METHODS:
@@ -138,7 +145,8 @@ def speed(model: str, rows: int, rounds: int) -> None:
         rho, overlap = agreement_of(scores["float32"], scores[name])
         print(
             f"| {name} | {rows / np.median(wall[name]):.2f} | {np.median(cpu[name]) / rows:.3f} | "
-            f"{np.median(ratios):.2f} ({ratios.min():.2f}–{ratios.max():.2f}) | {share:.0%} | {peaks[name]:.2f} | "
+            f"{np.median(ratios):.2f} ({ratios.min():.2f}–{ratios.max():.2f}) | {share:.0%} | "
+            f"{peaks[name]:.2f} | "
             f"{rho:.4f} | {overlap:.2f} |"
         )
     draw({name: rows / float(np.median(wall[name])) for name in METHODS})
@@ -156,9 +164,7 @@ def draw(rows_a_second: dict[str, float]) -> None:
         fmt="%.1f",
         padding=3,
     )
-    axes.set(
-        xlabel=f"rows a second, GPT-2 124M, {torch.get_num_threads()} cores (orange: hf_superfilter)"
-    )
+    axes.set(xlabel=f"rows/s, GPT-2 124M, {torch.get_num_threads()} cores (orange: hf_superfilter)")
     axes.margins(x=0.1)
     figure.savefig(PICTURE, dpi=80)
 
@@ -196,7 +202,8 @@ def agreement(rows: int = 1_000) -> None:
     for dtype in OURS[1:]:
         rho, overlap = agreement_of(scores["float32"], scores[dtype])
         print(
-            f"\nembedded strong, {rows} rows, {dtype} against float32: Spearman {rho:.5f}, top 10% {overlap:.3f}"
+            f"\nembedded strong, {rows} rows, {dtype} against float32: Spearman {rho:.5f}, top 10% "
+            f"{overlap:.3f}"
         )
 
 

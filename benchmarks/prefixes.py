@@ -1,8 +1,8 @@
 """What shared beginnings save: `python -m benchmarks.prefixes`. Prints a table; asserts nothing.
 
 Rows with one prompt and many responses, scored with and without trees of tokens, interleaved in one
-process. Compare CPU-seconds: machines are shared and noisy. `embedded:strong`, and a random model of
-GPT-2's 124M shape on fewer rows.
+process. Compare CPU-seconds: machines are shared and noisy. `embedded:strong`, and a random model
+of GPT-2's 124M shape on fewer rows.
 """
 
 import argparse
@@ -21,7 +21,9 @@ DATA = ("instruct/gsm8k_solutions.jsonl.zst", "nc/alpaca_eval.jsonl.zst")
 
 
 def possible(lm: CausalLM, windows: list[Window]) -> tuple[float, float]:
-    """Shares saved of the tokens, and of the products with weights: the vocabulary reads scored positions alone."""
+    """Shares saved of the tokens, and of the products with weights: the vocabulary reads scored
+    positions alone.
+    """
     scored = [window for window in windows if window.scored]
     tokens = sum(len(window.ids) for window in scored)
     saved = families([window.ids for window in scored])[1].sum() / tokens
@@ -55,7 +57,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     args = parser.parse_args()
     print(
-        "| model | rows of | scorer | tokens saved | products saved | CPU-s saved | wall saved | largest difference |"
+        "| model | rows of | scorer | tokens saved | products saved | CPU-s saved | wall saved | "
+        "largest difference |"
     )
     print("|---|---|---|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +77,8 @@ def main() -> None:
                     tokens, products = possible(lm, windows)
                     cpu, wall, off = measure(lm, windows, args.rounds)
                     print(
-                        f"| {name}, {str(lm.dtype).removeprefix('torch.')} | {rows} of {data.split('.')[0]} | {scorer} "
+                        f"| {name}, {str(lm.dtype).removeprefix('torch.')} | {rows} of "
+                        f"{data.split('.')[0]} | {scorer} "
                         f"| {tokens:.1%} | {products:.1%} | {cpu:.1%} | {wall:.1%} | {off:.0e} |",
                         flush=True,
                     )

@@ -1,7 +1,9 @@
 """What many processes cost and gain: `python -m benchmarks.scale`. Prints tables; asserts nothing.
 
-Threads against processes (one process with two threads, two with one each, interleaved), the balance of four
-processes on rows sorted by length, the memory of a stream, and the price of the ledger: what SCALE.md multiplies.
+Threads against processes (one process with two threads, two with one each, interleaved), the
+balance of four
+processes on rows sorted by length, the memory of a stream, and the price of the ledger: what
+    SCALE.md multiplies.
 """
 
 import argparse
@@ -61,12 +63,15 @@ def rows(count):
         yield {"prompt": "a question " * 20, "response": "an answer " * (number % 30 + 1)}
 
 def anonymous():
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) * 1024
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024
 
 folder, count = sys.argv[1], int(sys.argv[2])
-score(IterableDataset.from_generator(rows, gen_kwargs={"count": 20_000}), [Length()], folder + "/small")
+small = IterableDataset.from_generator(rows, gen_kwargs={"count": 20_000})
+score(small, [Length()], folder + "/small")
 before = anonymous()
-table = score(IterableDataset.from_generator(rows, gen_kwargs={"count": count}), [Length()], folder + "/large")
+large = IterableDataset.from_generator(rows, gen_kwargs={"count": count})
+table = score(large, [Length()], folder + "/large")
 select(table, TopK("length", 0.1))
 print((anonymous() - before) / count)
 """
@@ -112,7 +117,8 @@ def threads_or_processes(scratch: Path, count: int, rounds: int) -> None:
             )
     one, two = (np.array(speeds[name]) for name in ways)
     print(
-        f"\n| IFD, embedded:strong, float32, {count:,} Dolly rows | rows/s | times (range of {rounds}) |"
+        f"\n| IFD, embedded:strong, float32, {count:,} Dolly rows | rows/s | times (range of "
+        f"{rounds}) |"
     )
     print("|---|---:|---:|")
     print(f"| 1 process x 2 threads | {np.median(one):.1f} | 1 |")
@@ -124,7 +130,9 @@ def threads_or_processes(scratch: Path, count: int, rounds: int) -> None:
 
 
 def balance(scratch: Path) -> None:
-    """Four processes on 400 rows sorted by length; each sleeps in proportion to the text, so cores do not matter."""
+    """Four processes on 400 rows sorted by length; each sleeps in proportion to the text, so cores
+    do not matter.
+    """
     texts = ["x" * (10 + number * 3) for number in range(400)]
     Dataset.from_dict({"prompt": ["?"] * 400, "response": texts}).to_parquet(
         rows := scratch / "sorted.parquet"
@@ -137,14 +145,16 @@ def balance(scratch: Path) -> None:
         seconds[line["process"]] += line["seconds"]
     taken = np.array(list(seconds.values()))
     print(
-        f"\nSorted by length, {len(taken)} processes: the slowest takes {taken.max() / taken.mean():.2f} times the mean"
+        f"\nSorted by length, {len(taken)} processes: the slowest takes "
+        f"{taken.max() / taken.mean():.2f} times the mean"
     )
 
 
 def stream(scratch: Path, count: int) -> None:
     answer = start(STREAM, scratch / "stream", count).communicate()[0]
     print(
-        f"\nA stream of {count:,} rows, scored and selected from: {float(answer):.1f} bytes of memory a row"
+        f"\nA stream of {count:,} rows, scored and selected from: {float(answer):.1f} bytes of "
+        "memory a row"
     )
 
 
@@ -178,7 +188,8 @@ def ledger(scratch: Path, chunks_count: int, rows: int) -> None:
         )
     prices["merge into one table"] = timed(again.read, chunks_count)
     print(
-        f"\n| of one chunk of {rows:,} rows, {size:,} bytes, among {chunks_count:,} | milliseconds |\n|---|---:|"
+        f"\n| of one chunk of {rows:,} rows, {size:,} bytes, among {chunks_count:,} | milliseconds "
+        "|\n|---|---:|"
     )
     for name, price in prices.items():
         print(f"| {name} | {price:.3f} |")

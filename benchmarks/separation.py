@@ -1,9 +1,11 @@
-"""Which scorer tells clean text from which kind of noise: `python -m benchmarks.separation`. Prints a Markdown table.
+"""Which scorer tells clean text from which kind of noise: `python -m benchmarks.separation`. Prints
+a Markdown table.
 
-Clean are the documents from which noise was made; the embedded models never read them. A cell is the AUC, the
-probability that a clean document, drawn at random, is scored as better than one of that kind: 1 tells them apart,
-0.5 is chance, 0 prefers the noise. Scores are kept in a run folder, so that a second run, or one with a scorer
-more, only does what is missing.
+Clean are the documents from which noise was made; the embedded models never read them. A cell is
+the AUC, the
+probability that a clean document, drawn at random, is scored as better than one of that kind: 1
+tells them apart, 0.5 is chance, 0 prefers the noise. Scores are kept in a run folder, so that a
+second run, or one with a scorer more, only does what is missing.
 """
 
 import argparse
@@ -57,7 +59,9 @@ def documents(clean: int, each: int, seed: int = 0) -> Dataset:
 
 
 def auc(clean: np.ndarray, noise: np.ndarray) -> tuple[float, float]:
-    """The AUC and half of its 95% interval (Hanley and McNeil, 1982); ties count half, undefined values as worst."""
+    """The AUC and half of its 95% interval (Hanley and McNeil, 1982); ties count half, undefined
+    values as worst.
+    """
     a, b = np.nan_to_num(clean, nan=-math.inf), np.nan_to_num(noise, nan=-math.inf)
     above = (a[:, None] > b).mean() + (a[:, None] == b).mean() / 2
     q1, q2, n, m = above / (2 - above), 2 * above**2 / (1 + above), len(a), len(b)

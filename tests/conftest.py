@@ -1,11 +1,12 @@
-"""Shared by all tests: no network, a Hub of our own, tiny models built here, the sample as pairs."""
+"""Fixtures of all tests: no network, a local Hub, tiny models built here, the sample as pairs."""
 
 import os
 
 from hub_server import HubServer
 
-# All HF_* variables are read when something from Hugging Face is first imported, so the address comes first.
-# Nothing listens there until a test asks for the fixture `hub`: until then clients are offline.
+# All HF_* variables are read when something from Hugging Face is first imported, so the address
+# comes first. Nothing listens there until a test asks for the fixture `hub`: until then clients are
+# offline.
 os.environ["HF_ENDPOINT"] = (SERVER := HubServer()).url
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_XET"] = "1"
@@ -73,7 +74,9 @@ def pytest_unconfigure():
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """The local Hub, empty, with every client online as the user "me" and all caches under tmp_path."""
+    """The local Hub, empty, with every client online as the user "me" and all caches under
+    tmp_path.
+    """
     import huggingface_hub
     from huggingface_hub import constants
 
@@ -121,7 +124,9 @@ def _online_evaluate(monkeypatch, home):
 
 
 def _forget():
-    """Drop what clients keep in memory about repositories: the next test has others of the same name."""
+    """Drop what clients keep in memory about repositories: the next test has others of the same
+    name.
+    """
     from huggingface_hub import HfFileSystem
 
     from hf_superfilter import revisions
@@ -192,7 +197,8 @@ def llama(tmp_path_factory) -> str:
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=False,
     )  # fmt: skip
     _spread(LlamaForCausalLM(config)).save_pretrained(folder)
     return str(folder)
@@ -233,7 +239,8 @@ def t5(tmp_path_factory) -> str:
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = T5Config(
-        vocab_size=len(tokenizer), d_model=32, d_ff=64, num_layers=2, num_heads=2, d_kv=16, n_positions=256,
+        vocab_size=len(tokenizer), d_model=32, d_ff=64, num_layers=2, num_heads=2, d_kv=16,
+        n_positions=256,
         pad_token_id=tokenizer.pad_token_id, decoder_start_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip

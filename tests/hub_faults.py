@@ -1,4 +1,6 @@
-"""What goes wrong on the local Hub because a test said so: refusals, cut connections, delays, things in between."""
+"""What goes wrong on the local Hub because a test said so: refusals, cut connections, delays,
+things in between.
+"""
 
 import asyncio
 import re

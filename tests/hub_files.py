@@ -1,4 +1,6 @@
-"""The Hub's HTTP interface, second part: uploads, commits, listings, downloads. The first is `hub_protocol.py`."""
+"""The Hub's HTTP interface, second part: uploads, commits, listings, downloads. The first is
+`hub_protocol.py`.
+"""
 
 import base64
 import json
@@ -30,7 +32,9 @@ class Files(Endpoints):
     """What is inside a repository."""
 
     def routes(self) -> list[web.RouteDef]:
-        """What is answered here; only models have no type in the paths of their files, so those come last."""
+        """What is answered here; only models have no type in the paths of their files, so those
+        come last.
+        """
         routes = [
             web.get(f"{API}/tree/{REVISION}", self.tree),
             web.get(f"{API}/tree/{REVISION}/{{path:.*}}", self.tree),
@@ -75,7 +79,9 @@ class Files(Endpoints):
         return web.json_response({"transfer": "basic", "objects": objects})
 
     async def lfs_put(self, request):
-        """Store one large file. Like S3 this knows no users, only addresses; the client sends no token here."""
+        """Store one large file. Like S3 this knows no users, only addresses; the client sends no
+        token here.
+        """
         kind, name, sha256 = (request.match_info[key] for key in ("type", "name", "sha256"))
         blob = Blob(await request.read(), lfs=True)
         if blob.sha256 != sha256:
@@ -173,7 +179,9 @@ def upload_mode(file: dict) -> str:
 
 
 def edit(kind: str, value: dict, repository: Repository) -> tuple[str, Blob | None]:
-    """One line of a commit: a path and its new content, None to delete; a folder's path ends with a slash."""
+    """One line of a commit: a path and its new content, None to delete; a folder's path ends with a
+    slash.
+    """
     path = value["path"]
     if kind == "file":
         blob = Blob(base64.b64decode(value["content"]))

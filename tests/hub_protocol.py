@@ -1,7 +1,9 @@
-"""The Hub's HTTP interface, first part: who is asking, and everything about repositories as a whole.
+"""The Hub's HTTP interface, first part: who is asking, and everything about repositories as a
+whole.
 
-Paths, status codes and headers are those of huggingface.co, as far as huggingface_hub, datasets, evaluate and
-transformers use them; the second part is `hub_files.py`. What is in neither answers a plain 404.
+Paths, status codes and headers are those of huggingface.co, as far as huggingface_hub, datasets,
+evaluate and transformers use them; the second part is `hub_files.py`. What is in neither answers a
+plain 404.
 """
 
 from aiohttp import web

@@ -1,16 +1,18 @@
-"""A local Hugging Face Hub for tests and notebooks: the real clients talk to it, nothing in them is replaced.
+"""A local Hugging Face Hub for tests and notebooks: the real clients talk to it, nothing in them is
+replaced.
 
 In a test, through the fixture `hub` of conftest.py, or in any program:
 
-    with HubServer() as server:  # in a thread of this process, on 127.0.0.1 only, everything in memory
+    with HubServer() as server:  # in a thread of this process, on 127.0.0.1 only, everything in
+    memory
         os.environ["HF_ENDPOINT"] = server.url  # before anything from Hugging Face is imported
         server.fail(412, times=2, path="/commit/")  # what goes wrong is told beforehand ...
         ...
         server.files("dataset", "me/x")  # ... and what came of it is read afterwards
 
-For other processes, `python tests/hub_server.py [--port N]` prints the address and runs until it is told to stop;
-`POST /_control {"call": "fail", "status": 412}` calls the methods named in `CONTROLS`. Tokens: see hub_state.TOKENS.
-It imports nothing from Hugging Face.
+For other processes, `python tests/hub_server.py [--port N]` prints the address and runs until it is
+told to stop; `POST /_control {"call": "fail", "status": 412}` calls the methods named in
+`CONTROLS`. Tokens: see hub_state.TOKENS. It imports nothing from Hugging Face.
 """
 
 import argparse
@@ -65,7 +67,7 @@ class HubServer:
         return self
 
     def stop(self) -> None:
-        """Close every connection and wait for the thread; `start` brings it back with what it held."""
+        """Close every connection and wait for the thread; `start` brings back what it held."""
         if self._thread is not None:
             self._loop.call_soon_threadsafe(self._stopped.set)
             self._thread.join(timeout=20)
@@ -109,7 +111,9 @@ class HubServer:
     def environment(
         self, home: str | os.PathLike, token: str | None = "hf_local_write"
     ) -> dict[str, str]:
-        """What another process needs in its environment to use this Hub, with its caches under `home`."""
+        """What another process needs in its environment to use this Hub, with its caches under
+        `home`.
+        """
         keep = {
             key: value
             for key, value in os.environ.items()
@@ -134,7 +138,9 @@ class HubServer:
         path: str = ".",
         message: str = "",
     ) -> None:
-        """Answer the next matching requests with this status; `path` is a regular expression to be found."""
+        """Answer the next matching requests with this status; `path` is a regular expression to be
+        found.
+        """
         told = message or f"The test asked for status {status}"
         self.faults.append(Fault("fail", path, method, times, status=status, message=told))
 
@@ -219,7 +225,9 @@ class HubServer:
         return self.hub.repositories[type, id].resolve(revision).history
 
     def log(self, method: str | None = None, path: str = ".") -> list[tuple[str, str, int]]:
-        """Method, path and status of the matching requests, oldest first; status 0 where the connection was cut."""
+        """Method, path and status of the matching requests, oldest first; status 0 where the
+        connection was cut.
+        """
         return [
             row for row in self.requests if method in (None, row[0]) and re.search(path, row[1])
         ]
@@ -232,7 +240,9 @@ class HubServer:
         revision: str = "main",
         private: bool = False,
     ) -> str:
-        """Commit as the owner without a client, in a new repository if need be; None deletes. The new sha."""
+        """Commit as the owner without a client, in a new repository if need be; None deletes. The
+        new sha.
+        """
         owner = User(id.split("/")[0], "write")
         with self.hub.lock:
             if (type, id) not in self.hub.repositories:

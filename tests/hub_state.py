@@ -1,6 +1,7 @@
 """What the local Hub of the tests knows: users, repositories, commits, blobs. Pure Python, no HTTP.
 
-`hub_protocol.py` and `hub_files.py` speak HTTP over this state and `hub_server.py` runs it. Everything lives in memory.
+`hub_protocol.py` and `hub_files.py` speak HTTP over this state and `hub_server.py` runs it.
+Everything lives in memory.
 """
 
 import hashlib
@@ -24,7 +25,9 @@ NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*", re.ASCII)
 
 
 class HubError(Exception):
-    """A refusal: HTTP status, the sentence for X-Error-Message, the word for X-Error-Code, further headers."""
+    """A refusal: HTTP status, the sentence for X-Error-Message, the word for X-Error-Code, further
+    headers.
+    """
 
     def __init__(self, status: int, message: str, code: str | None = None, **headers: str):
         super().__init__(message)
@@ -60,7 +63,8 @@ class Blob:
     @cached_property
     def pointer(self) -> bytes:
         """The text that git stores for an LFS file."""
-        text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.data)}\n"
+        version = "version https://git-lfs.github.com/spec/v1"
+        text = f"{version}\noid sha256:{self.sha256}\nsize {len(self.data)}\n"
         return text.encode()
 
     @cached_property
@@ -71,7 +75,9 @@ class Blob:
 
 
 class Change(NamedTuple):
-    """What a commit shall do: paths with their new content, None to delete; `parent` is what it was made for."""
+    """What a commit shall do: paths with their new content, None to delete; `parent` is what it was
+    made for.
+    """
 
     edits: list[tuple[str, Blob | None]]
     title: str
@@ -103,10 +109,13 @@ class Commit:
 
     @classmethod
     def after(cls, parent: "Commit | None", tree: dict[str, Blob], change: Change) -> "Commit":
-        """A commit whose sha differs from every other: the parent, the time and the content go into it."""
+        """A commit whose sha differs from every other: the parent, the time and the content go into
+        it.
+        """
         date = datetime.now(UTC)
         listing = "\n".join(f"{path} {blob.oid}" for path, blob in sorted(tree.items()))
-        text = f"{parent and parent.sha} {date} {change.title} {change.message} {change.author}\n{listing}"
+        header = f"{parent and parent.sha} {date} {change.title} {change.message} {change.author}"
+        text = f"{header}\n{listing}"
         sha = hashlib.sha1(text.encode()).hexdigest()
         return cls(
             sha,
@@ -147,7 +156,9 @@ class Repository:
         raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
 
     def commit(self, revision: str, change: Change) -> Commit:
-        """Move a branch or pull request to a new commit; 412 when the change was made for another one."""
+        """Move a branch or pull request to a new commit; 412 when the change was made for another
+        one.
+        """
         refs = self.pulls if revision in self.pulls else self.branches
         if revision not in refs:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
@@ -225,14 +236,17 @@ class Hub:
         return User(*self.tokens[token])
 
     def find(self, type: str, id: str, user: User | None, level: str = "read") -> Repository:
-        """A repository that the user may "read", "propose" changes to (any visible one) or "write" (their own)."""
+        """A repository that the user may "read", "propose" changes to (any visible one) or "write"
+        (their own).
+        """
         target = self.moved.get((type, id), id)
         repository = self.repositories.get((type, target))
         hidden = repository is None or (
             repository.private and (user is None or user.name != repository.owner)
         )
         if user is None and (hidden or level != "read"):
-            # huggingface_hub takes any 401 from an https Hub for a missing repository; over http only with this code
+            # huggingface_hub takes any 401 from an https Hub for a missing repository; over http
+            # only with this code
             raise HubError(401, "Invalid username or password.", "RepoNotFound")
         if hidden:
             raise HubError(404, "Repository not found", "RepoNotFound")

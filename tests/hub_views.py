@@ -10,7 +10,9 @@ from hub_state import Blob, Commit, HubError, Repository
 
 
 def refusal(error: HubError, body: dict | None = None) -> web.Response:
-    """An error as clients read it: a sentence and a code in headers, the sentence again in the body."""
+    """An error as clients read it: a sentence and a code in headers, the sentence again in the
+    body.
+    """
     headers = {"X-Error-Message": error.message, **error.headers}
     if error.code:
         headers["X-Error-Code"] = error.code

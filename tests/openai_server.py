@@ -1,6 +1,8 @@
-"""A server on 127.0.0.1 that speaks OpenAI's protocol, backed by a small model, and fails when it is told to.
+"""A server on 127.0.0.1 that speaks OpenAI's protocol, backed by a small model, and fails when it
+is told to.
 
-It is written against the protocol with plain transformers, not with our code, so that it can be held against it.
+It is written against the protocol with plain transformers, not with our code, so that it can be
+held against it.
 """
 
 import json
@@ -17,9 +19,11 @@ class OpenAIServer:
     """Chat and plain completions of one token with log-probabilities.
 
     Args:
-        folder: the model; its name on the server is `tiny`. Without a chat template chats are refused, as vLLM does.
+        folder: the model; its name on the server is `tiny`. Without a chat template chats are
+            refused, as vLLM does.
         most: how many log-probabilities it allows.
-        fault: number of a request, from 0 -> "429", "500", "cut", "mute" (no log-probabilities), "page" (HTML) or "".
+        fault: number of a request, from 0 -> "429", "500", "cut", "mute" (no log-probabilities),
+            "page" (HTML) or "".
         key: what it wants as a key, "" for none.
     """
 

@@ -1,4 +1,4 @@
-"""What the tests of published subsets share: small selections, and a check that a commit is whole."""
+"""Small selections, and a check that a commit is complete, for tests of published subsets."""
 
 import io
 import json
@@ -16,7 +16,9 @@ ONE_EACH = 1  # max_shard_bytes that makes one file of every row
 
 
 def picked(*numbers: int, who: str = "a", dropped: int = 2, **columns) -> Selection:
-    """A selection of rows with these numbers, in this order, out of more; no run, no score, no pictures."""
+    """A selection of rows with these numbers, in this order, out of more; no run, no score, no
+    pictures.
+    """
     everything = sorted({*numbers, *range(1_000_001, 1_000_001 + dropped)})
 
     def picks(table: Dataset, pool: np.ndarray) -> np.ndarray:
@@ -35,7 +37,9 @@ def rows_in(tree: dict[str, bytes], pattern: str) -> list[dict]:
 
 
 def check_whole(tree: dict[str, bytes]) -> dict[str, dict[str, list[dict]]]:
-    """Assert that the card of a commit names its files, all of them, with true numbers: {subset: {split: rows}}."""
+    """Assert that the card of a commit names its files, all of them, with true numbers: {subset:
+    {split: rows}}.
+    """
     card = read_metadata(tree["README.md"].decode())
     infos = (
         card["dataset_info"] if isinstance(card["dataset_info"], list) else [card["dataset_info"]]

@@ -1,4 +1,5 @@
-"""The Superfiltering authors' procedure, one row at a time, re-made from its description (arXiv 2402.00530).
+"""The Superfiltering authors' procedure, one row at a time, re-made from its description (arXiv
+2402.00530).
 
 This is what IFD is held to: plain tokenizer calls, full logits, transformers' own loss.
 """
@@ -55,7 +56,9 @@ class OneRowAtATime:
 
 
 class OneQuestionAtATime:
-    """The softmax at the answer position, one plain forward of the whole model a question (arXiv 2402.09668)."""
+    """The softmax at the answer position, one plain forward of the whole model a question (arXiv
+    2402.09668).
+    """
 
     def __init__(self, folder: str) -> None:
         self.encoder_decoder = AutoConfig.from_pretrained(folder).is_encoder_decoder

@@ -26,7 +26,8 @@ def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
     program.write_text(
         "\n".join(f"# cell {n}\n{''.join(cell['source'])}" for n, cell in enumerate(cells))
     )
-    # A process of its own, because one notebook chooses its Hub before anything from Hugging Face is imported.
+    # A process of its own, because one notebook chooses its Hub before anything from Hugging Face
+    # is imported.
     done = subprocess.run(
         [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )

@@ -47,8 +47,10 @@ def test_an_unknown_name_answers_with_the_nearest():
 def test_importing_the_package_imports_nothing_heavy():
     program = (
         "import sys, hf_superfilter, hf_superfilter.cli.app; dir(hf_superfilter)\n"
-        "hf_superfilter.IFD('x'), hf_superfilter.TopK('ifd', 1), hf_superfilter.select, hf_superfilter.score\n"
-        "print([name for name in ('torch', 'transformers', 'datasets', 'evaluate') if name in sys.modules])"
+        "hf_superfilter.IFD('x'), hf_superfilter.TopK('ifd', 1), hf_superfilter.select, "
+        "hf_superfilter.score\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'evaluate') if name in "
+        "sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60

@@ -1,4 +1,4 @@
-"""Immutable revisions: of local folders by content, of Hub names by commit, offline from the cache."""
+"""Immutable revisions: local folders by content, Hub names by commit, offline from the cache."""
 
 import pytest
 
