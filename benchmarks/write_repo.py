@@ -30,7 +30,7 @@ SCHEMA = pa.schema(
 
 # What is counted -> the functions that do it, by the names that they have had.
 COUNTED = {
-    "facts of the selection": {"facts_of", "summarize"},
+    "facts of the selection": {"facts_of", "Summary.facts"},
     "mask of the kept rows": {"kept_mask", "Selection.kept"},
     "step that ranks": {"ranking_step", "Selection.ranking"},
     "numbers of a column": {"numbers_of"},
@@ -65,7 +65,7 @@ def count_calls(function, *arguments, **options):
         sys.setprofile(None)
     counts = {label: sum(calls[name] for name in names) for label, names in COUNTED.items()}
     counts["numbers of one column, at most"] = max(columns.values(), default=0)
-    counts["all responses decoded"] = read["all responses decoded"] + calls["text_heads"]
+    counts["all responses decoded"] = read["all responses decoded"] + calls["Summary.scripts"]
     return counts
 
 

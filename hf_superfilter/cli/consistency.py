@@ -29,25 +29,19 @@ def consistency(
     ] = "auto",
 ) -> None:
     """Measure how far two models agree on which rows to keep, with intervals and a plot."""
-    from ..consistency.compare import compare_models, figures_table, verdict
-    from ..consistency.plots import agreement_picture, matrix_picture
+    from ..consistency.compare import compare_models
+    from ..consistency.plots import matrix_plot, pair_plot
     from ..data.pairs import format_pairs
     from ..data.sources import load_rows
 
     pairs = format_pairs(load_rows(data, split=split), format)
     compared = compare_models(pairs, [*weak, strong], folder, by=by, sample=sample, seed=seed)
-    show(f"{len(compared.table):,} of {compared.rows:,} rows, drawn at random (seed {seed})\n")
+    show(str(compared))
     for number, one in enumerate(weak):
-        show(
-            f"{one} against {strong}, by {by}:\n{figures_table(compared.agreements[one, strong])}\n"
-        )
-        show(verdict(compared, one, strong) + "\n")
-        _save(
-            folder / ("consistency.png" if len(weak) == 1 else f"consistency_{number + 1}.png"),
-            agreement_picture(compared, one, strong).png,
-        )
+        name = "consistency.png" if len(weak) == 1 else f"consistency_{number + 1}.png"
+        _save(folder / name, pair_plot(compared, one, strong).png)
     if len(weak) > 1:
-        _save(folder / "matrix.png", matrix_picture(compared).png)
+        _save(folder / "matrix.png", matrix_plot(compared).png)
 
 
 def _save(path: Path, png: bytes) -> None:

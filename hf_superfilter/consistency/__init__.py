@@ -1,1 +1,1 @@
-"""Does a weak model rank rows as a strong one does?"""
+"""Measure whether a weak model ranks rows as a strong one does."""

@@ -1,7 +1,6 @@
-"""cascade(): a weak model on all rows, a strong one on the best of them, and how much of its choice that keeps."""
+"""Score all rows with a weak model, and only its best with a strong one."""
 
 from dataclasses import dataclass, replace
-from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from ..base import Batch, Columns, ScorerAdapter, as_scorer
 from ..checks import is_number
 from ..data.columns import numbers_of
+from ..errors import SuperfilterError
 from ..runs.manifest import read_manifest
 from ..runs.runner import score
 from ..scoring.ifd import IFD
@@ -27,7 +27,7 @@ NOT_ASKED = "not_asked"
 
 @dataclass(frozen=True)
 class Cascade:
-    """What a cascade kept, what it may have lost, and what it saved.
+    """Hold what a cascade kept, what it may have lost, and what it saved.
 
     Attributes:
         selection: the rows kept, best first by the strong model, out of the weak one's pool.
@@ -52,13 +52,14 @@ class Cascade:
     cost: float
 
     def __str__(self) -> str:
-        """The figures in plain words."""
+        """Return the verdict in plain words."""
         return (
             f"{self.selection}\n"
-            f"The weak model lets {self.recall:.0%} ({self.recall_low:.0%} to {self.recall_high:.0%}) of the strong "
-            f"model's best rows through, measured on {self.audited:,} rows drawn at random.\n"
-            f"The strong model read {self.asked:.0%} of the rows; both together took {self.cost:.0%} of the time that "
-            f"it would take for all."
+            f"The weak model lets {self.recall:.0%} ({self.recall_low:.0%} to "
+            f"{self.recall_high:.0%}) of the strong model's best rows through, measured on "
+            f"{self.audited:,} rows drawn at random.\n"
+            f"The strong model read {self.asked:.0%} of the rows; both together took "
+            f"{self.cost:.0%} of the time that it would take for all."
         )
 
 
@@ -75,27 +76,30 @@ def cascade(
     audit: int = 500,
     seed: int = 0,
 ) -> Cascade:
-    """Score all rows with a weak model, and only its best `pool` with a strong one, which makes the choice.
+    """Let a weak model pass its best rows to a strong one, which chooses.
 
     Args:
         rows: n rows with the columns that the scorers read.
-        weak, strong: scorers, or models' names for `IFD`. Two scorers of one name get `_weak` and `_strong`.
+        weak, strong: scorers, or models' names for `IFD`. Two scorers of one name get `_weak` and
+            `_strong`.
         keep: share of all rows to keep.
         pool: share of all rows that the strong model reads; not below `keep`.
         folder: the run folder; a second call goes on from it.
         below: first drop rows whose score is not below this, in both stages (1.0 for IFD).
         largest: keep large scores; False for perplexity.
-        audit: rows drawn at random which the strong model reads too, to measure what the pool loses.
+        audit: rows drawn at random which the strong model reads too, to measure what the pool
+            loses.
         seed: of the draw.
 
     Returns:
         A `Cascade`; `str()` of it is the verdict.
 
     Raises:
-        ValueError: shares that do not fit, or whatever the scorers and `score` refuse.
+        SuperfilterError: shares that do not fit, or whatever the scorers and `score` refuse.
 
     Source:
-        The two stages are Superfiltering's weak-to-strong step (arXiv 2402.00530) taken as a cascade.
+        The two stages are Superfiltering's weak-to-strong step (arXiv 2402.00530) taken as a
+        cascade.
     """
     _check_shares(keep, pool, audit, len(rows))
     first, second = _scorers(weak, strong)
@@ -103,47 +107,45 @@ def cascade(
     to_pool = _steps(first.main, pool, below, largest)
     in_pool = np.zeros(len(rows), dtype=bool)
     in_pool[select(table, to_pool).rows] = True
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[: min(audit, len(rows))])
+    audited = np.sort(np.random.default_rng(seed).permutation(len(rows))[:audit])
     asked = in_pool.copy()
-    asked[drawn] = True
+    asked[audited] = True
     marked = rows.add_column(ASKED, asked.tolist())
     table = _scored(marked, [first, _MarkedRows(second)], folder)
     selection = select(table, [*to_pool, *_steps(second.main, keep, below, largest)], run=folder)
-    hits, best = _audited(
-        numbers_of(table, second.main)[drawn], in_pool[drawn], keep, below, largest
-    )
-    low, high = wilson(hits, best)
-    seconds = [
-        read_manifest(folder)["scorers"][scorer.name]["seconds"] for scorer in (first, second)
-    ]
-    whole = seconds[1] / _share_of_tokens(table, first, asked)
+    scores = numbers_of(table, second.main)
+    hits, best = _audited(scores[audited], in_pool[audited], keep, below, largest)
+    recall_low, recall_high = wilson(hits, best)
+    manifest = read_manifest(folder)["scorers"]
+    seconds_weak = manifest[first.name]["seconds"]
+    seconds_strong = manifest[second.name]["seconds"]
+    seconds_for_all = seconds_strong / _share_of_tokens(table, first, asked)
     return Cascade(
         selection,
         recall=hits / best if best else float("nan"),
-        recall_low=low,
-        recall_high=high,
-        audited=len(drawn),
+        recall_low=recall_low,
+        recall_high=recall_high,
+        audited=len(audited),
         asked=float(asked.mean()),
-        seconds_weak=seconds[0],
-        seconds_strong=seconds[1],
-        cost=sum(seconds) / whole if whole else float("nan"),
+        seconds_weak=seconds_weak,
+        seconds_strong=seconds_strong,
+        cost=(seconds_weak + seconds_strong) / seconds_for_all if seconds_for_all else float("nan"),
     )
 
 
-def wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of a share, nan of nothing.
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """Compute the 95% Wilson interval of a share; nan of no trials.
 
     Example:
-        >>> [round(x, 3) for x in wilson(9, 10)]
+        >>> [round(end, 3) for end in wilson(9, 10)]
         [0.596, 0.982]
     """
-    if not of:
+    from scipy.stats import binomtest
+
+    if not trials:
         return float("nan"), float("nan")
-    share, spread = hits / of, z * z / of
-    half = z * sqrt(share * (1 - share) / of + spread / (4 * of))
-    return max(0.0, (share + spread / 2 - half) / (1 + spread)), min(
-        1.0, (share + spread / 2 + half) / (1 + spread)
-    )
+    interval = binomtest(hits, trials).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 class _MarkedRows(ScorerAdapter):
@@ -180,7 +182,7 @@ class _MarkedRows(ScorerAdapter):
 
 
 def _scorers(weak: Any, strong: Any) -> tuple[Any, Any]:
-    """Two scorers with different names."""
+    """Return two scorers with different names."""
     first = IFD(weak) if isinstance(weak, str) else weak
     second = IFD(strong) if isinstance(strong, str) else strong
     if first.name == second.name:
@@ -192,45 +194,53 @@ def _scorers(weak: Any, strong: Any) -> tuple[Any, Any]:
 def _scored(rows: "Dataset", scorers: list[Any], folder: str | Path) -> "Dataset":
     table = score(rows, scorers, folder)
     if table is None:
-        raise ValueError(
-            "several processes were launched: each model of a cascade waits for the other, so use one"
+        raise SuperfilterError(
+            "several processes were launched: each model of a cascade waits for the other, so use "
+            "one"
         )
     return table
 
 
 def _steps(by: str, share: float, below: float | None, largest: bool) -> list[Any]:
-    """The selectors of one stage."""
+    """Return the selectors of one stage."""
     threshold = [Threshold(by, below=below)] if below is not None else []
     return [*threshold, TopK(by, share, largest=largest)]
 
 
 def _check_shares(keep: float, pool: float, audit: int, rows: int) -> None:
     if not (is_number(keep) and is_number(pool) and 0 < keep <= pool <= 1):
-        raise ValueError(
+        raise SuperfilterError(
             f"keep={keep!r}, pool={pool!r}: give shares of all rows, 0 < keep <= pool <= 1"
         )
     if isinstance(audit, bool) or not isinstance(audit, int) or audit < 1:
-        raise ValueError(
+        raise SuperfilterError(
             f"audit={audit!r}: give a number of rows, at least 1; the recall is measured on them"
         )
     if count_of(float(keep), rows) < 1:
-        raise ValueError(f"keep={keep!r} of {rows:,} rows is less than one row: keep more")
+        raise SuperfilterError(f"keep={keep!r} of {rows:,} rows is less than one row: keep more")
 
 
 def _audited(
     strong: np.ndarray, in_pool: np.ndarray, keep: float, below: float | None, largest: bool
 ) -> tuple[int, int]:
-    """Of the strong model's best rows of the audit: how many are in the pool, and how many there are."""
-    allowed = ~np.isnan(strong) & ((strong < below) if below is not None else True)
+    """Count the strong model's best rows of the audit: those in the pool, and all."""
+    allowed = ~np.isnan(strong)
+    if below is not None:
+        allowed &= strong < below
     order = np.argsort(-strong if largest else strong, kind="stable")
     best = order[allowed[order]][: max(1, count_of(float(keep), len(strong)))]
     return int(in_pool[best].sum()), len(best)
 
 
 def _share_of_tokens(table: "Dataset", weak: Any, asked: np.ndarray) -> float:
-    """The share of all tokens that the strong model read, by the weak model's count; by rows where it has none."""
+    """Estimate the share of all tokens that the strong model read.
+
+    By the weak model's count; by rows where it counts none.
+    """
     column = f"{weak.name}_tokens"
     if column not in table.column_names:
         return float(asked.mean())
     tokens = np.nan_to_num(numbers_of(table, column))
-    return float(tokens[asked].sum() / tokens.sum()) if tokens.sum() else float(asked.mean())
+    if not tokens.sum():
+        return float(asked.mean())
+    return float(tokens[asked].sum() / tokens.sum())

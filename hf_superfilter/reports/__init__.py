@@ -1,1 +1,1 @@
-"""A selection summarised: numbers, plots, text and one HTML page."""
+"""Report a selection: numbers, plots, text and one HTML page."""

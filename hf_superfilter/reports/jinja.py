@@ -1,4 +1,4 @@
-"""Jinja templates of reports and cards: strict, data escaped for HTML or Markdown, found wherever they lie."""
+"""Render Jinja templates of reports and cards; data is escaped for HTML or Markdown."""
 
 import re
 from functools import lru_cache
@@ -14,26 +14,29 @@ _MARKUP = re.compile(r"[\\`*\[\]<>&|#~$!\"']|(?<![^\W_])_|_(?![^\W_])")
 
 
 def render(template: str, /, **values: Any) -> str:
-    """Fill the template `cards/<template>`; a name that is not given is an error, and data never becomes template.
+    """Fill the template `cards/<template>`.
 
-    In `*.html.j2` text is escaped for HTML, in `*.md.j2` for Markdown (`as_markdown`), where the
-    filter `fenced` makes a block of code of it and `safe` leaves it as it is.
+    A name that is not given is an error, and data never becomes template. In `*.html.j2` text is
+    escaped for HTML, in `*.md.j2` for Markdown (`as_markdown`), where the filter `fenced` makes a
+    block of code of it and `safe` leaves it as it is.
     """
     return _environment(".md." in template).get_template(template).render(**values)
 
 
 def as_markdown(text: str) -> str:
-    """Text that Markdown shows as it is, in one line, wherever it stands: in prose, a table cell, `<code>`.
+    """Escape a text so that Markdown shows it as it is, in one line.
+
+    It may stand in prose, in a table cell or in `<code>`.
 
     Example:
         >>> as_markdown("<b>two_words | {{ x }}</b>")
         '&#60;b&#62;two_words &#124; {{ x }}&#60;/b&#62;'
     """
-    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
+    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", " ".join(text.split()))
 
 
 def fenced(text: str, language: str = "") -> str:
-    """A Markdown block of code, between fences longer than any in it."""
+    """Return a Markdown block of code, between fences longer than any in it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
@@ -49,7 +52,7 @@ def _environment(markdown: bool) -> "Environment":
     environment = Environment(
         loader=FileSystemLoader(folders),
         undefined=StrictUndefined,
-        autoescape=True,  # with it a macro's answer counts as escaped
+        autoescape=True,  # so that what a macro returns counts as escaped
         keep_trailing_newline=True,
         trim_blocks=markdown,
         lstrip_blocks=markdown,

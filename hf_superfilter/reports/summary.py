@@ -271,7 +271,8 @@ class Summary:
         order = np.arange(len(scores))
         if selection.ranking is not None:
             order = np.argsort(-scores if selection.ranking.largest else scores, kind="stable")
-        return order[~np.isnan(scores[order])]
+        defined: np.ndarray = order[~np.isnan(scores[order])]
+        return defined
 
     def _kept_examples(self) -> dict[str, np.ndarray]:
         """List kept rows, and with a ranking the best dropped ones and the worst."""

@@ -100,7 +100,7 @@ def _token_column(table: "Dataset", by: str) -> str:
     of_scorers = [name for name in counts if name.removesuffix("_tokens") in table.column_names]
     for name in [*prefixes, *of_scorers, *counts]:
         if name in counts:
-            return name
+            return str(name)
     raise SuperfilterError(
         "a budget in tokens needs a column of token counts whose name ends in '_tokens': "
         f"score with Perplexity or IFD first; the table has {', '.join(table.column_names)}"

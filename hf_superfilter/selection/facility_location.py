@@ -301,7 +301,8 @@ def _refresh_top(heap: list[tuple[float, int]], losses: _Losses, best: np.ndarra
 def _sum_gains(losses: np.ndarray, best: np.ndarray) -> np.ndarray:
     """Sum what (b, m) losses lie below (m,) `best`."""
     lowered = best - losses
-    return np.maximum(lowered, 0, out=lowered).sum(axis=1, dtype=np.float64)
+    gains: np.ndarray = np.maximum(lowered, 0, out=lowered).sum(axis=1, dtype=np.float64)
+    return gains
 
 
 def _blocks(rows: np.ndarray, width: int) -> Iterator[np.ndarray]:

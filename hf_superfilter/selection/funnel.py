@@ -105,7 +105,8 @@ class Selection:
     @cached_property
     def kept(self) -> np.ndarray:
         """Mask (n,) bool of the rows that are kept."""
-        return self.dropped_by == -1
+        mask: np.ndarray = self.dropped_by == -1
+        return mask
 
     @cached_property
     def ranking(self) -> Step | None:

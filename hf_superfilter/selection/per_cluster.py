@@ -114,7 +114,8 @@ class PerCluster(Settings):
         rows, values = rows[~np.isnan(values)], values[~np.isnan(values)]
         if self.largest:
             values = -values
-        return rows[np.argsort(values, kind="stable")]
+        order: np.ndarray = rows[np.argsort(values, kind="stable")]
+        return order
 
     def _labels(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
         """Label rows with their clusters; -1 without a vector."""
@@ -194,7 +195,8 @@ def _group_labels(table: "Dataset", column: str) -> np.ndarray:
             f"column {column!r} holds {kind}, and groups are text, whole numbers or booleans"
         )
     cells = table.select_columns([column]).with_format("arrow")[:].column(column).combine_chunks()
-    return pc.dictionary_encode(cells, null_encoding="encode").indices.to_numpy().astype(np.int64)
+    codes: np.ndarray = pc.dictionary_encode(cells, null_encoding="encode").indices.to_numpy()
+    return codes.astype(np.int64)
 
 
 def _by_appearance(labels: np.ndarray) -> np.ndarray:

@@ -81,7 +81,8 @@ class Threshold(Settings):
             keep &= values >= self.above
         elif self.above is not None:
             keep &= values > self.above
-        return pool[keep]
+        kept: np.ndarray = pool[keep]
+        return kept
 
 
 def _percentiles(values: np.ndarray) -> np.ndarray:

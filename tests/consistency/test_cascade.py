@@ -95,7 +95,7 @@ def test_shares_that_do_not_fit_are_one_sentence(sample, tmp_path, options, comp
 
 
 def test_the_wilson_interval_stays_within_zero_and_one():
-    for hits, of in ((0, 5), (5, 5), (3, 7), (50, 100)):
-        low, high = wilson(hits, of)
-        assert 0 <= low <= hits / of <= high <= 1
+    for hits, trials in ((0, 5), (5, 5), (3, 7), (50, 100)):
+        low, high = wilson(hits, trials)
+        assert 0 <= low <= hits / trials <= high <= 1
     assert all(map(math.isnan, wilson(0, 0)))

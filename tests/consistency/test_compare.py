@@ -1,13 +1,19 @@
-"""Several models over one sample: figures, words, pictures and the command that puts them together."""
+"""Several models over one sample: measures, words, plots and the command that shows them."""
 
 import re
 
 import numpy as np
 import pytest
 
-from hf_superfilter import Perplexity, compare_models, rank_consistency
-from hf_superfilter.consistency.compare import figures_table, verdict
-from hf_superfilter.consistency.plots import agreement_picture, matrix_picture
+from hf_superfilter import (
+    Perplexity,
+    compare_models,
+    format_pairs,
+    load_rows,
+    rank_consistency,
+)
+from hf_superfilter.consistency.compare import measures_table, verdict
+from hf_superfilter.consistency.plots import matrix_plot, pair_plot
 from hf_superfilter.runs.manifest import read_manifest
 
 MODELS = ("embedded:weak", "embedded:strong")
@@ -48,8 +54,8 @@ def test_a_third_model_joins_and_the_scores_of_the_first_two_are_used_again(samp
     after = read_manifest(tmp_path)["scorers"]
     assert len(three.agreements) == 3 and three.matrix().shape == (3, 3)
     assert {name: entry for name, entry in after.items() if name in before} == before
-    picture = matrix_picture(three)
-    assert picture.png.startswith(b"\x89PNG") and f"{three.matrix()[1, 2]:.2f}" in picture.alt
+    plot = matrix_plot(three)
+    assert plot.png.startswith(b"\x89PNG") and f"{three.matrix()[1, 2]:.2f}" in plot.alt
 
 
 def test_perplexity_compares_the_lowest(sample, tmp_path):
@@ -74,16 +80,24 @@ def test_the_verdict_says_the_figures_and_how_many_rows_a_narrower_interval_need
 def test_the_table_names_every_figure_that_has_an_interval(compared):
     figures, lines = (
         compared.agreements[MODELS],
-        figures_table(compared.agreements[MODELS]).splitlines(),
+        measures_table(compared.agreements[MODELS]).splitlines(),
     )
     with_interval = [name.removesuffix("_low") for name in figures if name.endswith("_low")]
     assert [line.split()[0] for line in lines[1:-1]] == with_interval
 
 
-def test_the_picture_says_its_figures_in_words(compared):
-    picture = agreement_picture(compared, *MODELS)
-    assert picture.png.startswith(b"\x89PNG")
-    assert f"{compared.agreements[MODELS]['overlap@0.10']:.0%} at 10%" in picture.alt
+def test_the_plot_says_its_measures_in_words(compared):
+    plot = pair_plot(compared, *MODELS)
+    assert plot.png.startswith(b"\x89PNG")
+    assert f"{compared.agreements[MODELS]['overlap@0.10']:.0%} at 10%" in plot.alt
+
+
+def test_a_comparison_prints_table_and_verdict_and_shows_itself_in_one_line(compared):
+    shown = str(compared)
+    assert shown.startswith("120 of 519 rows, drawn at random (seed 0)\n\nembedded:weak against")
+    assert measures_table(compared.agreements[MODELS]) in shown
+    assert shown.endswith(verdict(compared, *MODELS) + "\n")
+    assert repr(compared) == "Comparison(embedded:weak, embedded:strong, by 'ifd', 120 rows)"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +130,9 @@ def test_the_command_prints_table_verdict_and_picture_and_uses_its_scores_again(
     )
     assert (tmp_path / "runs/consistency/consistency.png").read_bytes().startswith(b"\x89PNG")
     assert command(*asked, "--sample", 60)[1] == out
+    rows = format_pairs(load_rows("embedded:sample"))
+    folder = tmp_path / "runs/consistency"
+    assert out.startswith(str(compare_models(rows, MODELS, folder, sample=60)))
 
 
 def test_a_wrong_model_and_another_sample_in_the_same_folder_are_one_sentence(refused, sample):
