@@ -184,7 +184,7 @@ def ledger(scratch: Path, chunks_count: int, rows: int) -> None:
     prices["list once more, when all are known"] = timed(again.pending, chunks_count)
     with Leases(store, "ifd") as leases:
         prices["lease, take and give back"] = timed(
-            lambda: [(leases.take(str(n)), leases.give_back(str(n))) for n in numbers], chunks_count
+            lambda: [(leases.take(str(n)), leases.release(str(n))) for n in numbers], chunks_count
         )
     prices["merge into one table"] = timed(again.read, chunks_count)
     print(

@@ -1,161 +1,140 @@
-"""Who is at work on which chunk: a lease is a file that its owner keeps touching.
+"""Lease chunks to processes, and take them back from the dead, the frozen and the hanging.
 
-Nobody is asked and no clock is compared: a lease is dead when its process is gone (seen on the same
-machine), when whoever looks at it has not seen it touched for `EXPIRY` seconds of its own clock, or when
-one and the same owner has kept it for longer than `patience` (it hangs, and only its heart beats). It may
-still happen that two do one chunk: a process that was only frozen wakes up, or two find a lease dead at the
-same moment. Both write the same file, whole, so nothing is there twice; a lease saves work, no more.
+A lease is a file that its owner's heartbeat keeps touching (`filelock.SoftFileLease`): that of a
+dead process of this machine is taken over at once, any other one after `LEASE` seconds without a
+heartbeat. This file adds what filelock leaves open: an owner that keeps one lease for longer than
+`patience` hangs, though its heart beats; and whatever stands in a lease's place without being one
+is removed.
+
+Leases save work and guarantee nothing. A frozen process may wake up when another has taken its
+chunk; both then write the same file, each atomically. Machines that share a folder need different
+host names, or they take each other's processes for dead.
 """
 
-import json
+import logging
 import math
 import os
-import socket
-import threading
 import time
 import uuid
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
+
 from .store import Store
 
-BEAT = 5.0  # seconds between touches
-EXPIRY = 30.0  # seconds without a touch after which a lease is taken over
+logger = logging.getLogger(__name__)
+LEASE = 30.0  # seconds without a heartbeat after which a lease is taken over
 
 
-class _Look(NamedTuple):
-    """What was seen of another's lease: its owner and since when it has it, its time and since when that stands."""
+class _Sighting(NamedTuple):
+    """Hold what was last seen of another's lease, and since when (monotonic seconds)."""
 
-    token: str | None
-    taken: float
-    touched: float
-    unchanged: float
+    owner: str | None  # the token of its claim; None where no claim can be read
+    stamp: tuple[int, int]  # inode and time of modification
+    owner_since: float
+    stamp_since: float
 
 
 class Leases:
-    """The leases of this process in one folder of a local store; a context that touches them in the background.
+    """Hold the leases of this process in one folder of a local store; a context manager.
 
     Attributes:
         patience: seconds after which an owner that keeps one lease counts as hanging.
     """
 
     def __init__(self, store: Store, folder: str) -> None:
-        import psutil
-
-        me = psutil.Process()
         self.store, self.folder = store, folder
-        self.owner = {
-            "machine": _machine(),
-            "pid": me.pid,
-            "started": me.create_time(),
-            "token": uuid.uuid4().hex,
-        }
         self.patience = math.inf
-        self._mine: set[str] = set()
-        self._seen: dict[str, _Look] = {}  # the leases of others
-        self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=self._beat, name="hf_superfilter leases", daemon=True
-        )
+        self._leases: dict[str, SoftFileLease] = {}
+        self._sightings: dict[str, _Sighting] = {}
 
     def __enter__(self) -> "Leases":
-        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
-        for name in list(self._mine):
-            self.give_back(name)
+        for name in list(self._leases):
+            self.release(name)
 
-    def take(self, what: str) -> bool:
-        """Take the lease of something, also from an owner that is dead, and say whether it is mine now."""
-        name, data = self._name(what), json.dumps(self.owner).encode()
-        if not self.store.take(name, data):
-            if not self._is_dead(name):
-                return False
-            self._put_away(name)
-            if not self.store.take(name, data):
-                return False
-        self._mine.add(what)
+    def take(self, name: str) -> bool:
+        """Take a lease, also from an owner that is dead, frozen or hanging.
+
+        Returns:
+            Whether this process holds it now. Ask again and again: what is judged by time is
+            judged by how long this object has seen it unchanged.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        if name not in self._leases:
+            self._leases[name] = SoftFileLease(
+                self._path(name), lease_duration=LEASE, thread_local=False
+            )
+        if self._acquire(name):
+            return True
+        if not self._is_overdue(name):
+            return False
+        self._remove(name)
+        return self._acquire(name)
+
+    def release(self, name: str) -> None:
+        """Give a lease back; one that another process has taken over is left to it."""
+        lease = self._leases.pop(name, None)
+        if lease is not None:
+            lease.release()
+
+    def holds(self, name: str) -> bool:
+        """Return whether a lease is still this process's: one frozen for long has lost it."""
+        lease = self._leases.get(name)
+        if lease is None or not lease.is_locked:
+            return False
+        return lease.owner is not None and lease.owner.token == lease.token
+
+    def _path(self, name: str) -> Path:
+        return self.store.path(f"{self.folder}/{name}.lease")
+
+    def _acquire(self, name: str) -> bool:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.store.explain_full_disk(f"{self.folder}/{name}.lease"):
+                self._leases[name].acquire(blocking=False)
+        except (Timeout, LeaseSettingsMismatch):
+            return False
+        except (IsADirectoryError, PermissionError):
+            # A directory in its place, or the lease of another user; but not a read-only folder.
+            if not os.access(path.parent, os.W_OK):
+                raise
+            return False
+        self._sightings.pop(name, None)
         return True
 
-    def give_back(self, what: str) -> None:
-        """Give a lease back, if it is still mine."""
-        self._mine.discard(what)
-        if self.is_mine(what):
-            self.store.remove(self._name(what))
-
-    def is_mine(self, what: str) -> bool:
-        """Whether a lease is still mine: whoever was frozen for long has lost it."""
-        return self._owner_of(self._name(what)).get("token") == self.owner["token"]
-
-    def _name(self, what: str) -> str:
-        return f"{self.folder}/{what}.lease"
-
-    def _is_dead(self, name: str) -> bool:
-        owner = self._owner_of(name)
-        if owner.get("machine") == self.owner["machine"] and not _is_running(owner):
-            return True
+    def _is_overdue(self, name: str) -> bool:
+        """Return whether a lease was seen unchanged, or with one owner, for too long."""
         try:
-            touched = self.store.path(name).stat().st_mtime
+            status = self._path(name).lstat()
         except FileNotFoundError:
-            return False  # given back this very moment: the next look decides
-        token, now = owner.get("token"), time.monotonic()
-        before = self._seen.get(name)
-        if before is None or before.token != token:
-            before = _Look(token, now, touched, now)
-        elif before.touched != touched:
-            before = before._replace(touched=touched, unchanged=now)
-        self._seen[name] = before
-        return now - before.unchanged > EXPIRY or now - before.taken > self.patience
+            return False  # released this very moment
+        claim = self._leases[name].owner
+        owner = claim.token if claim is not None else None
+        stamp, now = (status.st_ino, status.st_mtime_ns), time.monotonic()
+        seen = self._sightings.get(name)
+        if seen is None or seen.owner != owner:
+            seen = _Sighting(owner, stamp, now, now)
+        elif seen.stamp != stamp:
+            seen = seen._replace(stamp=stamp, stamp_since=now)
+        self._sightings[name] = seen
+        return now - seen.stamp_since > LEASE or now - seen.owner_since > self.patience
 
-    def _put_away(self, name: str) -> None:
-        """Remove a dead lease; of several that try at once, one does."""
-        aside = f"{name}.{self.owner['token']}"
-        with suppress(FileNotFoundError):
-            self.store.path(name).rename(self.store.path(aside))
-            self.store.remove(aside)
-        self._seen.pop(name, None)
-
-    def _owner_of(self, name: str) -> dict:
-        try:
-            return json.loads(self.store.read(name) or b"{}")
-        except (FileNotFoundError, ValueError):
-            return {}
-
-    def _beat(self) -> None:
-        while not self._stop.wait(BEAT):
-            for what in list(self._mine):
-                with suppress(
-                    OSError
-                ):  # given back meanwhile, or a network disk that does not answer: the next beat
-                    if self.is_mine(what):
-                        os.utime(self.store.path(self._name(what)))
-
-
-def _machine() -> str:
-    """What has one table of processes: equal for two processes that can see each other's numbers, else not."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"  # a container numbers its processes itself
-    except OSError:
-        return socket.gethostname()
-
-
-def _is_running(owner: dict) -> bool:
-    """Whether the process that holds a lease of this machine is still there, and still the same one."""
-    import psutil
-
-    try:
-        process = psutil.Process(owner["pid"])
-        return (
-            abs(process.create_time() - owner["started"]) < 1
-            and process.status() != psutil.STATUS_ZOMBIE
-        )
-    except (psutil.NoSuchProcess, KeyError):
-        return False
+    def _remove(self, name: str) -> None:
+        path = self._path(name)
+        self._sightings.pop(name, None)
+        if path.is_dir() and not path.is_symlink():
+            aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.damaged")
+            logger.warning("%s is a folder in the place of a lease: renamed to %s", path, aside)
+            path.rename(aside)
+        else:
+            self._leases[name].force_break()

@@ -1,9 +1,19 @@
-"""`run.json`: what a run folder was made of, so that nothing else is ever mixed into it."""
+"""Keep the manifest of a run: what was scored with what, so that nothing else is mixed into it.
+
+    run.json               the run's identity, rows, chunk size, packages; and of every scorer:
+    <scorer>/scorer.json   its fingerprint, and once it is finished columns, tokens, seconds, device
+
+The first process that comes takes the folder for its setting, in one atomic step. What decides a
+scorer's numbers is its fingerprint: arguments, arithmetic, identity (a model's revision) and a
+digest of the rows it reads.
+"""
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping, Sequence
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,123 +24,132 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from ..base import Settings
+from ..errors import NotFoundError, SuperfilterError
+from .locks import Leases
 from .store import Store
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FILE, SCORER = "run.json", "scorer.json"
+logger = logging.getLogger(__name__)
+FILE, SCORER_FILE = "run.json", "scorer.json"
 PACKAGES = ("hf-superfilter", "datasets", "transformers", "torch")
-CLAIM = (
-    "scorer",
-    "arithmetic",
-    "identity",
-    "data",
-)  # what has to be equal for scores to be the same
+FINGERPRINT = ("scorer", "arithmetic", "identity", "data")  # equal where scores have to be equal
+POLL = 0.1  # seconds between looks at what another process repairs
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The contents of a run's `run.json`; the folder may be an fsspec URL.
+    """Read a run's `run.json`; the folder may be an fsspec URL.
 
     Raises:
-        FileNotFoundError: the folder holds no run.
-        ValueError: the file is damaged.
+        NotFoundError: the folder holds no run.
+        SuperfilterError: the file is damaged.
     """
     store = Store(folder)
     try:
-        text = store.read(FILE)
+        return _load(store, FILE, _check_manifest)
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(
-            f"{store.folder!r} is not a run folder: it holds no run.json; make one with score or run"
+        raise NotFoundError(
+            f"{store.folder!r} is not a run folder: it holds no run.json; make one with score or "
+            "run"
         ) from None
-    try:
-        record = json.loads(text)
-        if not isinstance(record.get("scorers"), dict):
-            raise ValueError("no scorers in it")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(
-            f"'{store.folder}/{FILE}' is damaged ({error}): use another folder"
+    except ValueError as error:
+        raise SuperfilterError(
+            f"'{store.folder}/{FILE}' is damaged ({error}): score again into this folder, which "
+            "repairs it, or use another"
         ) from error
-    return record
 
 
-def open_manifest(store: Store, rows: int, chunk_size: int) -> None:
-    """Make a run's record, or check that the one that stands there is of as many rows in the same chunks.
+def open_manifest(store: Store, rows: int, chunk_size: int) -> dict[str, Any]:
+    """Take a folder for rows in chunks, or check that it was taken for the same.
+
+    Returns:
+        The manifest. Its `run` is a random name that every file of the run states.
 
     Raises:
-        OSError: the folder cannot be made or written.
-        ValueError: it is another run's.
+        OSError: the folder cannot be created or read.
+        SuperfilterError: it belongs to a run of another number of rows or chunk size.
     """
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    packages = {package: _version(package) for package in PACKAGES}
-    new = {
-        "created": created,
-        "rows": rows,
-        "chunk_size": chunk_size,
-        "packages": packages,
-        "scorers": {},
-    }
     try:
-        if not store.has(FILE):
-            _write(store, new)
-        record = read_manifest(store.folder)
-        if store.exclusive and not os.access(store.folder, os.W_OK):
-            raise PermissionError(13, "no permission to write")
+        manifest = _take(
+            store, FILE, lambda: _new_manifest(store, rows, chunk_size), _check_taken_manifest
+        )
     except OSError as error:
         raise OSError(
-            f"the run folder {store.folder!r} cannot be used ({error.strerror or error}): choose another"
+            f"the run folder {store.folder!r} cannot be used ({error.strerror or error}): "
+            "choose another"
         ) from error
     for fact, value in {"rows": rows, "chunk_size": chunk_size}.items():
-        if record.get(fact) != value:
-            raise ValueError(
-                f"the run folder {store.folder!r} was made with {fact} {record.get(fact)}, not {value}: "
-                "use another folder"
+        if manifest.get(fact) != value:
+            raise SuperfilterError(
+                f"the run folder {store.folder!r} was made with {fact} {manifest.get(fact)}, "
+                f"not {value}: use another folder"
+            )
+    return manifest
+
+
+def take_scorer(store: Store, name: str, fingerprint: Mapping[str, Any], run: str) -> None:
+    """Take a scorer's folder for one fingerprint, or check that it was taken for the same.
+
+    Raises:
+        SuperfilterError: the name stands for other settings or rows; says what differs.
+    """
+    _take(store, f"{name}/{SCORER_FILE}", lambda: {**fingerprint, "run": run})
+    check_fingerprint(store, name, fingerprint)
+
+
+def check_fingerprint(store: Store, name: str, fingerprint: Mapping[str, Any]) -> None:
+    """Refuse a folder where a scorer's name stands for something else, and say what differs.
+
+    Raises:
+        SuperfilterError: other settings or rows.
+    """
+    recorded = read_scorer(store, name)
+    for part in FINGERPRINT:
+        if recorded.get(part) != fingerprint.get(part):
+            raise SuperfilterError(
+                f"the run folder {store.folder!r} holds scores named {name!r} made "
+                f"{_difference(part, recorded.get(part), fingerprint.get(part))}: "
+                "use another folder or another name"
             )
 
 
-def record_scorer(store: Store, name: str, entry: Mapping[str, Any]) -> None:
-    """Write down what is known of one scorer: in a file of its own, from which `run.json` is put together.
+def record_scorer(store: Store, name: str, facts: Mapping[str, Any]) -> None:
+    """Add facts about one scorer to its `scorer.json`, and from there to `run.json`.
 
-    Several processes may note at once: what each of them writes is whole, and whoever comes last has read
-    what the others wrote.
+    Several processes may record at once: each writes its file atomically, and the last one has
+    read what the others wrote.
     """
-    known = read_scorer(store, name)
-    if known != (new := known | dict(entry)):
-        store.write(f"{name}/{SCORER}", _text(new))
-    while True:  # until nobody has written an older look over it
-        record = read_manifest(store.folder)
-        found = {
-            other: read_scorer(store, other)
-            for other in [*record["scorers"], *_subfolders(store, record)]
-        }
-        if found == record["scorers"]:
+    recorded = read_scorer(store, name)
+    merged = recorded | dict(facts)
+    if merged != recorded:
+        store.write(f"{name}/{SCORER_FILE}", _to_json(merged))
+    while True:  # until no process has written an older state over it
+        manifest = read_manifest(store.folder)
+        names = [*manifest["scorers"], *_unlisted_scorers(store, manifest)]
+        scorers = {other: read_scorer(store, other) for other in names}
+        if scorers == manifest["scorers"]:
             return
-        _write(store, record | {"scorers": found})
+        _write(store, manifest | {"scorers": scorers})
 
 
 def record_source(store: Store, source: Mapping[str, Any]) -> None:
-    """Write down where the rows come from: data set, revision, and the columns it has by itself."""
-    _write(store, read_manifest(store.folder) | {"source": dict(source)})
-
-
-def _subfolders(store: Store, record: Mapping[str, Any]) -> list[str]:
-    return [
-        name
-        for name in store.names()
-        if name not in record["scorers"] and store.has(f"{name}/{SCORER}")
-    ]
+    """Record where the rows come from: data set, revision, original columns."""
+    manifest = read_manifest(store.folder)
+    if manifest.get("source") != dict(source):
+        _write(store, manifest | {"source": dict(source)})
 
 
 def read_scorer(store: Store, name: str) -> dict[str, Any]:
-    """What is noted of one scorer; nothing if it is not known."""
+    """Read a scorer's `scorer.json`, {} where there is none or a damaged one."""
     try:
-        return json.loads(store.read(f"{name}/{SCORER}"))
-    except FileNotFoundError:
+        return _load(store, f"{name}/{SCORER_FILE}")
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
 
 
 def fingerprint_of(scorer: Settings, table: "Dataset") -> dict[str, Any]:
-    """Return what decides a scorer's numbers: arguments, arithmetic, identity and its rows."""
+    """Describe what decides a scorer's numbers."""
     columns = table.column_names if scorer.columns is None else scorer.columns
     return {
         "scorer": json.loads(json.dumps(scorer.entry())),  # as it will be read back
@@ -140,87 +159,141 @@ def fingerprint_of(scorer: Settings, table: "Dataset") -> dict[str, Any]:
     }
 
 
-def check_fingerprint(store: Store, name: str, claim: Mapping[str, Any]) -> None:
-    """Refuse a folder where a scorer's name stands for something else, and say what differs."""
-    old = read_scorer(store, name)
-    for part in CLAIM:
-        if old and old.get(part) != claim.get(part):
-            raise ValueError(
-                f"the run folder {store.folder!r} holds scores named {name!r} made "
-                f"{_difference(part, old.get(part), claim.get(part))}: use another folder or another name"
-            )
-
-
-def fingerprint_digest(claim: Mapping[str, Any]) -> str:
-    """A short digest of a claim, which every chunk made under it carries."""
-    text = json.dumps({part: claim.get(part) for part in CLAIM}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
+    """Digest a fingerprint to the 16 hex digits that every chunk file states."""
+    parts = {part: fingerprint.get(part) for part in FINGERPRINT}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def digest_columns(table: "Dataset", columns: Sequence[str]) -> str:
-    """A digest of the contents of some columns, equal for equal rows in any process and on any machine."""
+    """Digest the contents of columns: equal for equal rows, on any machine."""
     digest = hashlib.sha256()
     present = [column for column in columns if column in table.column_names]
-    plain = table.select_columns(present).with_format(
-        "arrow"
-    )  # whatever format the rows are shown in
-    for batch in plain.iter(batch_size=10_000) if present else ():
-        cells = {name: _digestible(batch.column(name)) for name in batch.column_names}
-        digest.update(json.dumps(cells, default=_as_json).encode())
+    arrow = table.select_columns(present).with_format("arrow")  # whatever format rows are shown in
+    for batch in arrow.iter(batch_size=10_000) if present else ():
+        cells = {name: _to_digestible(batch.column(name)) for name in batch.column_names}
+        digest.update(json.dumps(cells, default=_to_text).encode())
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def _digestible(column: pa.ChunkedArray) -> Any:
-    """A column's cells; of texts and vectors a digest of lengths and contents, 2 and 40 times as fast as JSON."""
+def _to_digestible(column: pa.ChunkedArray) -> Any:
+    """Return a column's cells; texts and vectors as one digest, 2 and 40 times faster than JSON."""
     kind = column.type
     if types.is_string(kind) or types.is_large_string(kind):
-        lengths, parts = (
-            pc.binary_length(column),
-            ["".join(pc.fill_null(column, "").to_pylist()).encode()],
-        )
+        lengths = pc.binary_length(column)
+        contents = ["".join(pc.fill_null(column, "").to_pylist()).encode()]
     elif (types.is_list(kind) or types.is_fixed_size_list(kind)) and types.is_floating(
         kind.value_type
     ):
-        lengths = pc.list_value_length(column)
-        parts = [
-            part.cast("float64").to_numpy(zero_copy_only=False)
-            for part in pc.list_flatten(column).chunks
-        ]
+        lengths, flat = pc.list_value_length(column), pc.list_flatten(column)
+        contents = [part.cast("float64").to_numpy(zero_copy_only=False) for part in flat.chunks]
     else:
         return column.to_pylist()
+    # Lengths too, or ["ab", ""] and ["a", "b"] would be equal; a null has length -1.
     digest = hashlib.sha256(pc.fill_null(lengths.cast(pa.int64()), -1).to_numpy().tobytes())
-    for part in parts:
+    for part in contents:
         digest.update(part)
     return digest.hexdigest()
 
 
-def _as_json(value: Any) -> str:
-    """Bytes and times, the only things that Arrow hands over and JSON does not know."""
+def _to_text(value: Any) -> str:
+    """Return bytes and times, which JSON lacks, as text."""
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
 
 
 def _difference(part: str, old: Any, new: Any) -> str:
+    """Say what differs in one part of a fingerprint, as the end of a sentence."""
     if part == "data":
         return "from other rows"
-    if (
-        part == "scorer"
-        and isinstance(old, dict)
-        and isinstance(new, dict)
-        and list(old) == list(new)
-    ):
+    same_class = isinstance(old, dict) and isinstance(new, dict) and list(old) == list(new)
+    if part == "scorer" and same_class:
         before, after = next(iter(old.values())), next(iter(new.values()))
         for key in sorted({*before, *after}):
-            if before.get(key) != after.get(key):
-                return f"with {key}={before.get(key, 'its default')!r}, not {after.get(key, 'its default')!r}"
+            values = [arguments.get(key, "its default") for arguments in (before, after)]
+            if values[0] != values[1]:
+                return f"with {key}={values[0]!r}, not {values[1]!r}"
     return f"with {part} {old!r}, not {new!r}"
 
 
-def _write(store: Store, record: Mapping[str, Any]) -> None:
-    store.write(FILE, _text(record))
+def _new_manifest(store: Store, rows: int, chunk_size: int) -> dict[str, Any]:
+    """Describe a new run; where scorers recorded its name already, under that name."""
+    entries = [read_scorer(store, name) for name in store.names()]
+    names = [entry["run"] for entry in entries if isinstance(entry.get("run"), str)]
+    return {
+        "run": names[0] if names else uuid.uuid4().hex[:16],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": rows,
+        "chunk_size": chunk_size,
+        "packages": {package: _version(package) for package in PACKAGES},
+        "scorers": {},
+    }
 
 
-def _text(record: Mapping[str, Any]) -> bytes:
-    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+def _take(
+    store: Store,
+    name: str,
+    make: Callable[[], dict[str, Any]],
+    check: Callable[[dict[str, Any]], None] = lambda contents: None,
+) -> dict[str, Any]:
+    """Read a JSON object, or create it: of several processes one does, and all read the same.
+
+    A damaged one is logged and made again, by one process at a time.
+    """
+    while True:
+        try:
+            return _load(store, name, check)
+        except FileNotFoundError:
+            store.create(name, _to_json(make()))  # whoever was first: read what it wrote
+        except ValueError as error:
+            logger.warning("%s/%s is damaged (%s): it is made again", store.folder, name, error)
+            break
+    if not store.exclusive:
+        store.write(name, _to_json(make()))
+        return _load(store, name, check)
+    folder, _, file = name.rpartition("/")
+    with Leases(store, folder or ".") as leases:
+        while not leases.take(file):
+            time.sleep(POLL)
+        try:
+            return _load(store, name, check)  # another process has repaired it
+        except ValueError:
+            contents = make()
+            store.write(name, _to_json(contents))
+            return contents
+
+
+def _load(
+    store: Store, name: str, check: Callable[[dict[str, Any]], None] = lambda contents: None
+) -> dict[str, Any]:
+    contents = json.loads(store.read(name))
+    if not isinstance(contents, dict):
+        raise ValueError("not a mapping")
+    check(contents)
+    return contents
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    if not isinstance(manifest.get("scorers"), dict):
+        raise ValueError("no scorers in it")
+
+
+def _check_taken_manifest(manifest: Mapping[str, Any]) -> None:
+    _check_manifest(manifest)
+    if not isinstance(manifest.get("run"), str):
+        raise ValueError("no name of the run in it")
+
+
+def _unlisted_scorers(store: Store, manifest: Mapping[str, Any]) -> list[str]:
+    names = [name for name in store.names() if name not in manifest["scorers"]]
+    return [name for name in names if store.has(f"{name}/{SCORER_FILE}")]
+
+
+def _write(store: Store, manifest: Mapping[str, Any]) -> None:
+    store.write(FILE, _to_json(manifest))
+
+
+def _to_json(contents: Mapping[str, Any]) -> bytes:
+    return (json.dumps(contents, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _version(package: str) -> str:

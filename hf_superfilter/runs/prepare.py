@@ -1,7 +1,9 @@
-"""Scorers that have to see all rows before they score any: one launch makes what they need, all others wait for it.
+"""Prepare scorers that have to see all rows before they score any.
 
-folder/<scorer>/prepared-<claim>/                what `prepare` made
-folder/<scorer>/prepared-<claim>/prepared.json   all of it is there
+    folder/<scorer>/prepared-<fingerprint>/                what `prepare` wrote
+    folder/<scorer>/prepared-<fingerprint>/prepared.json   written last: all of it is there
+
+One launch prepares, all others wait for it.
 """
 
 import json
@@ -20,84 +22,96 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-DONE, LEASE = "prepared.json", "prepare"
-POLL = 0.5  # seconds between looks at what another launch makes
+DONE_FILE, LEASE_NAME = "prepared.json", "prepare"
+POLL = 0.5  # seconds between looks at what another launch prepares
 
 
-def prepared_folder(name: str, claim: str) -> str:
-    """The folder in a run folder that holds what a scorer prepared."""
-    return f"{name}/prepared-{claim}"
+def prepared_folder(name: str, fingerprint: str) -> str:
+    """Return the folder, within a run folder, of what a scorer prepared.
 
-
-def prepared(scorer: Any, table: "Dataset", chunks: Chunks, process: Process) -> Any:
-    """The scorer with what it needs made, by this launch or by another one; as it is when no chunk is left to score.
-
-    Of several launches and processes on one local folder one has the lease and makes it, with all its processes;
-    when it dies another one goes on. On a store without exclusive creation each launch makes its own, in
-    the temporary folder of its machine, unless it finds it in the store.
-
-    `scorer.prepare(table, folder)` is called in every process, also where all is made: it then only reads.
+    Args:
+        name: the scorer's.
+        fingerprint: the digest of its fingerprint.
     """
-    store, home = chunks.store, prepared_folder(chunks.name, chunks.claim)
-    folder = (
-        store.path(home)
-        if store.exclusive
-        else Path(tempfile.gettempdir()) / f"hf_superfilter-{chunks.claim}"
-    )
-    with Leases(store, home) as leases:
-        while (
-            state := broadcast(_state(chunks, home, leases) if process.is_main else "")
-        ) == "wait":
-            time.sleep(POLL)
+    return f"{name}/prepared-{fingerprint}"
+
+
+def prepare_scorer(scorer: Any, table: "Dataset", chunks: Chunks, process: Process) -> Any:
+    """Prepare a scorer, or wait until another launch has.
+
+    Of several launches on one local folder one holds the lease and prepares, with all its
+    processes; when it dies another one goes on. On a store without leases each launch prepares for
+    itself, in the temporary folder of its machine, unless the store holds the result.
+
+    `scorer.prepare(table, folder)` is called in every process, also where all is prepared: it then
+    only reads.
+
+    Returns:
+        The prepared scorer; as it came where no chunk is left to score.
+    """
+    store, fingerprint = chunks.store, chunks.identity["fingerprint"]
+    name = prepared_folder(chunks.name, fingerprint)
+    if store.exclusive:
+        folder = store.path(name)
+    else:
+        folder = Path(tempfile.gettempdir()) / f"hf_superfilter-{fingerprint}"
+    with Leases(store, name) as leases:
+        state = "wait"
+        while state == "wait":
+            state = broadcast(_state(chunks, name, leases) if process.is_main else "")
+            if state == "wait":
+                time.sleep(POLL)
         if state == "scored":
             return scorer
-        if state == "made" and not store.exclusive:
-            _fetch(chunks, home, folder)
+        if state == "prepared" and not store.exclusive:
+            _download(chunks, name, folder)
         ready = scorer.prepare(table, str(folder))
-        if state == "make":
+        if state == "prepare":
             broadcast(None)  # a process that still writes would have half a file listed
             if process.is_main:
-                _put(chunks, home, folder)
-            broadcast(None)  # no other process goes on before all is there
+                _publish(chunks, name, folder)
+            broadcast(None)  # no other process goes on before all of it is there
             if not store.exclusive and not process.is_main:
-                _fetch(chunks, home, folder)
+                _download(chunks, name, folder)
         return ready
 
 
-def _state(chunks: Chunks, home: str, leases: Leases) -> str:
-    """What the main process finds: all is `scored` already, or `made`; it may `make` it; or another does: `wait`."""
+def _state(chunks: Chunks, name: str, leases: Leases) -> str:
+    """Decide, as the main process, what its launch does.
+
+    Returns:
+        "scored": all chunks are done. "prepared": all is there to read. "prepare": this launch
+        does it. "wait": another one does.
+    """
     if not chunks.pending():
         return "scored"
-    if chunks.store.has(f"{home}/{DONE}"):
-        return "made"
+    if chunks.store.has(f"{name}/{DONE_FILE}"):
+        return "prepared"
     if not chunks.store.exclusive:
-        return "make"
-    if not leases.take(LEASE):
+        return "prepare"
+    if not leases.take(LEASE_NAME):
         logger.info("waiting for another process to prepare %s", chunks.name)
         return "wait"
-    if chunks.store.has(f"{home}/{DONE}"):  # put between the look and the lease
-        leases.give_back(LEASE)
-        return "made"
-    return "make"
+    if chunks.store.has(f"{name}/{DONE_FILE}"):  # written between the look and the lease
+        leases.release(LEASE_NAME)
+        return "prepared"
+    return "prepare"
 
 
-def _put(chunks: Chunks, home: str, folder: Path) -> None:
-    """Copy what was made to the store, unless it was made there, and say that it is all."""
-    names = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    )
-    files = [name for name in names if not name.endswith(".lease")]
+def _publish(chunks: Chunks, name: str, folder: Path) -> None:
+    """Copy what was prepared to the store, unless it lies there, and mark it as complete."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    files = sorted(path.relative_to(folder).as_posix() for path in paths if path.suffix != ".lease")
     if not chunks.store.exclusive:
-        for name in files:
-            chunks.store.write(f"{home}/{name}", (folder / name).read_bytes())
-    chunks.store.write(
-        f"{home}/{DONE}", json.dumps({"claim": chunks.claim, "files": files}, indent=2).encode()
-    )
+        for file in files:
+            chunks.store.write(f"{name}/{file}", (folder / file).read_bytes())
+    contents = {"fingerprint": chunks.identity["fingerprint"], "files": files}
+    chunks.store.write(f"{name}/{DONE_FILE}", json.dumps(contents, indent=2).encode())
 
 
-def _fetch(chunks: Chunks, home: str, folder: Path) -> None:
-    """Copy from the store what this machine does not have."""
-    for name in json.loads(chunks.store.read(f"{home}/{DONE}"))["files"]:
-        if not (folder / name).is_file():
-            with atomic_write(folder / name) as unfinished:
-                unfinished.write_bytes(chunks.store.read(f"{home}/{name}"))
+def _download(chunks: Chunks, name: str, folder: Path) -> None:
+    """Copy from the store what this machine lacks."""
+    for file in json.loads(chunks.store.read(f"{name}/{DONE_FILE}"))["files"]:
+        if not (folder / file).is_file():
+            with atomic_write(folder / file) as unfinished:
+                unfinished.write_bytes(chunks.store.read(f"{name}/{file}"))

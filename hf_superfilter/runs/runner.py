@@ -1,6 +1,6 @@
-"""score(): scorers over rows into a run folder, by any number of processes that come and go.
+"""Score rows into a run folder, with any number of processes that come and go.
 
-folder/run.json                        what was scored with what: rows, settings, revisions, tokens, seconds, device
+folder/run.json                        the manifest: rows, settings, revisions, tokens, seconds
 folder/chunks.npy                      where the chunks begin, and the bytes of text in each
 folder/<scorer>/000000.parquet ...     its columns, one file per chunk of rows
 folder/run.log.jsonl                   one line per chunk, as it was finished
@@ -8,13 +8,13 @@ folder/run.log.jsonl                   one line per chunk, as it was finished
 
 import inspect
 import io
+import logging
 import os
 import socket
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from ..base import Columns, PreparedScorer, Scorer, as_scorer, scorer_name, takes_rank
 from ..checks import check_name
+from ..errors import SuperfilterError
 from .chunks import Chunks, layout_of
 from .distributed import Process, this_process
 from .manifest import (
@@ -34,50 +35,55 @@ from .manifest import (
     open_manifest,
     read_scorer,
     record_scorer,
+    take_scorer,
 )
-from .prepare import prepared
-from .scheduler import work
-from .store import Store
-from .stream import spool
+from .prepare import prepare_scorer
+from .scheduler import run_chunks
+from .store import Store, sweep_unfinished
+from .stream import join_columns, spool_stream
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
+logger = logging.getLogger(__name__)
 LAYOUT = "chunks.npy"
 
 
 def score(
     rows: "Dataset | IterableDataset",
-    scorers: "Sequence[Scorer | Callable]",
+    scorers: "Sequence[Scorer | Callable[..., Any]]",
     folder: str | Path,
     *,
     chunk_size: int = 2_048,
     expect_processes: int | None = None,
 ) -> "Dataset | None":
-    """Add every scorer's columns to the rows, keeping each finished chunk in a run folder.
+    """Add every scorer's columns to the rows, and keep finished chunks in a folder.
 
-    Run again after a kill at any moment, it goes on from the chunks that are there and gives the same
-    table. More scorers may be added to a folder later; a scorer sees the columns of those before it.
+    Run again after a kill at any moment, it goes on from the finished chunks and gives the same
+    table. More scorers may be added to a folder later; a scorer sees the columns of those before
+    it. A folder belongs to one setting: its rows, chunk size and the settings of each scorer.
 
-    Any number of processes may work on one folder at once: those of one launch (torchrun, accelerate launch),
-    or started by hand on machines that share it. Each takes the largest chunk that nobody has; one that
-    dies or hangs costs its chunk, which another takes over.
+    Any number of processes may work on one folder at once: those of one launch (torchrun,
+    accelerate launch), or started by hand on machines that share it. Each takes the largest free
+    chunk; one that dies or hangs costs its chunk, which another takes over. A finished run is only
+    read, so its folder may be read-only.
 
     Args:
-        rows: a Dataset with the columns that the scorers read; or a stream, which is first written to the
-            folder, so that memory holds one chunk of it.
+        rows: a Dataset with the columns that the scorers read; or a stream, which is first written
+            to the folder, so that memory holds one chunk of it.
         scorers: callables `batch -> columns`, with different names.
-        folder: the run folder; made if need be. An fsspec URL (`s3://`, `gs://`) works too; there each
-            process of a launch takes a fixed share, and then whatever is missing.
-        chunk_size: rows of a chunk at most; 500 kB of text end one earlier. The work a kill can cost.
+        folder: the run folder, created if need be. An fsspec URL (`s3://`, `gs://`) works too;
+            there each process of a launch takes a fixed share, and then whatever is missing.
+        chunk_size: rows of a chunk at most; 500 kB of text end one earlier. What a kill can cost.
         expect_processes: refuse to run if the launcher started another number.
 
     Returns:
-        The rows in their order with all score columns; None on all processes of a launch but the main one.
+        The rows in their order with all score columns; None on all processes of a launch but the
+        main one.
 
     Raises:
-        ValueError: no rows, two scorers of one name, a folder that holds a run of other rows or
-            settings, a column that is there already, or a wrong number of values or processes.
+        SuperfilterError: no rows, two scorers of one name, a folder that holds a run of other rows
+            or settings, a column that exists already, or a wrong number of values or processes.
         OSError: the folder cannot be written.
 
     Example:
@@ -91,70 +97,77 @@ def score(
     adapted: list[Any] = [as_scorer(scorer) for scorer in listed]
     names = [scorer_name(scorer) for scorer in adapted]
     process = this_process(expect_processes)
-    table, store = _opened(rows, names, Store(folder), chunk_size)
-    mapped = table is not rows  # a stream: its scores stay on disk too
-    starts, sizes = _layout(store, table, chunk_size)
+    _check_arguments(names, chunk_size)
+    store = Store(folder)
+    table, parts = _open_rows(rows, store, chunk_size)
+    run = open_manifest(store, len(table), chunk_size)["run"]
+    if store.exclusive:
+        sweep_unfinished(store.folder)
+    starts, sizes = _open_layout(store, table, chunk_size)
     for name, scorer in zip(names, adapted, strict=True):
-        claim = fingerprint_of(scorer, table)
-        check_fingerprint(store, name, claim)
-        record_scorer(store, name, claim)
-        chunks = Chunks(store, name, starts, claim=fingerprint_digest(claim))
+        fingerprint = fingerprint_of(scorer, table)
+        take_scorer(store, name, fingerprint, run)
+        chunks = Chunks(store, name, starts, identity=_identity(run, fingerprint))
         if isinstance(scorer, PreparedScorer):
-            scorer = as_scorer(prepared(scorer, table, chunks, process))
+            scorer = as_scorer(prepare_scorer(scorer, table, chunks, process))
         if process.is_main:
-            _check_itself(scorer, name, store, table, process)
-        leaves = name == names[-1] and not process.is_main  # nobody needs its table
-        work(
-            chunks,
-            sizes,
-            _chunk_scorer(scorer, name, table, chunks, process),
-            process,
-            leaves=leaves,
-        )
-        if leaves:
+            _check_scorer(scorer, name, store, table, process)
+        may_exit = name == names[-1] and not process.is_main  # it returns no table
+        score_chunk = _chunk_scorer(scorer, name, table, chunks, process)
+        run_chunks(chunks, sizes, score_chunk, process, may_exit=may_exit)
+        if may_exit:
             return None
         if process.is_main:
-            record_scorer(store, name, summary := _summary(chunks, name, scorer))
+            summary = _summarise(chunks, name, scorer)
+            check_fingerprint(store, name, fingerprint)  # where two could take it: a plain URL
+            record_scorer(store, name, {**fingerprint, "run": run, **summary})
             _warn_about(name, summary)
-        table = _with_columns(table, chunks, mapped)
+        table, parts = _with_columns(table, parts, chunks)
     return table if process.is_main else None
 
 
-def _opened(rows: Any, names: list[str], store: Store, chunk_size: int) -> "tuple[Dataset, Store]":
-    """The rows as a Dataset, and the run folder with its record; or what is wrong with either."""
-    from datasets import Dataset, IterableDataset
-
+def _check_arguments(names: list[str], chunk_size: int) -> None:
     if not names:
-        raise ValueError("score needs at least one scorer, such as IFD('openai-community/gpt2')")
+        raise SuperfilterError(
+            "score needs at least one scorer, such as IFD('openai-community/gpt2')"
+        )
     for name, times in Counter(names).items():
         check_name(name)
         if times > 1:
-            raise ValueError(
+            raise SuperfilterError(
                 f"{times} scorers are named {name!r}: give them names, IFD(..., name='ifd_large')"
             )
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-        raise ValueError(f"chunk_size={chunk_size!r}: give a number of rows, at least 1")
+        raise SuperfilterError(f"chunk_size={chunk_size!r}: give a number of rows, at least 1")
+
+
+def _open_rows(rows: Any, store: Store, chunk_size: int) -> "tuple[Dataset, list[Dataset]]":
+    """Return the rows as a Dataset, and those of a stream also as the parts it lies in."""
+    from datasets import Dataset, IterableDataset, concatenate_datasets
+
+    parts: list[Dataset] = []
     if isinstance(rows, IterableDataset):
-        rows = spool(rows, store, chunk_size)
+        parts = spool_stream(rows, store, chunk_size)
+        rows = concatenate_datasets(parts)
     if not isinstance(rows, Dataset):
-        raise ValueError(
-            f"score takes one Dataset, and got {type(rows).__name__}: pick a split, dataset['train'], or make one with "
-            "Dataset.from_list"
+        raise SuperfilterError(
+            f"score takes one Dataset, and got {type(rows).__name__}: pick a split, "
+            "dataset['train'], or make one with Dataset.from_list"
         )
     if len(rows) == 0:
-        raise ValueError("the data set has no rows: there is nothing to score")
-    open_manifest(store, len(rows), chunk_size)
-    return rows, store
+        raise SuperfilterError("the data set has no rows: there is nothing to score")
+    return rows, parts
 
 
-def _layout(store: Store, table: "Dataset", chunk_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the chunks begin, and what each costs: as the first process that came wrote it down."""
-    with suppress(
-        FileNotFoundError, ValueError, EOFError
-    ):  # not there, or damaged: it is made again
-        known = np.load(io.BytesIO(store.read(LAYOUT)))
-        if known.ndim == 2 and known[0, -1] == len(table):
-            return known[0], known[1, :-1]
+def _open_layout(store: Store, table: "Dataset", chunk_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read where the chunks begin and what each costs, or decide it as the first process."""
+    try:
+        return _check_layout(np.load(io.BytesIO(store.read(LAYOUT))), len(table), chunk_size)
+    except FileNotFoundError:
+        pass
+    except (ValueError, EOFError, OSError) as error:
+        reason = (str(error).splitlines() or ["empty"])[0]
+        logger.warning("%s/%s is damaged (%s): it is made again", store.folder, LAYOUT, reason)
     starts, sizes = layout_of(table, chunk_size)
     buffer = io.BytesIO()
     np.save(buffer, np.stack([starts, np.append(sizes, 0)]))
@@ -162,108 +175,133 @@ def _layout(store: Store, table: "Dataset", chunk_size: int) -> tuple[np.ndarray
     return starts, sizes
 
 
+def _check_layout(layout: np.ndarray, rows: int, chunk_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Check that chunks cover all rows once, and are not larger than asked for."""
+    if layout.ndim != 2 or layout.shape[0] != 2 or layout.dtype != np.int64:
+        raise ValueError(f"{layout.dtype} numbers of shape {layout.shape}")
+    starts, sizes = layout[0], layout[1, :-1]
+    if starts[0] != 0 or starts[-1] != rows:
+        raise ValueError(f"rows {starts[0]} to {starts[-1]}, not 0 to {rows}")
+    lengths = np.diff(starts)
+    if lengths.min() < 1 or lengths.max() > chunk_size or sizes.min() < 0:
+        raise ValueError(f"chunks of {lengths.min()} to {lengths.max()} rows")
+    return starts, sizes
+
+
+def _identity(run: str, fingerprint: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a chunk's file has to state to be of this run."""
+    return {
+        "run": run,
+        "fingerprint": fingerprint_digest(fingerprint),
+        "rows": fingerprint["data"],
+    }
+
+
 def _chunk_scorer(
     scorer: Any, name: str, table: "Dataset", chunks: Chunks, process: Process
-) -> Callable:
-    """What is done for one chunk: score its rows and put the file; it answers with the facts about it."""
-    plain, placed = table.with_format(None), _placed(scorer, process)
-    provenance = _placed(scorer.provenance, process)
+) -> Callable[[int], dict[str, Any]]:
+    """Return a function that scores one chunk, writes its file and returns facts about it."""
+    plain, call = table.with_format(None), _on_device(scorer, process)
+    provenance = _on_device(scorer.provenance, process)
 
     def score_chunk(number: int) -> dict[str, Any]:
         start, span = time.perf_counter(), chunks.span(number)
-        columns = _checked(placed(batch := plain[span.start : span.stop]), batch, name, len(span))
-        tokens = float(np.nansum(np.asarray(columns.get(f"{name}_tokens", 0), dtype=np.float64)))
+        batch = plain[span.start : span.stop]
+        columns = _check_columns(call(batch), batch, name, len(span))
+        tokens = np.asarray(columns.get(f"{name}_tokens", 0), dtype=np.float64)
         facts = {
             "seconds": time.perf_counter() - start,
-            "tokens": tokens,
+            "tokens": float(np.nansum(tokens)),
             "made_with": provenance(),
+            "process": f"{socket.gethostname()}:{os.getpid()}",
         }
-        facts["process"] = f"{socket.gethostname()}:{os.getpid()}"
         chunks.write(number, columns, facts)
         return facts
 
     return score_chunk
 
 
-def _check_itself(
-    scorer: Any, name: str, store: Store, table: "Dataset", process: Process
-) -> None:
-    """Record what a scorer finds out about itself, once in the life of a run folder."""
-    if "trial" not in read_scorer(store, name):
-        facts = _placed(scorer.self_check, process)(table)
+def _check_scorer(scorer: Any, name: str, store: Store, table: "Dataset", process: Process) -> None:
+    """Record what a scorer finds out about itself on these rows, once per run folder."""
+    if "trial" not in read_scorer(store, name) and store.writable():
+        facts = _on_device(scorer.self_check, process)(table)
         if facts:
             record_scorer(store, name, {"trial": facts})
 
 
-def _placed(function: Callable, process: Process) -> Callable:
-    """A scorer's function that runs on this process's device, if it takes a rank."""
+def _on_device(function: Callable[..., Any], process: Process) -> Callable[..., Any]:
+    """Bind a scorer's function to this process's device, if it takes a rank."""
     if process.local is None or not takes_rank(function):
         return function
     return partial(function, rank=process.local)
 
 
-def _checked(columns: Any, batch: Mapping[str, Any], name: str, rows: int) -> Columns:
-    """A scorer's answer, if it is one."""
+def _check_columns(columns: Any, batch: Mapping[str, Any], name: str, rows: int) -> Columns:
+    """Check what a scorer returned for a batch."""
     if inspect.isawaitable(columns) or not isinstance(columns, Mapping) or not columns:
-        raise ValueError(
-            f"scorer {name!r} answered with {type(columns).__name__}, not with a dict of columns"
+        raise SuperfilterError(
+            f"scorer {name!r} returned {type(columns).__name__}, not a dict of columns"
         )
     for column, values in columns.items():
         if len(values) != rows:
-            raise ValueError(
-                f"scorer {name!r} answered with {len(values)} values in {column!r} for {rows} rows"
+            raise SuperfilterError(
+                f"scorer {name!r} returned {len(values)} values in {column!r} for {rows} rows"
             )
         if column in batch:
-            raise ValueError(
-                f"scorer {name!r} would write over the column {column!r} of the rows: give the scorer another "
-                "name=, or remove the column first"
+            raise SuperfilterError(
+                f"scorer {name!r} would write over the column {column!r} of the rows: give the "
+                "scorer another name=, or remove the column first"
             )
     return dict(columns)
 
 
-def _summary(chunks: Chunks, name: str, scorer: Any) -> dict[str, Any]:
-    """What `run.json` says of a finished scorer, all of it from what the chunks hold."""
+def _summarise(chunks: Chunks, name: str, scorer: Any) -> dict[str, Any]:
+    """Summarise a finished scorer for the manifest, from what its chunks hold."""
     facts = list(chunks.facts().values())
-    columns, undefined, statuses = chunks.table(0).column_names, 0, Counter[str]()
-    main = scorer.main or columns[0]
-    defines = main in columns and pa.types.is_floating(chunks.table(0).column(main).type)
-    bounds, beyond = scorer.bounds, Counter[str]()
+    schema = chunks.table(0).schema
+    main, bounds = scorer.main or schema.names[0], scorer.bounds
+    has_scores = main in schema.names and pa.types.is_floating(schema.field(main).type)
+    undefined, outside, statuses = 0, Counter[str](), Counter[str]()
     for number in range(len(chunks)):
-        part = chunks.table(number)
-        if defines:
-            undefined += int(pc.sum(pc.fill_null(pc.is_nan(part.column(main)), True)).as_py() or 0)
-            beyond.update(_beyond(part.column(main), bounds) if bounds else {})
-        if f"{name}_status" in columns:
-            statuses.update(part.column(f"{name}_status").to_pylist())
-    summary: dict[str, Any] = {"columns": columns, "main": main, "rows": chunks.rows}
+        table = chunks.table(number)
+        if has_scores:
+            missing = pc.fill_null(pc.is_nan(table.column(main)), True)
+            undefined += int(pc.sum(missing).as_py() or 0)
+            outside.update(_count_outside(table.column(main), bounds) if bounds else {})
+        if f"{name}_status" in schema.names:
+            statuses.update(table.column(f"{name}_status").to_pylist())
+    summary: dict[str, Any] = {"columns": schema.names, "main": main, "rows": chunks.rows}
     summary["seconds"] = round(sum(fact["seconds"] for fact in facts), 3)
-    if defines:
+    if has_scores:
         summary["undefined"] = undefined
         if bounds:
-            summary["beyond"] = dict(beyond)
-    if f"{name}_tokens" in columns:
+            summary["beyond"] = dict(outside)
+    if f"{name}_tokens" in schema.names:
         summary["tokens"] = int(sum(fact["tokens"] for fact in facts))
     if statuses:
         summary["status"] = dict(statuses.most_common())
-    made_with = [fact["made_with"] for fact in facts]
-    if any(made_with):
-        # A run that went on elsewhere says so: "bfloat16; float32".
-        found = {
-            key: list(dict.fromkeys(made.get(key) for made in made_with)) for key in made_with[0]
-        }
-        summary["made_with"] = {
-            k: v[0] if len(v) == 1 else "; ".join(map(str, v)) for k, v in found.items()
-        }
+    provenance = _merge_provenance([fact["made_with"] for fact in facts])
+    if provenance:
+        summary["made_with"] = provenance
     return summary
 
 
-def _beyond(values: pa.ChunkedArray, bounds: tuple[float, float]) -> dict[str, int]:
-    """How many values lie outside the range that a scorer names as the usual one; they are kept as they are."""
-    outside = {
-        f"below {bounds[0]:g}": pc.less(values, bounds[0]),
-        f"above {bounds[1]:g}": pc.greater(values, bounds[1]),
+def _merge_provenance(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Merge the provenance of chunks; a run that went on elsewhere says "bfloat16; float32"."""
+    merged = {}
+    for key in entries[0]:
+        values = list(dict.fromkeys(entry.get(key) for entry in entries))
+        merged[key] = values[0] if len(values) == 1 else "; ".join(map(str, values))
+    return merged
+
+
+def _count_outside(values: pa.ChunkedArray, bounds: tuple[float, float]) -> dict[str, int]:
+    """Count the values outside a scorer's usual range; they stay as they are."""
+    low, high = bounds
+    return {
+        f"below {low:g}": int(pc.sum(pc.less(values, low)).as_py() or 0),
+        f"above {high:g}": int(pc.sum(pc.greater(values, high)).as_py() or 0),
     }
-    return {words: int(pc.sum(found).as_py() or 0) for words, found in outside.items()}
 
 
 def _warn_about(name: str, summary: Mapping[str, Any]) -> None:
@@ -273,19 +311,19 @@ def _warn_about(name: str, summary: Mapping[str, Any]) -> None:
     dtype = str(summary.get("made_with", {}).get("dtype", ""))
     if ";" in dtype:
         warnings.warn(
-            f"the chunks of {name!r} were scored in different arithmetic ({dtype}), which may change ranks a little: "
-            "give the scorer a dtype and a new folder to avoid it",
+            f"the chunks of {name!r} were scored in different arithmetic ({dtype}), which may "
+            "change ranks a little: give the scorer a dtype and a new folder to avoid it",
             stacklevel=3,
         )
 
 
-def _with_columns(table: "Dataset", chunks: Chunks, mapped: bool) -> "Dataset":
-    """The table with new columns at its end; mapped from a file where the rows are."""
+def _with_columns(
+    table: "Dataset", parts: "list[Dataset]", chunks: Chunks
+) -> "tuple[Dataset, list[Dataset]]":
+    """Add a finished scorer's columns; to a stream's rows part by part, on disk like them."""
     from datasets import Dataset, concatenate_datasets
 
-    if not mapped:
-        return concatenate_datasets([table, Dataset(chunks.read())], axis=1)
-    file = f"{chunks.name}/columns.arrow"
-    with chunks.store.file(file) as unfinished:
-        chunks.write_arrow(unfinished)
-    return concatenate_datasets([table, Dataset.from_file(str(chunks.store.path(file)))], axis=1)
+    if parts:
+        parts = join_columns(parts, chunks)
+        return concatenate_datasets(parts), parts
+    return concatenate_datasets([table, Dataset(chunks.read())], axis=1), parts

@@ -1,4 +1,4 @@
-"""Who does which chunk: the largest that nobody has, until none is left. Nobody waits for others to score."""
+"""Schedule chunks dynamically, largest first. No process waits for others to score."""
 
 import json
 import random
@@ -13,136 +13,178 @@ import numpy as np
 
 from .chunks import Chunks
 from .distributed import Process
-from .locks import EXPIRY, Leases
+from .locks import LEASE, Leases
 
 LOG = "run.log.jsonl"
 POLL = 0.25  # seconds between looks at what others have finished
-HANGS = 10.0  # a chunk that takes so many times as long as the slowest so far is taken over
-SHOWN = 4  # processes that the bar names one by one
-FIRST = 360.0  # seconds that stand for the slowest while none is done
+HANG_FACTOR = 10.0  # a chunk that takes so many times the slowest so far is taken over
+FIRST_SECONDS = 360.0  # stands for the slowest chunk while none is done
+MAX_LISTED = 4  # processes that the progress bar lists one by one
 
 
-def work(
+def run_chunks(
     chunks: Chunks,
     sizes: np.ndarray,
-    do: Callable[[int], dict[str, Any]],
+    score_chunk: Callable[[int], dict[str, Any]],
     process: Process,
     *,
-    leaves: bool,
+    may_exit: bool,
 ) -> None:
-    """Do chunks until all are done, by this process or by others.
+    """Score chunks until all are done, by this process or by others.
 
     Args:
-        chunks: the ledger.
-        sizes: (chunks,) what each costs; the largest go first, so that no process ends with a long one.
-        do: scores one chunk, puts its file, and answers with facts about it.
-        process: this one; on a store without exclusive creation its number decides its share.
-        leaves: whether it may leave when nothing is left to take, though others are still at work.
+        chunks: the chunks of one scorer.
+        sizes: (chunks,) the cost of each; the largest go first, so that no process ends with one.
+        score_chunk: scores one chunk, writes its file, and returns facts about it.
+        process: this one; on a store without leases its number decides its share.
+        may_exit: whether to return when nothing is left to take, though others still score.
+
+    Raises:
+        OSError: chunks are missing, and the folder cannot be written.
     """
-    order, local = np.argsort(-sizes, kind="stable").tolist(), chunks.store.exclusive
-    turns = _leased(chunks, order, leaves) if local else _shared(chunks, order, process, leaves)
-    with closing(turns):  # an error gives the lease back at once
-        if not (first := list(islice(turns, 1))):
+    order = np.argsort(-sizes, kind="stable").tolist()
+    store, leased = chunks.store, chunks.store.exclusive
+    _check_writable(chunks)
+    if leased:
+        numbers = _lease_chunks(chunks, order, may_exit)
+    else:
+        numbers = _share_chunks(chunks, order, process, may_exit)
+    with closing(numbers):  # an error gives the lease back at once
+        first = list(islice(numbers, 1))
+        if not first:
             return
         with _progress(chunks, process) as report:
-            for number in chain(first, turns):
+            for number in chain(first, numbers):
                 if number is not None:
-                    facts = do(number)
-                    if local:
-                        chunks.store.append(LOG, _line(chunks, number, facts))
+                    facts = score_chunk(number)
+                    if leased:
+                        store.append(LOG, _log_line(chunks, number, facts))
                 report()
-    if not local and process.is_main:
+    if not leased and process.is_main:
         _write_log(chunks)
 
 
-def _leased(chunks: Chunks, order: list[int], leaves: bool) -> Generator[int | None]:
-    """The chunks that this process gets leases of; None where it only looked."""
+def _check_writable(chunks: Chunks) -> None:
+    """Say at once that a read-only folder cannot take the chunks that are missing."""
+    if not chunks.store.writable() and (pending := chunks.pending()):
+        raise OSError(
+            f"the run folder {chunks.store.folder!r} cannot be written, and {len(pending)} of the "
+            f"{len(chunks)} chunks of {chunks.name!r} are missing: make it writable or use another"
+        )
+
+
+def _lease_chunks(
+    chunks: Chunks, order: list[int], may_exit: bool
+) -> Generator[int | None, None, None]:
+    """Yield the chunks that this process gets leases of; None where it only looked."""
     with Leases(chunks.store, chunks.name) as leases:
         while pending := set(chunks.pending()):
-            slowest = max((facts["seconds"] for facts in chunks.facts().values()), default=FIRST)
-            leases.patience = max(EXPIRY, HANGS * slowest)
-            taken = next(
-                (number for number in order if number in pending and leases.take(f"{number:06d}")),
-                None,
-            )
-            if taken is None:
-                if leaves:
+            seconds = [facts["seconds"] for facts in chunks.facts().values()]
+            leases.patience = max(LEASE, HANG_FACTOR * max(seconds, default=FIRST_SECONDS))
+            number = _take_first(leases, [number for number in order if number in pending])
+            if number is None:
+                if may_exit:
                     return
                 time.sleep(POLL)
                 yield None
                 continue
             try:
-                if not chunks.is_done(taken):  # finished between the look and the lease
-                    yield taken
+                if not chunks.is_done(number):  # finished between the look and the lease
+                    yield number
             finally:
-                leases.give_back(f"{taken:06d}")
+                leases.release(_lease_name(number))
+        _remove_remains(leases, chunks)
 
 
-def _shared(chunks: Chunks, order: list[int], process: Process, leaves: bool) -> Generator[int]:
-    """This process's share of the chunks; then, from the other end than their owners work, whatever is missing."""
+def _take_first(leases: Leases, numbers: list[int]) -> int | None:
+    """Take the lease of the first chunk that is free."""
+    for number in numbers:
+        if leases.take(_lease_name(number)):
+            return number
+    return None
+
+
+def _remove_remains(leases: Leases, chunks: Chunks) -> None:
+    """Remove the leases of processes that died between writing a chunk and releasing it."""
+    if not chunks.store.writable():
+        return
+    for name in chunks.store.names(chunks.name):
+        stem = name.removesuffix(".lease")
+        if stem != name and leases.take(stem):
+            leases.release(stem)
+
+
+def _lease_name(number: int) -> str:
+    return f"{number:06d}"
+
+
+def _share_chunks(
+    chunks: Chunks, order: list[int], process: Process, may_exit: bool
+) -> Generator[int | None, None, None]:
+    """Yield a fixed share of the chunks, and then whatever is missing.
+
+    The shares of others are taken from the other end than their owners work.
+    """
     if process.count == 1:
         random.Random().shuffle(order)  # several started by hand then rarely meet
-    shares = [
-        order[(process.number + i) % process.count :: process.count] for i in range(process.count)
-    ]
-    for share in shares[:1] if leaves else [shares[0], *(share[::-1] for share in shares[1:])]:
-        for number in share:
-            if not chunks.is_done(number):
-                yield number
+    starts = [(process.number + shift) % process.count for shift in range(process.count)]
+    own, *others = [order[start :: process.count] for start in starts]
+    shares = [own] if may_exit else [own, *(share[::-1] for share in others)]
+    for number in chain.from_iterable(shares):
+        if not chunks.is_done(number):
+            yield number
 
 
-def _line(chunks: Chunks, number: int, facts: dict[str, Any]) -> str:
-    return json.dumps(
-        {"scorer": chunks.name, "chunk": number, "rows": len(chunks.span(number)), **facts}
-    )
+def _log_line(chunks: Chunks, number: int, facts: dict[str, Any]) -> str:
+    place = {"scorer": chunks.name, "chunk": number, "rows": len(chunks.span(number))}
+    return json.dumps({**place, **facts})
 
 
 def _write_log(chunks: Chunks) -> None:
-    """The log of a store where nothing can be added to an object: written once a scorer is finished."""
+    """Write the log of a finished scorer at once, where objects cannot grow."""
     chunks.pending()
-    lines = [_line(chunks, number, facts) for number, facts in chunks.facts().items()]
+    lines = [_log_line(chunks, number, facts) for number, facts in chunks.facts().items()]
     if chunks.store.has(LOG):
-        known = chunks.store.read(LOG).decode().splitlines()
-        lines = [line for line in known if json.loads(line)["scorer"] != chunks.name] + lines
+        older = chunks.store.read(LOG).decode().splitlines()
+        lines = [line for line in older if json.loads(line)["scorer"] != chunks.name] + lines
     chunks.store.write(LOG, "".join(f"{line}\n" for line in lines).encode())
 
 
 @contextmanager
 def _progress(chunks: Chunks, process: Process) -> Iterator[Callable[[], None]]:
-    """One bar for all processes, shown by the main one where there is a terminal."""
+    """Show one bar for all processes, in the main one, where there is a terminal."""
     from datasets.utils import tqdm
 
-    began, before = time.perf_counter(), _tokens(chunks)
-    shown: Any = {"unit": "rows", "desc": f"Scoring {chunks.name}"}
-    shown["disable"] = None if process.is_main else True  # None: where stderr is no terminal
-    with tqdm(total=chunks.rows, initial=chunks.done(), **shown) as bar:
+    start, tokens_before = time.perf_counter(), _tokens(chunks)
+    options: dict[str, Any] = {"unit": "rows", "desc": f"Scoring {chunks.name}"}
+    options["disable"] = None if process.is_main else True  # None: where stderr is no terminal
+    with tqdm(total=chunks.rows, initial=chunks.rows_done(), **options) as bar:
 
         def report() -> None:
             if bar.disable:
                 return
             pending = set(chunks.pending())
-            bar.update(chunks.done() - bar.n)
-            speed = (_tokens(chunks) - before) / (time.perf_counter() - began)
-            bar.set_postfix_str(
-                ", ".join([*[f"{speed:,.0f} tokens/s"] * (speed > 0), *_at_work(chunks, pending)])
-            )
+            bar.update(chunks.rows_done() - bar.n)
+            speed = (_tokens(chunks) - tokens_before) / (time.perf_counter() - start)
+            parts = [f"{speed:,.0f} tokens/s"] if speed > 0 else []
+            bar.set_postfix_str(", ".join([*parts, *_describe_processes(chunks, pending)]))
 
         yield report
 
 
-def _at_work(chunks: Chunks, pending: set[int]) -> list[str]:
-    """What to say of the processes: how many hold a chunk now, and of a few what each has done."""
-    leases = [name for name in chunks.store.names(chunks.name) if name.endswith(".lease")]
-    said = (
-        [f"{sum(int(name.split('.')[0]) in pending for name in leases)} at work"]
-        if chunks.store.exclusive
-        else []
-    )
-    done = Counter(facts["process"] for facts in chunks.facts().values())
-    if 1 < len(done) <= SHOWN:
-        said.append("chunks " + " ".join(f"{name}={count}" for name, count in sorted(done.items())))
-    return said
+def _describe_processes(chunks: Chunks, pending: set[int]) -> list[str]:
+    """Say how many processes hold a chunk now, and of a few how many each has done."""
+    parts = []
+    if chunks.store.exclusive:
+        stems = [name.split(".")[0] for name in chunks.store.names(chunks.name) if ".lease" in name]
+        busy = {int(stem) for stem in stems if stem.isdigit()} & pending
+        parts.append(f"{len(busy)} at work")
+    counts = Counter(facts["process"] for facts in chunks.facts().values())
+    if 1 < len(counts) <= MAX_LISTED:
+        per_process = " ".join(f"{name}={count}" for name, count in sorted(counts.items()))
+        parts.append(f"chunks {per_process}")
+    return parts
 
 
 def _tokens(chunks: Chunks) -> float:
-    return sum(facts["tokens"] for facts in chunks.facts().values())
+    return float(sum(facts["tokens"] for facts in chunks.facts().values()))

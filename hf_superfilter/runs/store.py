@@ -1,152 +1,188 @@
-"""A run folder, local or on any fsspec URL: whole objects by name. A reader never sees half of one."""
+"""Store the objects of a run in a local folder or under an fsspec URL.
+
+An object is a whole file with a name. A reader sees its old or its new contents, never half of
+either: a local file is written under a temporary name and renamed.
+
+    Store             objects by name, in a folder or under a URL
+    atomic_write      one local file
+    sweep_unfinished  remove the temporary files of writers that died
+"""
 
 import errno
+import hashlib
 import os
+import re
+import socket
+import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import IO
 
 from ..checks import is_url
+from ..errors import SuperfilterError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+REMOTE_LIFETIME = 3600.0  # seconds after which an untouched temporary file of another machine goes
 
 
 class Store:
-    """The objects of a folder. Names are relative and use `/`.
+    """Read and write the objects of a folder. Names are relative and use `/`.
 
     Attributes:
         folder: the folder as text.
-        exclusive: whether `take` can tell who came first; not on URLs, whose stores need not be able to.
+        exclusive: whether an object can be created by exactly one of several processes, and so
+            whether leases work. False for every URL, since not all stores can.
     """
 
-    def __init__(self, folder: str | os.PathLike) -> None:
+    def __init__(self, folder: "str | os.PathLike[str]") -> None:
         self.folder = str(folder)
         self.exclusive = not is_url(folder)
-        self._local: str | None = self.folder  # the path on this machine, where it is one
-        self._made: set[str] = set()
+        self._local: str | None = self.folder
+        self._folders: set[str] = set()  # under a URL, those that were created already
         if not self.exclusive:
             from fsspec.core import url_to_fs
 
-            try:  # a listing that is kept would hide what other processes have put since
+            try:  # without the cache of listings, which would hide what other processes wrote
                 self._fs, self._root = url_to_fs(self.folder, use_listings_cache=False)
-            except (ImportError, ValueError) as error:  # a package to install, an unknown protocol
-                raise ValueError(f"folder={self.folder!r}: {error}") from error
+            except (ImportError, ValueError) as error:  # a missing package, an unknown protocol
+                raise SuperfilterError(f"folder={self.folder!r}: {error}") from error
             self._local = self._root if getattr(self._fs, "local_file", False) else None
 
     def __repr__(self) -> str:
         return f"Store({self.folder!r})"
 
     def path(self, name: str) -> Path:
-        """The file behind a name, of a local folder."""
+        """Return the path of an object of a local folder."""
         return Path(self.folder) / name
 
+    def writable(self) -> bool:
+        """Return whether this process may write; always True for a URL, which cannot be asked."""
+        return not self.exclusive or os.access(self.folder, os.W_OK)
+
     def has(self, name: str) -> bool:
-        """Whether an object is there."""
-        return (
-            self.path(name).is_file() if self.exclusive else bool(self._fs.exists(self._at(name)))
-        )
+        """Return whether an object exists."""
+        if self.exclusive:
+            return self.path(name).is_file()
+        return bool(self._fs.exists(self._key(name)))
 
     def names(self, folder: str = "") -> list[str]:
-        """The names of the objects and folders directly in a folder, [] where there is none."""
+        """List objects and folders directly in a folder, [] where it does not exist."""
         try:
             if self.exclusive:
                 with os.scandir(self.path(folder)) as entries:
                     return sorted(entry.name for entry in entries)
-            found = self._fs.ls(self._at(folder), detail=False)
+            keys = self._fs.ls(self._key(folder), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
+        return sorted(str(key).rstrip("/").rsplit("/", 1)[-1] for key in keys)
 
     def read(self, name: str) -> bytes:
-        """An object's contents.
+        """Read an object.
 
         Raises:
             FileNotFoundError: there is none of that name.
         """
-        return (
-            self.path(name).read_bytes()
-            if self.exclusive
-            else bytes(self._fs.cat_file(self._at(name)))
-        )
+        if self.exclusive:
+            return self.path(name).read_bytes()
+        return bytes(self._fs.cat_file(self._key(name)))
 
     def write(self, name: str, data: bytes) -> None:
-        """Put an object, whole or not at all, in the place of one that is there.
+        """Write an object atomically, in the place of an older one.
 
         Raises:
-            OSError: the disk is full or the folder cannot be written; nothing half-written stays.
+            OSError: the disk is full or the folder cannot be written; no partial file stays.
         """
         if self._local is not None:
             with self.file(name) as unfinished:
                 unfinished.write_bytes(data)
             return
-        at = self._at(name)
-        if (parent := at.rsplit("/", 1)[0]) not in self._made:
-            self._fs.makedirs(parent, exist_ok=True)
-            self._made.add(parent)
-        self._fs.pipe_file(at, data)
+        self._fs.pipe_file(self._key_in_folder(name), data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object atomically, only where there is none of that name.
+
+        Returns:
+            Whether this call wrote it. Of several processes that try at once, one does; under a
+            URL whose store lacks conditional writes, several may believe so.
+        """
+        try:
+            if self._local is None:
+                self._fs.pipe_file(self._key_in_folder(name), data, mode="create")
+            else:
+                path = Path(self._local) / name
+                with self.explain_full_disk(name), atomic_write(path, replace=False) as unfinished:
+                    unfinished.write_bytes(data)
+        except FileExistsError:
+            return False
+        return self._local is not None or self.read(name) == data
 
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
-        """A local path to write to, which becomes the object when the block ends without an error."""
-        if self._local is not None:  # file:// too, whose own way to put a file is not whole
-            with self._room_for(name), atomic_write(Path(self._local) / name) as unfinished:
-                yield unfinished
+        """Yield a local path to write to; the object appears when the block ends without error."""
+        if self._local is not None:  # file:// too: fsspec does not write local files atomically
+            with self.explain_full_disk(name), atomic_write(Path(self._local) / name) as path:
+                yield path
             return
-        with TemporaryDirectory(prefix="hf_superfilter_") as scratch:
+        with tempfile.TemporaryDirectory(prefix="hf_superfilter_") as scratch:
             path = Path(scratch) / name.rsplit("/", 1)[-1]
             yield path
             self.write(name, path.read_bytes())
 
-    def take(self, name: str, data: bytes) -> bool:
-        """Put an object only if there is none of that name, and say whether that was so; of local folders only."""
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
-            return False
-        try:
-            with self._room_for(name), os.fdopen(handle, "wb") as file:
-                file.write(data)
-        except OSError:  # a full disk: a lease without an owner would keep the others waiting
-            path.unlink(missing_ok=True)
-            raise
-        return True
-
     def append(self, name: str, line: str) -> None:
-        """Add a line to a text file; of local folders only, since nothing can be added to an object."""
-        with self._room_for(name), self.path(name).open("a", encoding="utf-8") as file:
+        """Add a line to a text file of a local folder; objects of a URL cannot grow."""
+        with self.explain_full_disk(name), self.path(name).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def remove(self, name: str) -> None:
-        """Remove an object, if it is there; of local folders only."""
+        """Remove an object of a local folder, if it exists."""
         self.path(name).unlink(missing_ok=True)
 
     @contextmanager
-    def _room_for(self, name: str) -> Iterator[None]:
-        """Say what a full disk means for a run."""
+    def explain_full_disk(self, name: str) -> Iterator[None]:
+        """Say in an error about a full disk what that means for a run."""
         try:
             yield
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in DISK_FULL:
                 raise
             raise OSError(
                 f"{self.folder}/{name} could not be written ({os.strerror(error.errno)}): "
                 "what is finished is safe; make room and run the same command again"
             ) from error
 
-    def _at(self, name: str) -> str:
+    def _key(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}".rstrip("/")
+
+    def _key_in_folder(self, name: str) -> str:
+        """Return an object's key under a URL, after creating the folder it lies in."""
+        key = self._key(name)
+        parent = key.rsplit("/", 1)[0]
+        if parent not in self._folders:
+            self._fs.makedirs(parent, exist_ok=True)
+            self._folders.add(parent)
+        return key
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Hand out a path beside `path` to write to; without an error it takes the name `path` when the block ends.
+def atomic_write(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
+    """Write a file atomically: to a temporary file, which is then renamed.
 
-    Until then a file that was there before stays as it was, and after an error nothing half-written stays.
-    Several may write at once, on several machines too: each has a name of its own, and the last one stays.
+    Until the block ends an older file stays as it was, and after an error nothing partial stays.
+    Several processes may write at once, on several machines too: each has its own temporary file.
+
+    Args:
+        path: the file to write; its folder is created.
+        replace: whether to replace an existing file.
+
+    Yields:
+        The temporary path to write to.
+
+    Raises:
+        FileExistsError: the file exists, and `replace` is False.
 
     Example:
         >>> with atomic_write("runs/docs/notes.txt") as unfinished:
@@ -156,11 +192,93 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f"{target.name}.{uuid.uuid4().hex[:12]}.unfinished")
+    unfinished, handle = _create_unfinished(target)
     try:
+        if sys.platform == "win32":
+            handle.close()  # Windows renames no open file
         yield unfinished
         with unfinished.open("rb+") as file:
             os.fsync(file.fileno())
-        unfinished.replace(target)
+        if replace:
+            unfinished.replace(target)
+        else:
+            _rename_to_new(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
+        handle.close()
+
+
+def sweep_unfinished(folder: str | Path) -> None:
+    """Remove the temporary files of `atomic_write`, in a run folder, whose writers died.
+
+    A living writer of this machine holds a lock on its file, which the operating system releases
+    when the process ends. A lock of another machine may be invisible here: a file with the mark of
+    another machine is removed once it has not been touched for an hour of the folder's own clock.
+    """
+    levels = ("*.unfinished", "*/*.unfinished", "*/*/*.unfinished")
+    paths = [path for level in levels for path in Path(folder).glob(level)]
+    if not paths or not os.access(folder, os.W_OK):
+        return
+    with tempfile.NamedTemporaryFile(dir=folder) as probe:
+        now = os.fstat(probe.fileno()).st_mtime
+    for path in paths:
+        with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+            if _is_abandoned(path, now):
+                path.unlink()
+
+
+def _is_abandoned(path: Path, now: float) -> bool:
+    mark = re.search(r"\.([0-9a-f]{8})-[0-9a-f]{12}\.unfinished$", path.name)
+    if mark and mark[1] != _machine_mark():
+        return now - path.stat().st_mtime > REMOTE_LIFETIME
+    with path.open("rb+") as file:
+        return _lock_if_free(file)
+
+
+def _create_unfinished(target: Path) -> tuple[Path, IO[bytes]]:
+    """Create and lock a temporary file beside `target`."""
+    while True:
+        name = f"{target.name}.{_machine_mark()}-{uuid.uuid4().hex[:12]}.unfinished"
+        path = target.with_name(name)
+        handle = path.open("xb")
+        _lock_if_free(handle)
+        if os.fstat(handle.fileno()).st_nlink:
+            return path, handle
+        handle.close()  # swept between its creation and its lock: once more
+
+
+def _rename_to_new(unfinished: Path, target: Path) -> None:
+    """Give a file its name, unless the name is taken: a hard link is one atomic step."""
+    try:
+        os.link(unfinished, target)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        target.open("xb").close()  # reserves the name, empty for an instant
+        unfinished.replace(target)
+
+
+def _machine_mark() -> str:
+    """Return 8 hex digits that two machines hardly share."""
+    boot = socket.gethostname()
+    with suppress(OSError):
+        boot += Path("/proc/sys/kernel/random/boot_id").read_text()
+    return hashlib.sha256(boot.encode()).hexdigest()[:8]
+
+
+if sys.platform == "win32":
+
+    def _lock_if_free(file: IO[bytes]) -> bool:
+        """Return True: Windows itself refuses to remove an open file."""
+        return True
+
+else:
+    import fcntl
+
+    def _lock_if_free(file: IO[bytes]) -> bool:
+        """Lock an open file for as long as it is open, and return whether that was possible."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # locked by another process, or a file system without locks
+            return False
+        return True

@@ -28,8 +28,8 @@ def ledger(folder, rows, size, **options):
 def test_chunks_cover_every_row_once_and_are_bounded_by_rows_and_by_text(lengths, size, limit):
     table = Dataset.from_dict({"text": ["x" * length for length in lengths]})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MOST", limit)
-        patch.setattr(module, "LEAST", limit)
+        patch.setattr(module, "MAX_BYTES", limit)
+        patch.setattr(module, "MIN_BYTES", limit)
         starts, sizes = layout_of(table, size)
     chunks = Chunks(Store(""), "scores", starts)
     assert [row for number in range(len(chunks)) for row in chunks.span(number)] == list(
@@ -50,7 +50,7 @@ def test_chunks_get_smaller_toward_the_end_so_that_several_processes_end_togethe
     assert sizes.sum() == rows * length and (np.diff(sizes[:-1]) <= 0).all()
     for done, cost in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
         left = rows * length - done
-        assert cost <= max(module.LEAST, min(module.MOST, left / module.TAPER))
+        assert cost <= max(module.MIN_BYTES, min(module.MAX_BYTES, left / module.TAPER))
 
 
 def test_the_bytes_of_a_row_are_those_of_its_texts_and_of_the_texts_in_its_lists():
@@ -75,7 +75,7 @@ def test_chunks_written_in_any_order_are_read_in_the_order_of_the_rows(tmp_path)
         1: 1,
         2: 2,
     }
-    assert chunks.done() == 10
+    assert chunks.rows_done() == 10
 
 
 def test_nan_stays_nan_and_none_stays_null(tmp_path):
@@ -110,10 +110,10 @@ def test_a_flipped_bit_is_noticed(tmp_path, caplog):
     assert "000000.parquet" in caplog.text
 
 
-def test_a_chunk_made_for_another_claim_counts_as_not_done(tmp_path):
-    ledger(tmp_path, 4, 4, claim="a").write(0, {"x": np.arange(4.0)}, {})
-    assert ledger(tmp_path, 4, 4, claim="a").pending() == []
-    assert ledger(tmp_path, 4, 4, claim="b").pending() == [0]
+def test_a_chunk_made_for_another_fingerprint_counts_as_not_done(tmp_path):
+    ledger(tmp_path, 4, 4, identity={"fingerprint": "a"}).write(0, {"x": np.arange(4.0)}, {})
+    assert ledger(tmp_path, 4, 4, identity={"fingerprint": "a"}).pending() == []
+    assert ledger(tmp_path, 4, 4, identity={"fingerprint": "b"}).pending() == [0]
 
 
 def test_a_file_with_another_number_of_rows_counts_as_not_done(tmp_path):
@@ -153,10 +153,10 @@ def test_a_full_disk_is_one_clear_sentence_and_leaves_nothing_half_written_behin
 def test_of_very_many_rows_chunks_grow_instead_of_becoming_more():
     table = Dataset.from_dict({"text": ["x" * 10] * 5_000})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MOST", 10)
-        patch.setattr(module, "LEAST", 10)
-        patch.setattr(module, "PARTS", 50)
+        patch.setattr(module, "MAX_BYTES", 10)
+        patch.setattr(module, "MIN_BYTES", 10)
+        patch.setattr(module, "MAX_CHUNKS", 50)
         _, sizes = layout_of(table, 10_000)
-        patch.setattr(module, "PARTS", 5_000)
+        patch.setattr(module, "MAX_CHUNKS", 5_000)
         assert len(layout_of(table, 10_000)[1]) == 5_000
     assert sizes.max() == 5_000 * 10 // 50 and len(sizes) < 50 + 16 * np.log(16 * 5_000 / 50)

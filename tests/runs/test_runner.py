@@ -166,7 +166,7 @@ def test_rows_shown_in_another_format_are_told_apart_by_what_they_hold(tmp_path)
     )
 
 
-def test_chunks_of_another_claim_are_never_taken_for_these(tmp_path, rows):
+def test_chunks_of_another_fingerprint_are_never_taken_for_these(tmp_path, rows):
     score(rows, [Length()], tmp_path)
     (tmp_path / "run.json").unlink()
     (tmp_path / "length/scorer.json").unlink()
@@ -236,7 +236,7 @@ def test_a_scorer_that_answers_with_a_wrong_number_of_values_is_refused(tmp_path
     with pytest.raises(ValueError, match="1 values in 'short' for 50 rows"):
         score(rows, [lambda batch: {"short": [1]}], tmp_path)
     for answer in ([1], {}):
-        with pytest.raises(ValueError, match="not with a dict of columns"):
+        with pytest.raises(ValueError, match="not a dict of columns"):
             score(rows, [lambda batch, answer=answer: answer], tmp_path / str(len(answer)))
 
 
@@ -336,15 +336,24 @@ def test_a_run_killed_twenty_times_ends_in_the_same_table_bit_for_bit(tmp_path, 
     killed_and_resumed(tmp_path, concatenate_datasets([sample, sample]), times=20, seed=2)
 
 
-def test_run_json_is_json(tmp_path, rows):
-    score(rows, [Length()], tmp_path)
-    json.loads((tmp_path / "run.json").read_text())
+def test_a_damaged_manifest_is_named_and_made_again_from_what_the_folder_holds(
+    tmp_path, rows, caplog
+):
+    CALLS.clear()
+    score(rows, [counted], tmp_path)
+    before = json.loads((tmp_path / "run.json").read_text())
     with pytest.raises(FileNotFoundError, match="not a run folder"):
-        read_manifest(tmp_path / "length")
-    for damage in ('{"rows": ', "[1]"):
+        read_manifest(tmp_path / "counted")
+    for damage in ('{"rows": ', "[1]", "", '{"scorers": []}'):
         (tmp_path / "run.json").write_text(damage)
         with pytest.raises(ValueError, match=r"run\.json' is damaged"):
-            score(rows, [Length()], tmp_path)
+            read_manifest(tmp_path)
+        caplog.clear()
+        assert score(rows, [counted], tmp_path)["counted"][:] == [1.0] * 50
+        assert "run.json is damaged" in caplog.text
+        after = read_manifest(tmp_path)
+        assert after["scorers"] == before["scorers"] and after["run"] == before["run"]
+    assert CALLS == [50], "no chunk was scored again"
 
 
 def test_a_record_that_another_process_wrote_from_an_older_look_is_put_right(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ import resource, signal, sys, time
 from datasets import Dataset
 from hf_superfilter import IFD, Length, score
 import hf_superfilter.runs.locks as leases, hf_superfilter.runs.chunks as chunks
-leases.BEAT, leases.EXPIRY, chunks.MOST, chunks.LEAST = 0.2, 1.5, 4_000, 2_000
+leases.LEASE, chunks.MAX_BYTES, chunks.MIN_BYTES = 1.5, 4_000, 2_000
 
 def slow(batch):
     time.sleep(sum(map(len, batch["response"])) * {per_byte})
@@ -44,7 +44,7 @@ import numpy as np
 from datasets import Dataset
 from hf_superfilter import IFD, score
 import hf_superfilter.runs.locks as leases, hf_superfilter.runs.chunks as chunks
-leases.BEAT, leases.EXPIRY, chunks.MOST, chunks.LEAST = 0.2, 1.5, 8_000, 2_000
+leases.LEASE, chunks.MAX_BYTES, chunks.MIN_BYTES = 1.5, 8_000, 2_000
 
 rows = Dataset.from_parquet(sys.argv[1], cache_dir=sys.argv[3])
 table = score(rows, [IFD("embedded:weak", dtype="float32")], sys.argv[2])
@@ -124,7 +124,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node")
 def test_two_processes_of_torchrun_are_two_and_give_the_table_of_one(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     small = (
-        "import hf_superfilter.runs.chunks as c; c.MOST = c.LEAST = 20_000\n"
+        "import hf_superfilter.runs.chunks as c; c.MAX_BYTES = c.MIN_BYTES = 20_000\n"
         "from hf_superfilter.cli import main\nmain()\n"
     )
     (tmp_path / "cli.py").write_text(small)
