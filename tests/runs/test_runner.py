@@ -284,12 +284,13 @@ PROGRAM = """
 import sys
 from datasets import Dataset
 from hf_superfilter import IFD, score
-score(Dataset.from_parquet(sys.argv[1], cache_dir=sys.argv[3]), [IFD("embedded:weak")], sys.argv[2], chunk_size=8)
+rows = Dataset.from_parquet(sys.argv[1], cache_dir=sys.argv[3])
+score(rows, [IFD("embedded:weak")], sys.argv[2], chunk_size=8)
 """
 
 
 def run_once(tmp_path, folder, kill_after=None):
-    """Run the program; killed `kill_after` seconds after it has finished a chunk of its own, if given."""
+    """Run the program; killed `kill_after` seconds after a chunk of its own, if given."""
     command = [sys.executable, "-c", PROGRAM, tmp_path / "rows.parquet", folder, tmp_path / "cache"]
     there = len(list(folder.glob("ifd/*.parquet")))
     process = subprocess.Popen(
@@ -306,7 +307,7 @@ def run_once(tmp_path, folder, kill_after=None):
 
 
 def killed_and_resumed(tmp_path, rows, times, seed):
-    """Kill a run `times` times at random moments, let it finish, and compare it with an uninterrupted one."""
+    """Kill a run at random moments, let it finish, and compare it with an uninterrupted one."""
     rng = random.Random(seed)
     rows.to_parquet(str(tmp_path / "rows.parquet"))
     code, errors = run_once(tmp_path, tmp_path / "whole")
