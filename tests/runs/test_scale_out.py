@@ -35,7 +35,10 @@ rows = Dataset.from_parquet(sys.argv[1], cache_dir=sys.argv[3])
 if len(sys.argv) > 4:  # a disk with little room
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), resource.RLIM_INFINITY))
-table = score(rows, [Length(), slow], sys.argv[2])
+try:
+    table = score(rows, [Length(), slow], sys.argv[2])
+except OSError as error:
+    sys.exit(str(error))  # a traceback would not fit into the file of errors either
 if table is not None:
     table.to_parquet(sys.argv[2].removeprefix("file://") + "/table.parquet")
 """
