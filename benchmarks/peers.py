@@ -27,7 +27,7 @@ from benchmarks.authors import Authors
 from benchmarks.others import CTranslate2, DataJuicer, OdaDataScorer
 from benchmarks.rows import SHARED, as_pairs, gpt2_shaped, real_rows
 from hf_superfilter import IFD, embedded_model
-from hf_superfilter.models.cpu_linear import Int8Linear, by_onednn
+from hf_superfilter.models.cpu_linear import Int8Linear, use_onednn
 
 OURS = ("float32", "bfloat16", "int8")
 LOOPS = (
@@ -70,7 +70,7 @@ def matrix_rate(dtype: str, device: str = "cpu", seconds: float = 0.5) -> float:
             torch.ops.onednn.qlinear_pointwise, whole, 1.0, 128, exchanged.weight, *rest
         )
     else:
-        by_onednn(layer)
+        use_onednn(layer)
         kind = getattr(torch, dtype)
         multiply = partial(layer.to(device, kind), states.to(device, kind))
     wait = torch.cuda.synchronize if device != "cpu" else (lambda: None)

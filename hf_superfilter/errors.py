@@ -6,6 +6,8 @@
         ├── NotFoundError          (FileNotFoundError) no such file, folder, recipe or short name
         ├── AccessError            (PermissionError) a key or right is missing
         ├── UnreachableError       (ConnectionError) a server or another process does not answer
+        ├── UnreadableFileError    (OSError) a damaged file
+        ├── NotEnoughMemoryError   (MemoryError) a single row does not fit
         └── HubError               (OSError) the Hub refused or failed
             ├── HubNotFoundError   also a NotFoundError: no such repository, revision or file
             ├── HubAccessError     also an AccessError: gated, or a token that lacks the right
@@ -39,6 +41,14 @@ class AccessError(SuperfilterError, PermissionError):
 
 class UnreachableError(SuperfilterError, ConnectionError):
     """Report that a server or another process does not answer."""
+
+
+class UnreadableFileError(SuperfilterError, OSError):
+    """Report a damaged file."""
+
+
+class NotEnoughMemoryError(SuperfilterError, MemoryError):
+    """Report that a single row does not fit into memory."""
 
 
 class HubError(SuperfilterError, OSError):

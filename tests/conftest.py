@@ -1,6 +1,7 @@
 """Fixtures of all tests: no network, a local Hub, tiny models built here, the sample as pairs."""
 
 import os
+from tempfile import TemporaryDirectory
 
 from hub_server import HubServer
 
@@ -9,6 +10,7 @@ from hub_server import HubServer
 # offline.
 os.environ["HF_ENDPOINT"] = (SERVER := HubServer()).url
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_ASSETS_CACHE"] = (ASSETS := TemporaryDirectory()).name  # results of self-checks
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
@@ -68,8 +70,9 @@ def _own_cache(tmp_path_factory):
 
 
 def pytest_unconfigure():
-    """Give the port of the local Hub back."""
+    """Give the port of the local Hub back, and remove what the tests cached."""
     SERVER.stop()
+    ASSETS.cleanup()
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
-"""A causal language model that says how surprising each response is; texts into vectors stand in `encoders`.
+"""Score responses by the loss of a causal language model.
 
-The token at position t is predicted from the hidden state at t - 1. Padding stands on the right, where
-a causal model never looks, so no attention mask is needed and attention stays on its fastest path.
-Only scored positions reach the vocabulary projection, in chunks, and logits are float32 always.
+The token at position t is predicted from the hidden state at t - 1. Padding stands on the right,
+where a causal model never looks, so no attention mask is needed and attention stays on its fastest
+path. Which fast paths a model runs on is what `self_check` found; logits are float32 always.
 """
 
-import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,17 +15,26 @@ import torch
 
 from ..embedded import model_folder
 from ..revisions import resolve_revision
-from .batching import default_batch_tokens, run_by_length
+from .batching import default_batch_tokens, run_by_length, split_at
 from .fork_safety import after_fork
-from .lm_head import VocabularyHead
-from .loading import load_tokenizer, load_weights, pick_device, pick_dtype, to_device, window_of
-from .prefix_tree import Tree, attention_by, can_share, run_trees
+from .lm_head import LogitsAt, Reduce
+from .loading import (
+    hub_revision,
+    length_border,
+    load_tokenizer,
+    load_weights,
+    pick_device,
+    pick_dtype,
+    to_device,
+    use_fast_layers,
+    window_of,
+)
+from .prefix_tree import Tree, run_trees
+from .self_check import check_causal_lm, dtype_of
 from .tokenization import Ids, Window, WindowReader, batch_of, padded
 
-Reduce = Callable[[torch.Tensor], torch.Tensor]
-ONE_AT_A_TIME = (
-    threading.Lock()
-)  # a forward pass patches its model and may set process-wide switches
+# Forward passes reuse one buffer of logits and set process-wide switches of torch and transformers.
+FORWARD_LOCK = threading.Lock()
 
 
 @lru_cache(maxsize=4)
@@ -38,7 +45,7 @@ def load_causal_lm(
     device: str = "auto",
     attn_implementation: str | None = None,
 ) -> "CausalLM":
-    """A `CausalLM`, loaded once per process for the same settings; `revision` has to be a resolved one."""
+    """Load a `CausalLM` once per process; `revision` has to be a resolved one."""
     return CausalLM(
         model,
         revision=revision,
@@ -49,7 +56,7 @@ def load_causal_lm(
 
 
 class CausalLM:
-    """Losses of responses under a causal language model of transformers.
+    """Compute losses of responses under a causal language model of transformers.
 
     Args:
         model: a local folder, a Hub id, `embedded:weak` or `embedded:strong`.
@@ -61,10 +68,11 @@ class CausalLM:
 
     Attributes:
         windows: a function from texts to windows, `WindowReader.windows`.
+        fast_paths: the fast paths that the model runs on, see `self_check`.
 
     Raises:
         FileNotFoundError: no such model, or a folder without config or weights.
-        ValueError: an encoder-decoder model.
+        ValueError: an encoder-decoder model, or one whose earlier tokens see later ones.
     """
 
     def __init__(
@@ -80,22 +88,21 @@ class CausalLM:
         self.name, self.device = model_folder(str(model)), pick_device(device)
         self.revision = resolve_revision(self.name, revision)
         self.dtype = pick_dtype(dtype, self.device, int8=True)
-        on_hub = None if self.revision.startswith("sha256:") else self.revision
         self.model: Any = load_weights(
-            self.name, on_hub, self.dtype, self.device, attn_implementation
+            self.name, hub_revision(self.revision), self.dtype, self.device, attn_implementation
         )
-        self.model.config.pad_token_id = None  # padding is never marked, see the module's docstring
         self.tokenizer = load_tokenizer(self.name, self.revision)
         self.window = window_of(self.model.config)
+        self._border = length_border(self.model.config)
         self.batch_tokens = default_batch_tokens(self.device, self.model.config)
-        self._body = self.model.get_decoder()
-        with ONE_AT_A_TIME:
-            self._shares = can_share(self.model)
-        self._packs = (
-            self._shares and self.device.type == "cuda"
-        )  # large batches of any lengths, without padding
-        self._head = VocabularyHead(self.model.get_output_embeddings(), self.dtype)
-        self.model.set_output_embeddings(self._head)
+        with FORWARD_LOCK:
+            self.fast_paths = check_causal_lm(self.model, self.dtype, self.name, self.revision)
+        self.dtype = dtype_of(self.dtype, self.fast_paths.paths)
+        if "layers" in self.fast_paths or self.dtype == torch.int8:
+            use_fast_layers(self.model, self.dtype, self.name)
+        # On a GPU, large batches of any lengths without padding.
+        self._packs = "trees" in self.fast_paths and self.device.type == "cuda"
+        self._logits_at = LogitsAt(self.model, self.dtype, split="split" in self.fast_paths)
         self.windows = WindowReader(self.name, self.tokenizer, self.window).windows
 
     def nll(
@@ -106,14 +113,16 @@ class CausalLM:
         append_eos: bool = False,
         max_length: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean negative log-likelihood of each response given its prompt.
+        """Return the mean negative log-likelihood of each response given its prompt.
 
         Returns:
-            (n,) float64 nats per scored response token, nan where none, and (n,) int64 scored tokens.
+            (n,) float64 nats per scored response token, nan where there is none, and (n,) int64
+            scored tokens.
 
         Example:
             >>> from hf_superfilter import CausalLM, embedded_model
-            >>> nats, tokens = CausalLM(embedded_model("weak")).nll(["Say hello.\\n"], ["Hello there!"])
+            >>> lm = CausalLM(embedded_model("weak"))
+            >>> nats, tokens = lm.nll(["Say hello.\\n"], ["Hello there!"])
             >>> bool(0 < nats[0] < 12), int(tokens[0]) > 0
             (True, True)
         """
@@ -123,114 +132,75 @@ class CausalLM:
     def losses(
         self, windows: Sequence[Window], batch_tokens: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean loss of the scored tokens of each window, all windows through one length-sorted queue.
+        """Return the mean loss of the scored tokens of each window.
 
         Args:
             windows: n windows of any lengths.
-            batch_tokens: tokens of a batch; None is the device's default. Results do not depend on it.
+            batch_tokens: tokens of a batch; None is the device's default. Results do not depend on
+                it.
 
         Returns:
-            (n,) float64 nats per scored token (nan where none is), and (n,) int64 scored tokens.
+            (n,) float64 nats per scored token, nan where there is none, and (n,) int64 scored
+            tokens.
         """
         after_fork()
         counts = np.array([window.scored for window in windows], dtype=np.int64)
-        sizes = np.array(
-            [len(window.ids) if window.scored else 0 for window in windows], dtype=np.int64
-        )
-        # Losses stay on the device until all are there: reading one batch's would make a GPU wait for the next.
-        owners, found = [np.arange(0)], [torch.zeros(0, device=self.device)]
+        lengths = np.array([len(window.ids) for window in windows], dtype=np.int64)
+        # Losses stay on the device to the end: to read a batch's, a GPU would have to wait.
+        owners, nats = [np.arange(0)], [torch.zeros(0, device=self.device)]
 
-        def keep(whose: np.ndarray, nats: torch.Tensor) -> None:
-            owners.append(whose)
-            found.append(nats)
+        def run_batch(numbers: np.ndarray) -> None:
+            batch = [windows[i] for i in numbers.tolist()]
+            ids, positions = batch_of(batch)
+            nats.append(self._logits_at.losses(ids, positions, positions - 1))
+            owners.append(np.repeat(numbers, [window.scored for window in batch]))
 
-        def run(chosen: np.ndarray) -> None:
-            some = [windows[i] for i in chosen.tolist()]
-            ids, positions = batch_of(some)
-            keep(
-                np.repeat(chosen, [w.scored for w in some]),
-                self._nats(ids, positions, positions - 1),
-            )
+        def run_tree(numbers: np.ndarray, tree: Tree) -> None:
+            losses = self._logits_at.tree_losses(tree)
+            nats.append(losses[to_device(tree.places, self.device)])
+            owners.append(numbers[tree.owners])
 
-        def run_tree(chosen: np.ndarray, tree: Tree) -> None:
-            with attention_by(tree.attend, self._body.config):
-                nats = self._nats(tree.ids[None], tree.scored, tree.before, tree.depths[None])
-            keep(chosen[tree.owners], nats[to_device(tree.places, self.device)])
-
-        with torch.inference_mode(), ONE_AT_A_TIME:
-            if self._shares:
-                sizes[
-                    run_trees(self, windows, sizes, run_tree, batch_tokens, all_of_them=self._packs)
-                ] = 0
-            run_by_length(self, sizes, run, batch_tokens)
-            nats = torch.cat(found).double().cpu().numpy()
-        sums = np.bincount(np.concatenate(owners), weights=nats, minlength=len(windows))
+        with torch.inference_mode(), FORWARD_LOCK:
+            for sizes in split_at(self._border, np.where(counts > 0, lengths, 0)):
+                if "trees" in self.fast_paths:
+                    in_trees = run_trees(
+                        self, windows, sizes, run_tree, batch_tokens, pack_all=self._packs
+                    )
+                    sizes[in_trees] = 0
+                run_by_length(self, sizes, run_batch, self._budget(batch_tokens))
+            total_nats = torch.cat(nats).double().cpu().numpy()
+        sums = np.bincount(np.concatenate(owners), weights=total_nats, minlength=len(windows))
         return np.where(counts > 0, sums, np.nan) / np.maximum(counts, 1), counts
 
-    def _nats(
-        self,
-        ids: np.ndarray,
-        scored: np.ndarray,
-        before: np.ndarray,
-        depths: np.ndarray | None = None,
+    def next_token(
+        self, rows: Sequence[Ids], reduce: Reduce, batch_tokens: int | None = None
     ) -> torch.Tensor:
-        """(m,) float32 losses of the tokens at positions `scored` of (k, t) ids, each told by the state at `before`."""
-        wanted = iter(to_device(ids.reshape(-1)[scored], self.device).split(self._head.rows))
-        return self._each_logits(ids, before, lambda logits: _losses(logits, next(wanted)), depths)
+        """Reduce the logits of the token behind each sequence.
 
-    def next_token(self, rows: Sequence[Ids], reduce: Reduce) -> torch.Tensor:
-        """What `reduce` makes of the (m, V) float32 logits of the token behind each sequence, in one forward pass.
+        Args:
+            rows: n sequences of token ids.
+            reduce: maps (c, V) float32 logits, which live for this call only, to (c, ...) values.
+            batch_tokens: tokens of a batch; None is the device's default.
 
-        The logits come in chunks that live for one call only; the answers are put together in order.
+        Returns:
+            (n, ...) values on the CPU.
         """
-        ids = padded(rows)
-        last = [i * ids.shape[1] + len(row) - 1 for i, row in enumerate(rows)]
-        return self._each_logits(ids, np.array(last), reduce)
+        after_fork()
+        parts, numbers = [], [np.arange(0)]
 
-    def _each_logits(
-        self,
-        ids: np.ndarray,
-        positions: np.ndarray,
-        reduce: Reduce,
-        depths: np.ndarray | None = None,
-    ) -> torch.Tensor:
-        """The same at any positions of (k, t) token ids, counted through all rows: nothing else is projected.
+        def run_batch(chosen: np.ndarray) -> None:
+            batch = [rows[i] for i in chosen.tolist()]
+            ids = padded(batch)
+            last = [i * ids.shape[1] + len(row) - 1 for i, row in enumerate(batch)]
+            parts.append(self._logits_at.reduced(ids, np.array(last), reduce).cpu())
+            numbers.append(chosen)
 
-        `depths`: (k, t) the tokens' places in their windows, where these are not 0, 1, 2 ... in every row.
-        """
-        given = {"input_ids": ids} if depths is None else {"input_ids": ids, "position_ids": depths}
-        tensors = {name: to_device(array, self.device) for name, array in given.items()}
-        output = self._body(**tensors, use_cache=False)
-        states = output.last_hidden_state.flatten(0, 1)[to_device(positions, self.device)]
-        with self._head_only(output) as logits_of:
-            return torch.cat([reduce(logits_of(some)) for some in states.split(self._head.rows)])
+        with torch.inference_mode(), FORWARD_LOCK:
+            lengths = np.array([len(ids) for ids in rows], dtype=np.int64)
+            for sizes in split_at(self._border, lengths):
+                run_by_length(self, sizes, run_batch, self._budget(batch_tokens))
+        return torch.cat(parts)[np.argsort(np.concatenate(numbers))]
 
-    @contextmanager
-    def _head_only(self, output: Any) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-        """A function from (m, d) hidden states to (m, V) float32 logits, by the model's own forward.
-
-        Its body is short-circuited to hand over the states, so that whatever a model does after
-        the projection (soft caps, scales) happens here too, on the chosen positions alone.
-        """
-        given: list[torch.Tensor] = []
-        nothing = torch.zeros((1, 1), dtype=torch.long, device=self.device)
-
-        def logits_of(states: torch.Tensor) -> torch.Tensor:
-            given[:] = [states[None]]
-            return self.model(input_ids=nothing, use_cache=False).logits[0]
-
-        self._body.forward = lambda *args, **kwargs: dataclasses.replace(
-            output, last_hidden_state=given[0]
-        )
-        try:
-            yield logits_of
-        finally:
-            del self._body.forward  # the class's own forward shows again
-
-
-def _losses(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """(m,) losses in nats of (m, V) float32 logits, which are overwritten: torch reads a row before it writes it.
-
-    A second block of that size would be mapped afresh each time, which costs more than its arithmetic.
-    """
-    return -torch.log_softmax(logits, -1, out=logits).gather(-1, wanted[:, None])[:, 0]
+    def _budget(self, batch_tokens: int | None) -> int | None:
+        """Return the tokens of a batch: one window at a time where padding is not used."""
+        return batch_tokens if "padding" in self.fast_paths else 1

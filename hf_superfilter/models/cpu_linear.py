@@ -1,179 +1,213 @@
-"""Linear layers on a CPU by oneDNN, which comes with torch but which torch does not ask for float32 products.
+"""Multiply linear layers on a CPU faster than torch does by itself: oneDNN, and int8.
 
-It asks MKL, which leaves half the width of AMD's AVX-512 units idle. Measured on 2,048 tokens through GPT-2's MLP, one
-core of an AMD EPYC (Zen 5): 86 GFLOP/s by MKL, 195 by oneDNN; backward 93 against 160. In bfloat16 oneDNN adds the bias
+oneDNN comes with torch, but torch asks MKL for float32 products, which leaves half the width of
+AMD's AVX-512 units idle. Measured on 2,048 tokens through GPT-2's MLP, one core of an AMD EPYC
+(Zen 5): 86 GFLOP/s by MKL, 195 by oneDNN; backward 93 against 160. In bfloat16 oneDNN adds the bias
 itself, where GPT-2's layers first copy it to every token: a tenth of the time of `embedded:weak`.
+
+int8 weights have one scale per output feature, activations one scale per token.
+
+Every function that changes a model returns a function that changes it back.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-STEPS = 127
-ZERO = 128  # with signed activations this kernel is a thousand times slower
-SMALLEST = 1e-12  # scale of a row of zeros
-LEAST = 0.5  # share of the weights in linear layers, tables of embeddings not counted
+from ..errors import SuperfilterError
+
+INT8_STEPS = 127
+UINT8_ZERO = (
+    128  # activations are unsigned: with signed ones this kernel is a thousand times slower
+)
+SMALLEST_SCALE = 1e-12  # of a row of zeros
+LEAST_LINEAR_SHARE = 0.5  # of the weights, embedding tables not counted
+
+Undo = Callable[[], None]
 
 
-def by_onednn(model: torch.nn.Module) -> None:
-    """Let the linear layers of a model on a CPU multiply by oneDNN, where that is known to be faster.
+def use_onednn(model: torch.nn.Module) -> Undo:
+    """Let linear layers on a CPU multiply by oneDNN.
 
-    Weights, their names and whether they are tied stay what they were; the layers can be trained and saved.
+    Weights, their names and their ties stay what they were; the layers can be trained and saved.
+    Nothing changes on processors without AVX-512, where oneDNN is not known to be faster.
     """
-    abilities = torch.cpu.get_capabilities()
-    if not abilities.get("avx512_f") or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return
-    dtypes = [torch.float32]
-    if abilities.get("avx512_bf16") or abilities.get("amx_bf16"):
-        dtypes.append(torch.bfloat16)
+    capabilities = torch.cpu.get_capabilities()
+    dtypes = []
+    if capabilities.get("avx512_f") and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        dtypes.append(torch.float32)
+        if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
+            dtypes.append(torch.bfloat16)
+    replacements: dict[type, type] = {torch.nn.Linear: OneDnnLinear, Conv1D: OneDnnConv1D}
+    changed: list[tuple[torch.nn.Module, type]] = []
     for layer in model.modules():
-        kind = {torch.nn.Linear: OneDnnLinear, Conv1D: OneDnnConv1D}.get(type(layer))
-        if kind and layer.weight.dtype in dtypes and layer.weight.device.type == "cpu":
-            layer.__class__ = kind  # a new layer would have to be told of ties, hooks and names
+        plain_class = type(layer)
+        if plain_class not in replacements:
+            continue
+        weight: Any = layer.weight
+        if weight.dtype in dtypes and weight.device.type == "cpu":
+            # A new layer would have to take over ties, hooks and names; a new class does not.
+            layer.__class__ = replacements[plain_class]
+            changed.append((layer, plain_class))
+
+    def undo() -> None:
+        for layer, plain_class in changed:
+            layer.__class__ = plain_class
+
+    return undo
 
 
 class OneDnnLinear(torch.nn.Linear):
-    """The same layer; inputs of another dtype than its weights go the usual way."""
+    """Multiply as `torch.nn.Linear`, by oneDNN where inputs have the weights' dtype."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """(..., out) of (..., in)."""
-        return (
-            super().forward(states)
-            if _usual(states, self.weight)
-            else _Product.apply(states, self.weight, self.bias)
-        )
+        """Map (..., in) states to (..., out)."""
+        if _needs_torch(states, self.weight):
+            return super().forward(states)
+        return _product(states, self.weight, self.bias)
 
 
 class OneDnnConv1D(Conv1D):
-    """The same for GPT-2's layers, which keep their weights (in, out)."""
+    """Multiply as GPT-2's layers, which keep their weights as (in, out)."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """(..., out) of (..., in)."""
-        return (
-            super().forward(states)
-            if _usual(states, self.weight)
-            else _Product.apply(states, self.weight.T, self.bias)
-        )
+        """Map (..., in) states to (..., out)."""
+        if _needs_torch(states, self.weight):
+            product: torch.Tensor = super().forward(states)  # type: ignore[no-untyped-call]
+            return product
+        return _product(states, self.weight.T, self.bias)
 
 
-def _usual(states: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether torch's own product is asked for: another dtype, autocast to one, or nothing to multiply."""
+def _needs_torch(states: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Tell whether torch multiplies: another dtype, autocast to one, or nothing to multiply."""
     return states.dtype != weight.dtype or torch.is_autocast_enabled("cpu") or not states.numel()
 
 
+def _product(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    product: torch.Tensor = _Product.apply(states, weight, bias)  # type: ignore[no-untyped-call]
+    return product
+
+
 class _Product(torch.autograd.Function):
+    """Multiply (..., in) states by (out, in) weights, differentiable in all three."""
+
     @staticmethod
     def forward(
         ctx: Any, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
         ctx.save_for_backward(states, weight)
-        return _times(states, weight, bias)
+        return _multiply(states, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         states, weight = ctx.saved_tensors
-        of_states, of_weight, of_bias = ctx.needs_input_grad
-        flat, rows = grad.flatten(0, -2), states.flatten(0, -2)
+        needs_states, needs_weight, needs_bias = ctx.needs_input_grad
+        flat_grad, flat_states = grad.flatten(0, -2), states.flatten(0, -2)
         return (
-            _times(grad, weight.T) if of_states else None,
-            _times(flat.T, rows.T) if of_weight else None,
-            flat.sum(0) if of_bias else None,
+            _multiply(grad, weight.T) if needs_states else None,
+            _multiply(flat_grad.T, flat_states.T) if needs_weight else None,
+            flat_grad.sum(0) if needs_bias else None,
         )
 
 
-def _times(
+def _multiply(
     states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """(..., out) of (..., in) states and (out, in) weights."""
-    return torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
+    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
+    return product
 
 
-def to_int8(model: torch.nn.Module, name: str) -> None:
-    """Exchange every linear layer of a float32 model for one in int8, the vocabulary projection included.
+def use_int8(model: torch.nn.Module, name: str) -> Undo:
+    """Replace every linear layer of a float32 model by one in int8, the output layer included.
+
+    Args:
+        model: a model on a CPU.
+        name: its name, for messages.
 
     Raises:
-        ValueError: a processor without the kernels, or most of the weights are not in linear layers.
+        ValueError: no x86 processor, or most of the weights are not in linear layers.
     """
     if "x86" not in torch.backends.quantized.supported_engines:
-        raise ValueError("dtype='int8' needs an x86 processor: give dtype='auto'")
-    places = [
-        (module, key, layer)
-        for module in model.modules()
-        for key, layer in module.named_children()
+        raise SuperfilterError("dtype='int8' needs an x86 processor: give dtype='auto'")
+    layers = [
+        (parent, key, layer)
+        for parent in model.modules()
+        for key, layer in parent.named_children()
         if type(layer) in (torch.nn.Linear, Conv1D) and layer.weight.dtype == torch.float32
     ]
-    held = {id(layer.weight) for *_, layer in places}
-    tables = {
-        id(layer.weight) for layer in model.modules() if isinstance(layer, torch.nn.Embedding)
-    } - held
-    sizes = {
-        id(weight): weight.numel() for weight in model.parameters() if id(weight) not in tables
-    }
-    share = sum(sizes[weight] for weight in held) / max(1, sum(sizes.values()))
-    if share < LEAST:
-        raise ValueError(
-            f"dtype='int8' is for linear layers, and those of {name!r} hold only {share:.0%} of what it multiplies by: "
-            "give dtype='auto', or a dense model, such as GPT-2, OPT, Llama, Qwen or Flan-T5, as it was published"
+    _check_linear_share(model, [layer for *_, layer in layers], name)
+    quantized: dict[int, Int8Linear] = {}  # a layer that stands in two places stays one
+    for parent, key, layer in layers:
+        if id(layer) not in quantized:
+            quantized[id(layer)] = Int8Linear(layer)
+        setattr(parent, key, quantized[id(layer)])
+
+    def undo() -> None:
+        for parent, key, layer in layers:
+            setattr(parent, key, layer)
+
+    return undo
+
+
+def _check_linear_share(model: torch.nn.Module, layers: list[Any], name: str) -> None:
+    linear = {id(layer.weight) for layer in layers}
+    embeddings = [layer for layer in model.modules() if isinstance(layer, torch.nn.Embedding)]
+    tables = {id(layer.weight) for layer in embeddings} - linear
+    sizes = {id(weight): weight.numel() for weight in model.parameters()}
+    multiplied = {key: size for key, size in sizes.items() if key not in tables}
+    share = sum(multiplied[key] for key in linear) / max(1, sum(multiplied.values()))
+    if share < LEAST_LINEAR_SHARE:
+        raise SuperfilterError(
+            f"dtype='int8' is for linear layers, and those of {name!r} hold only {share:.0%} of "
+            "what it multiplies by: give dtype='auto', or a dense model, such as GPT-2, OPT, "
+            "Llama, Qwen or Flan-T5, as it was published"
         )
-    made: dict[int, Int8Linear] = {}  # a layer that stands in two places stays one
-    for module, key, layer in places:
-        made[id(layer)] = made.get(id(layer)) or Int8Linear(layer)
-        setattr(module, key, made[id(layer)])
 
 
 class Int8Linear(torch.nn.Module):
-    """A linear layer with int8 weights, for float32 inputs and float32 results; it cannot be trained.
+    """Multiply float32 states by int8 weights into float32; it cannot be trained.
 
-    Processors without VNNI instructions sum pairs of products in 16 bits, where 255 x 127 twice is too much: there
-    a weight has 63 steps of either sign.
+    Processors without VNNI instructions sum pairs of products in 16 bits, where 255 x 127 twice is
+    too much: there a weight has 63 steps of either sign.
     """
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
         weight = layer.weight.detach()
-        weight = weight.T if isinstance(layer, Conv1D) else weight
+        if isinstance(layer, Conv1D):
+            weight = weight.T
+        steps = INT8_STEPS if has_vnni() else INT8_STEPS // 2
         self.out_features, self.in_features = weight.shape
-        self.scales = (
-            weight.abs().amax(1).clamp_(min=SMALLEST).div_(STEPS if has_vnni() else STEPS // 2)
-        )
+        self.scales = weight.abs().amax(1).clamp_(min=SMALLEST_SCALE).div_(steps)
         self.zeros = torch.zeros(self.out_features, dtype=torch.int64)
         self.bias = None if layer.bias is None else layer.bias.detach()
-        whole = (
-            (weight / self.scales[:, None]).round_().to(torch.int8).contiguous()
-        )  # strides are not looked at
-        self.weight = torch.ops.onednn.qlinear_prepack(whole, None)
+        rounded = (weight / self.scales[:, None]).round_().to(torch.int8)
+        # The kernel reads memory in order, whatever the strides say.
+        self.weight = torch.ops.onednn.qlinear_prepack(rounded.contiguous(), None)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """(..., out) float32 of (..., in) float32."""
+        """Map (..., in) float32 states to (..., out) float32."""
         flat = states.reshape(-1, self.in_features)
-        scale = flat.abs().amax(1, keepdim=True).clamp_(min=SMALLEST).div_(STEPS)
-        whole = (flat / scale).add_(ZERO + 0.5).to(torch.uint8)  # rounds: all are positive
-        out = torch.ops.onednn.qlinear_pointwise(
-            whole,
-            1.0,
-            ZERO,
-            self.weight,
-            self.scales,
-            self.zeros,
-            None,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
-        )
-        # The kernel cannot scale by row. With the bias in the same pass this costs a tenth of the product.
-        out = (
-            out.mul_(scale) if self.bias is None else torch.addcmul(self.bias, out, scale, out=out)
-        )
-        return out.view(*states.shape[:-1], self.out_features)
+        scale = flat.abs().amax(1, keepdim=True).clamp_(min=SMALLEST_SCALE).div_(INT8_STEPS)
+        # All are positive here, so that cutting the fraction off rounds to the nearest.
+        rounded = (flat / scale).add_(UINT8_ZERO + 0.5).to(torch.uint8)
+        product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            rounded, 1.0, UINT8_ZERO, self.weight, self.scales, self.zeros,
+            None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        # The kernel cannot scale by row. With the bias in the same pass it costs a tenth more.
+        if self.bias is None:
+            product.mul_(scale)
+        else:
+            torch.addcmul(self.bias, product, scale, out=product)
+        return product.view(*states.shape[:-1], self.out_features)
 
 
 def has_vnni() -> bool:
-    """Whether the processor sums products of 8-bit integers in 32 bits."""
-    abilities = torch.cpu.get_capabilities()
-    return any(abilities.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    """Tell whether the processor sums products of 8-bit integers in 32 bits."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))

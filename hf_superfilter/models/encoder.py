@@ -1,8 +1,9 @@
-"""A text encoder, from texts to vectors: inference, as `models` is for language models.
+"""Turn texts into vectors with a transformers or sentence-transformers model.
 
-Any transformers model is one, through the mean of its last hidden states. A folder of sentence-transformers
-says in its `modules.json` how its vectors are made. Transformer, mean or first-token pooling and
-normalisation are done here; whatever else it names is left to the library of that name.
+Any transformers model is an encoder, through the mean of its last hidden states. A folder of
+sentence-transformers says in its `modules.json` how its vectors are made. Transformer, mean or
+first-token pooling and normalisation are done here; whatever else it names is left to the library
+of that name.
 """
 
 import json
@@ -13,28 +14,44 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from ..embedded import model_folder
+from ..errors import SuperfilterError
 from ..revisions import resolve_revision
 from .batching import default_batch_tokens, run_by_length
-from .causal_lm import ONE_AT_A_TIME
+from .causal_lm import FORWARD_LOCK
 from .fork_safety import after_fork
-from .loading import load_body, load_tokenizer, pick_device, pick_dtype, window_of
+from .loading import (
+    NO_LIMIT,
+    hub_revision,
+    load_body,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+    use_fast_layers,
+    window_of,
+)
+from .self_check import check_encoder
 from .tokenization import DEFAULT_MAX_LENGTH, limit_of, padded
 
-# Those done here, by their switches in files of before version 6 of sentence-transformers; later ones hold the name.
-POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+POOLINGS = ("mean", "cls")
+# Switches of version 5 of sentence-transformers and before; later ones name the pooling.
+POOLING_SWITCHES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
 
 class Embedded(NamedTuple):
-    """The vectors of n texts, (n, d) float32 with nan for a text without tokens, and how each was read."""
+    """Hold the vectors of n texts and how each text was read.
+
+    Attributes:
+        vectors: (n, d) float32, nan for a text without tokens.
+        tokens: (n,) int64 tokens read, with the special ones; 0 of a text without others.
+        cut: (n,) whether the text was longer than what was read of it.
+    """
 
     vectors: np.ndarray
     tokens: np.ndarray
-    """(n,) int64 tokens read, with the special ones; 0 of a text without others."""
     cut: np.ndarray
-    """(n,) whether the text was longer than what was read of it."""
 
 
 @lru_cache(maxsize=2)
@@ -45,7 +62,7 @@ def load_encoder(
     device: str = "auto",
     attn_implementation: str | None = None,
 ) -> "TextEncoder":
-    """A `TextEncoder`, loaded once per process for the same settings; `revision` has to be a resolved one."""
+    """Load a `TextEncoder` once per process; `revision` has to be a resolved one."""
     return TextEncoder(
         model,
         revision=revision,
@@ -56,13 +73,13 @@ def load_encoder(
 
 
 class TextEncoder:
-    """Vectors of texts under a transformers model or a sentence-transformers model.
+    """Turn texts into vectors under a transformers model or a sentence-transformers model.
 
     Args:
         model: a local folder, a Hub id, `embedded:weak` or `embedded:strong`.
         revision: branch, tag or commit on the Hub.
-        dtype: `float32`, `bfloat16`, `float16`, or `auto` (bfloat16 where the hardware multiplies it natively).
-            Pooling is done in float32 always.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto` (bfloat16 where the hardware multiplies
+            it natively). Pooling is done in float32 always.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         attn_implementation: as in transformers; None lets transformers choose.
 
@@ -84,24 +101,25 @@ class TextEncoder:
         self.name, self.device = model_folder(str(model)), pick_device(device)
         self.revision = resolve_revision(self.name, revision)
         self.dtype = pick_dtype(dtype, self.device)
-        on_hub = None if self.revision.startswith("sha256:") else self.revision
-        self.pooling, self.normalize, self.library, limit = _plan(self.name, on_hub)
-        if self.library:
-            self.model: Any = _from_library(
-                self.name, on_hub, self.dtype, self.device, attn_implementation
-            )
-            self.tokenizer, self.window = (
-                self.model.tokenizer,
-                self.model.max_seq_length or DEFAULT_MAX_LENGTH,
-            )
-        else:
-            self.model = load_body(self.name, on_hub, self.dtype, self.device, attn_implementation)
-            self.tokenizer = load_tokenizer(self.name, self.revision)
-            # What the tokenizer knows, too: positions of RoBERTa-like models begin at 2.
-            self.window = min(
-                window_of(self.model.config), int(self.tokenizer.model_max_length), limit
-            )
-        self.batch_tokens = default_batch_tokens(self.device, getattr(self.model, "config", None))
+        commit = hub_revision(self.revision)
+        self.pooling, self.normalize, self.uses_library, window = _pooling_plan(self.name, commit)
+        settings = (self.name, commit, self.dtype, self.device, attn_implementation)
+        if self.uses_library:
+            self.model: Any = _load_with_library(*settings)
+            self.tokenizer = self.model.tokenizer
+            self.window = self.model.max_seq_length or DEFAULT_MAX_LENGTH
+            self.batch_tokens = default_batch_tokens(self.device, None)
+            return
+        self.model = load_body(*settings)
+        with FORWARD_LOCK:
+            self.fast_paths = check_encoder(self.model, self.dtype, self.name, self.revision)
+        if "layers" in self.fast_paths:
+            use_fast_layers(self.model, self.dtype, self.name)
+        self.tokenizer = load_tokenizer(self.name, self.revision)
+        # The tokenizer's limit counts too: positions of RoBERTa-like models begin at 2.
+        limits = (window_of(self.model.config), int(self.tokenizer.model_max_length), window)
+        self.window = min(limits)
+        self.batch_tokens = default_batch_tokens(self.device, self.model.config)
 
     def embed(
         self,
@@ -111,122 +129,132 @@ class TextEncoder:
         max_length: int | None = None,
         batch_tokens: int | None = None,
     ) -> Embedded:
-        """The vectors of n texts, all through one length-sorted queue.
+        """Embed n texts, all through one queue sorted by length.
 
         Args:
-            normalize: scale each vector to length 1; None as the model's `modules.json` says, and yes without one.
-            max_length: tokens read of a text, the special ones included; None is 1,024, or the model's
-                window where that is shorter.
+            texts: n texts.
+            normalize: scale each vector to length 1; None as the model's `modules.json` says, and
+                yes without one.
+            max_length: tokens read of a text, the special ones included; None is 1,024, or the
+                model's window where that is shorter.
             batch_tokens: tokens of a batch; results do not depend on it.
 
         Example:
             >>> from hf_superfilter import TextEncoder
             >>> vectors, tokens, cut = TextEncoder("embedded:weak").embed(["Hello there.", ""])
-            >>> vectors.shape, bool(abs((vectors[0] ** 2).sum() - 1) < 1e-6), bool(np.isnan(vectors[1]).all())
-            ((2, 128), True, True)
+            >>> vectors.shape, bool(np.isnan(vectors[1]).all())
+            ((2, 128), True)
+            >>> bool(abs((vectors[0] ** 2).sum() - 1) < 1e-6)
+            True
         """
         limit = limit_of(max_length, self.window, self.name)
-        ids, cut = self._ids(texts, limit)
-        tokens = np.array([len(one) for one in ids], dtype=np.int64)
+        ids, is_cut = self._ids(texts, limit)
+        tokens = np.array([len(row) for row in ids], dtype=np.int64)
         tokens[tokens <= self.tokenizer.num_special_tokens_to_add()] = 0
         vectors = np.full((len(ids), self._width()), np.nan, dtype=np.float32)
+        if normalize is None:
+            normalize = self.normalize
+        if not self.uses_library and "padding" not in self.fast_paths:
+            batch_tokens = 1
 
-        def run(chosen: np.ndarray) -> None:
-            some = chosen.tolist()
-            made = (
-                self._encoded([texts[i] for i in some], limit)
-                if self.library
-                else self._pooled([ids[i] for i in some])
-            )
-            if self.normalize if normalize is None else normalize:
-                made = torch.nn.functional.normalize(made, dim=-1)
-            vectors[chosen] = made.cpu().numpy()
+        def run_batch(numbers: np.ndarray) -> None:
+            if self.uses_library:
+                batch = self._encode_with_library([texts[i] for i in numbers.tolist()], limit)
+            else:
+                batch = self._pooled([ids[i] for i in numbers.tolist()])
+            if normalize:
+                batch = torch.nn.functional.normalize(batch, dim=-1)
+            vectors[numbers] = batch.cpu().numpy()
 
-        with torch.inference_mode(), ONE_AT_A_TIME:
-            run_by_length(self, tokens, run, batch_tokens)
-        return Embedded(vectors, tokens, np.array(cut, dtype=bool))
+        with torch.inference_mode(), FORWARD_LOCK:
+            run_by_length(self, tokens, run_batch, batch_tokens)
+        return Embedded(vectors, tokens, np.array(is_cut, dtype=bool))
 
     def _ids(self, texts: Sequence[str], limit: int) -> tuple[list[list[int]], list[bool]]:
-        """The ids of each text with the special tokens, at most `limit`, and whether it was cut to that."""
+        """Return at most `limit` ids of each text, and whether it was cut to that."""
         after_fork()
         if not len(texts):
             return [], []
-        ids = self.tokenizer(list(texts), verbose=False)["input_ids"]
-        cut = [len(one) > limit for one in ids]
-        for number in np.flatnonzero(cut).tolist():
-            ids[number] = self.tokenizer(texts[number], truncation=True, max_length=limit)[
-                "input_ids"
-            ]
-        return ids, cut
+        ids = list(self.tokenizer(list(texts), verbose=False)["input_ids"])
+        is_cut = [len(row) > limit for row in ids]
+        for number in np.flatnonzero(is_cut).tolist():
+            encoding = self.tokenizer(texts[number], truncation=True, max_length=limit)
+            ids[number] = encoding["input_ids"]
+        return ids, is_cut
 
     def _pooled(self, ids: list[list[int]]) -> torch.Tensor:
-        """(k, d) float32 vectors of k sequences in one forward pass, padded on the right."""
-        lengths = torch.tensor([len(one) for one in ids])
+        """Return (k, d) float32 vectors of k sequences in one forward pass."""
+        lengths = torch.tensor([len(row) for row in ids])
         batch = torch.from_numpy(padded(ids))
         mask = (torch.arange(batch.shape[1]) < lengths[:, None]).long().to(self.device)
-        states = self.model(input_ids=batch.to(self.device), attention_mask=mask).last_hidden_state
+        output = self.model(input_ids=batch.to(self.device), attention_mask=mask)
+        states: torch.Tensor = output.last_hidden_state
         if self.pooling == "cls":
             return states[:, 0].float()
         return (states.float() * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
 
-    def _encoded(self, texts: list[str], limit: int) -> torch.Tensor:
-        """(k, d) float32 vectors as sentence-transformers makes them of so many tokens, in one forward pass."""
+    def _encode_with_library(self, texts: list[str], limit: int) -> torch.Tensor:
+        """Return (k, d) float32 vectors by sentence-transformers, of so many tokens each."""
         before, self.model.max_seq_length = self.model.max_seq_length, limit
         try:
-            made = self.model.encode(
+            vectors: torch.Tensor = self.model.encode(
                 texts, batch_size=len(texts), convert_to_tensor=True, show_progress_bar=False
             )
         finally:
             self.model.max_seq_length = before
-        return made.float()
+        return vectors.float()
 
     def _width(self) -> int:
-        if self.library:
+        if self.uses_library:
             return int(self.model.get_embedding_dimension())
         return int(self.model.config.get_text_config().hidden_size)
 
 
-class _Plan(NamedTuple):
-    """How a model's vectors are made, and the window that its sentence-transformers files state."""
+class _PoolingPlan(NamedTuple):
+    """How a model's vectors are made, and the window that its files state."""
 
     pooling: str = "mean"
     normalize: bool = True
-    library: bool = False
-    limit: int = 1 << 30
+    uses_library: bool = False
+    window: int = NO_LIMIT
 
 
-def _plan(model: str, revision: str | None) -> _Plan:
-    modules = _json(model, revision, "modules.json")
+def _pooling_plan(model: str, revision: str | None) -> _PoolingPlan:
+    modules = _read_json(model, revision, "modules.json")
     if modules is None:
-        return _Plan()
+        return _PoolingPlan()
     kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in modules]
-    reading = _json(model, revision, "sentence_bert_config.json") or {}
-    plain = kinds in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
-    settings = _json(model, revision, "config_sentence_transformers.json") or {}
-    prompt = (settings.get("prompts") or {}).get(
-        settings.get("default_prompt_name")
-    )  # goes before every text
-    if not plain or modules[0]["path"] or reading.get("do_lower_case") or prompt:
-        return _Plan(normalize=False, library=True)
-    pooling = _json(model, revision, f"{modules[1]['path']}/config.json") or {}
-    switches = [
-        key for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True
-    ]
-    mode = pooling.get("pooling_mode") or ", ".join(
-        POOLINGS.get(switch, switch) for switch in switches
-    )
-    if mode not in POOLINGS.values():
-        return _Plan(normalize=False, library=True)
-    return _Plan(mode, "Normalize" in kinds, limit=reading.get("max_seq_length") or 1 << 30)
+    reading = _read_json(model, revision, "sentence_bert_config.json") or {}
+    settings = _read_json(model, revision, "config_sentence_transformers.json") or {}
+    # A default prompt goes before every text.
+    prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))
+    is_plain = kinds in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+    if not is_plain or modules[0]["path"] or reading.get("do_lower_case") or prompt:
+        return _PoolingPlan(normalize=False, uses_library=True)
+    pooling = _pooling(_read_json(model, revision, f"{modules[1]['path']}/config.json") or {})
+    if pooling not in POOLINGS:
+        return _PoolingPlan(normalize=False, uses_library=True)
+    window = reading.get("max_seq_length") or NO_LIMIT
+    return _PoolingPlan(pooling, "Normalize" in kinds, window=window)
 
 
-def _json(model: str, revision: str | None, name: str) -> Any:
-    """The contents of one of a model's files, None where it has none of that name."""
+def _pooling(settings: dict[str, Any]) -> str:
+    """Return the name of a pooling, of several poolings all their switches."""
+    if settings.get("pooling_mode"):
+        return str(settings["pooling_mode"])
+    switches = [key for key, on in settings.items() if on is True and "pooling_mode_" in key]
+    return ", ".join(POOLING_SWITCHES.get(switch, switch) for switch in switches)
+
+
+def _read_json(model: str, revision: str | None, name: str) -> Any:
+    """Return the contents of one of a model's files, None where it has none of that name."""
     file = cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False)
-    return json.loads(Path(file).read_text(encoding="utf-8")) if file else None
+    if not file:
+        return None
+    return json.loads(Path(file).read_text(encoding="utf-8"))
 
 
-def _from_library(
+def _load_with_library(
     model: str,
     revision: str | None,
     dtype: torch.dtype,
@@ -236,14 +264,14 @@ def _from_library(
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise ValueError(
+        raise SuperfilterError(
             f"the model {model!r} has parts that need the library sentence-transformers: "
             "pip install 'hf-superfilter[embed]'"
         ) from error
-    how = {"dtype": dtype, "attn_implementation": attn_implementation}
-    return SentenceTransformer(
-        model,
-        revision=revision,
-        device=str(device),
-        model_kwargs={k: v for k, v in how.items() if v is not None},
-    ).eval()
+    settings: dict[str, Any] = {"dtype": dtype}
+    if attn_implementation is not None:
+        settings["attn_implementation"] = attn_implementation
+    loaded = SentenceTransformer(
+        model, revision=revision, device=str(device), model_kwargs=settings
+    )
+    return loaded.eval()

@@ -21,7 +21,15 @@ import torch
 
 from ..runs.distributed import broadcast, this_process
 from ..runs.store import atomic_write
-from .loading import load_tokenizer, load_weights, pick_device, pick_dtype
+from .loading import (
+    hub_revision,
+    load_tokenizer,
+    load_weights,
+    pick_device,
+    pick_dtype,
+    use_fast_layers,
+)
+from .self_check import check_causal_lm
 from .tokenization import Window
 from .trainer import Plan, Steps, Training
 
@@ -87,10 +95,15 @@ def finetune(
             _warn_of_few_rows(steps)
         location = pick_device(device, process.local)
         with torch.random.fork_rng([location] if location.type == "cuda" else []):
+            loaded = load_weights(
+                model, hub_revision(revision), torch.float32, location, attn_implementation
+            )
+            fast_paths = check_causal_lm(loaded, torch.float32, model, revision)
+            if "layers" in fast_paths:
+                use_fast_layers(loaded, torch.float32, model)
             training = Training(
-                load_weights(
-                    model, _on_hub(revision), torch.float32, location, attn_implementation
-                ),
+                loaded,
+                fast_paths,
                 steps,
                 process,
                 bfloat16=_multiplies_in_bfloat16(dtype, location),
@@ -191,11 +204,6 @@ class Saver:
             shutil.rmtree(unfinished)
             if not folder.is_dir():
                 raise
-
-
-def _on_hub(revision: str) -> str | None:
-    """Return a revision that the Hub knows; the digest of a folder is none."""
-    return None if revision.startswith("sha256:") else revision
 
 
 def _multiplies_in_bfloat16(dtype: str, device: torch.device) -> bool:

@@ -1,21 +1,21 @@
-"""A forked worker has its parent's thread pools on paper only: waiting for one of them never ends.
+"""Limit forked workers to one thread: they lack the threads of their parent's pools.
 
-This file is imported with the scorers, so that it knows the process in which they were made; torch
-may be loaded in the worker only.
+A worker that waits for such a thread never ends. This file is imported with the scorers, so that it
+knows the process that made them; torch may be loaded in the worker only.
 """
 
 import os
 
-_home = os.getpid()
+_process = os.getpid()
 
 
 def after_fork() -> None:
-    """In a forked worker, one thread for torch and for tokenizers; called before either does any work."""
-    global _home
-    if os.getpid() == _home:
+    """Limit torch and tokenizers to one thread in a forked worker, before they work."""
+    global _process
+    if os.getpid() == _process:
         return
     import torch
 
-    _home = os.getpid()
+    _process = os.getpid()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Models and tokenizers from a folder or the Hub: which device, which dtype, and clear words where it cannot be."""
+"""Load models, tokenizers and configs from a folder or the Hub; pick device and dtype."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -20,55 +20,68 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..errors import did_you_mean
-from .cpu_linear import by_onednn, to_int8
+from ..errors import NotFoundError, SuperfilterError, UnreadableFileError, did_you_mean
+from .cpu_linear import Undo, use_int8, use_onednn
 from .fork_safety import after_fork
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NO_LIMIT = 1 << 30  # the window of a model that names none
+WINDOW_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
 
 
 def pick_device(device: str, rank: int | None = None) -> torch.device:
-    """`auto` is CUDA device number `rank` (modulo their count) where there is one, else the CPU.
+    """Pick a device; `auto` is a GPU where there is one, else the CPU.
+
+    Args:
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        rank: with `auto`, the number of the GPU, modulo their count.
 
     Raises:
-        ValueError: an unknown device, CUDA where there is none, or in a forked worker.
+        ValueError: an unknown device, CUDA where there is none, or CUDA in a forked worker.
     """
-    chosen = _named_device(device, rank)
-    if chosen.type == "cuda":
-        try:
-            torch.cuda.init()  # at once, in all cases but one
-        except RuntimeError as error:
-            if "fork" not in str(error):
-                raise
-            raise ValueError(
-                "this worker was forked from a process that uses CUDA, where CUDA does not work: start workers afresh, "
-                "with multiprocess.set_start_method('spawn') before map(num_proc=...), or score under torchrun"
-            ) from error
-    return chosen
+    picked = _named_device(device, rank)
+    if picked.type == "cuda":
+        _check_cuda()
+    return picked
 
 
 def _named_device(device: str, rank: int | None) -> torch.device:
-    if device != "auto":
-        try:
-            chosen = torch.device(device)
-        except RuntimeError as error:
-            raise ValueError(
-                f"device={device!r} is unknown: give auto, cpu, cuda, cuda:1 or mps"
-            ) from error
-        if chosen.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                f"device={device!r}, but this machine or this build of torch has no CUDA: give auto or cpu"
-            )
-        return chosen
-    if torch.cuda.is_available():
-        return torch.device("cuda", (rank or 0) % torch.cuda.device_count())
-    return torch.device("cpu")
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", (rank or 0) % torch.cuda.device_count())
+        return torch.device("cpu")
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise SuperfilterError(
+            f"device={device!r} is unknown: give auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    if picked.type == "cuda" and not torch.cuda.is_available():
+        raise SuperfilterError(
+            f"device={device!r}, but this machine or this build of torch has no CUDA: "
+            "give auto or cpu"
+        )
+    return picked
+
+
+def _check_cuda() -> None:
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        if "fork" not in str(error):
+            raise
+        raise SuperfilterError(
+            "this worker was forked from a process that uses CUDA, where CUDA does not work: start "
+            "workers afresh, with multiprocess.set_start_method('spawn') before "
+            "map(num_proc=...), or score under torchrun"
+        ) from error
 
 
 def pick_dtype(dtype: str, device: torch.device, *, int8: bool = False) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it natively, else float32.
+    """Pick a dtype; `auto` is bfloat16 where the hardware multiplies it natively.
 
-    Natively: CUDA compute capability 8.0 and later; CPUs with avx512_bf16 or amx.
+    Natively: CUDA compute capability 8.0 and later; CPUs with avx512_bf16 or amx. Elsewhere `auto`
+    is float32.
 
     Args:
         dtype: as in `ModelSettings`.
@@ -79,115 +92,154 @@ def pick_dtype(dtype: str, device: torch.device, *, int8: bool = False) -> torch
         ValueError: an unknown dtype, or int8 where it is not done.
     """
     if dtype == "int8":
-        if not int8:
-            raise ValueError(
-                "dtype='int8' is for scores of language models only: give auto, float32 or bfloat16"
-            )
-        if device.type != "cpu":
-            raise ValueError(
-                f"dtype='int8' is for CPUs: on {device} give dtype='auto', or give device='cpu'"
-            )
+        _check_int8(device, int8)
         return torch.int8
-    if dtype != "auto":
-        if dtype not in DTYPES:
-            raise ValueError(
-                f"dtype={dtype!r}: {did_you_mean(dtype, ('auto', *DTYPES, *['int8'] * int8))}"
-            )
-        return DTYPES[dtype]
-    native = False
+    if dtype == "auto":
+        return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
+    if dtype not in DTYPES:
+        names = ["auto", *DTYPES]
+        if int8:
+            names.append("int8")
+        raise SuperfilterError(f"dtype={dtype!r}: {did_you_mean(dtype, names)}")
+    return DTYPES[dtype]
+
+
+def _check_int8(device: torch.device, int8: bool) -> None:
+    if not int8:
+        raise SuperfilterError(
+            "dtype='int8' is for scores of language models only: give auto, float32 or bfloat16"
+        )
+    if device.type != "cpu":
+        raise SuperfilterError(
+            f"dtype='int8' is for CPUs: on {device} give dtype='auto', or give device='cpu'"
+        )
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    elif device.type == "cpu":
-        abilities = torch.cpu.get_capabilities()
-        native = bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
-    return torch.bfloat16 if native else torch.float32
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities()
+    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return device.type == "cpu" and bool(native)
 
 
 @lru_cache(maxsize=8)
 def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model at a resolved revision, loaded once per process; it needs no weights.
+    """Load the tokenizer of a model, once per process; it needs no weights.
+
+    Args:
+        model: a local folder or a Hub id.
+        revision: a resolved one.
 
     Raises:
-        FileNotFoundError: there are no tokenizer files; transformers would make an empty tokenizer.
+        FileNotFoundError: no tokenizer files; transformers would make an empty tokenizer.
     """
-    tokenizer = AutoTokenizer.from_pretrained(
-        model, revision=None if Path(model).is_dir() else revision
-    )
+    if Path(model).is_dir():
+        revision = None
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
     if not tokenizer("a word")["input_ids"]:
-        raise FileNotFoundError(
-            f"the model {model!r} comes with no tokenizer: expected tokenizer.json beside its weights"
+        raise NotFoundError(
+            f"the model {model!r} comes with no tokenizer: expected tokenizer.json beside its "
+            "weights"
         )
     return tokenizer
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each text, without special tokens and uncut."""
+    """Return the ids of each text, without special tokens and uncut."""
     after_fork()
+    if not len(texts):
+        return []
     if not tokenizer.is_fast:
-        return (
-            tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-            if len(texts)
-            else []
-        )
-    # Without what transformers makes of every text besides: 0.2 s for 1,000 Alpaca rows and IFD instead of 0.38 s.
+        encodings = tokenizer(list(texts), add_special_tokens=False, verbose=False)
+        return list(encodings["input_ids"])
+    # The engine alone, without what transformers makes of every text besides: 0.2 s instead of
+    # 0.38 s for 1,000 Alpaca rows and IFD.
     engine = tokenizer.backend_tokenizer
-    if (
-        engine.truncation is not None
-    ):  # left over from whoever asked for it in a call of the tokenizer
+    # A call of the tokenizer by someone else may have left these switched on.
+    if engine.truncation is not None:
         engine.no_truncation()
     if engine.padding is not None:
         engine.no_padding()
-    return [
-        encoding.ids for encoding in engine.encode_batch_fast(list(texts), add_special_tokens=False)
-    ]
+    encoded = engine.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in encoded]
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """An array as a tensor on a device; to CUDA by a copy for which neither the host nor earlier kernels are waited."""
+    """Copy an array to a device; to CUDA without waiting for host or kernels."""
     tensor = torch.from_numpy(array)
-    return (
-        tensor.pin_memory().to(device, non_blocking=True)
-        if device.type == "cuda"
-        else tensor.to(device)
-    )
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def load_config(model: str, revision: str | None) -> Any:
-    """The config of a model, which tells its kind and its window without any weights.
+    """Load the config of a model, which names its kind and window without any weights.
 
     Args:
         model: a local folder or a Hub id.
-        revision: a resolved one; the digest of a folder is none that the Hub knows.
+        revision: a resolved one; not read for a folder.
 
     Raises:
         FileNotFoundError: a folder without config.
     """
     folder = Path(model)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"the folder {model!r} holds no config.json: it is not a transformers model"
-        )
-    return AutoConfig.from_pretrained(model, revision=None if folder.is_dir() else revision)
+    if folder.is_dir():
+        revision = None
+        if not (folder / "config.json").is_file():
+            raise NotFoundError(
+                f"the folder {model!r} holds no config.json: it is not a transformers model"
+            )
+    return AutoConfig.from_pretrained(model, revision=revision)
+
+
+def hub_revision(revision: str) -> str | None:
+    """Return what the Hub knows of a resolved revision: nothing, if it is a folder's digest."""
+    return None if revision.startswith("sha256:") else revision
+
+
+def window_of(config: Any) -> int:
+    """Return the longest sequence a model reads; one without learned positions may name none."""
+    text = config.get_text_config()
+    for key in WINDOW_KEYS:
+        window = getattr(text, key, None)
+        if window:
+            return int(window)
+    return NO_LIMIT
+
+
+def length_border(config: Any) -> int | None:
+    """Return the length above which a model computes short rows' positions differently, if any.
+
+    `longrope` (Phi-3) chooses its factors by the longest row of a batch: rows of this length and
+    shorter must not share a batch with longer ones.
+    """
+    parameters = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    by_layer = [value for value in parameters.values() if isinstance(value, dict)]
+    for rope in [parameters, *by_layer]:
+        if rope.get("rope_type") == "longrope":
+            return int(rope["original_max_position_embeddings"])
+    return None
 
 
 def check_trainable(model: str, revision: str | None) -> None:
-    """Refuse a model whose weights cannot be trained, by a look at its files and its config alone.
+    """Refuse a model whose weights cannot be trained, by its files and its config alone.
 
     Raises:
         FileNotFoundError: a folder without config or weights.
         ValueError: a quantised or an encoder-decoder model.
     """
-    config = _causal(model, load_config(model, revision))
-    _check_weights(model)
-    quantised = getattr(config, "quantization_config", None)
-    if quantised is not None:
-        method = (
-            quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
-        )
-        raise ValueError(
-            f"{model!r} is quantised ({getattr(method, 'value', method)}) and cannot be trained: "
-            "name the model that it was made of"
-        )
+    config = load_config(model, revision)
+    _check_decoder_only(model, config)
+    _check_weight_files(model)
+    quantized = getattr(config, "quantization_config", None)
+    if quantized is None:
+        return
+    method = quantized["quant_method"] if isinstance(quantized, dict) else quantized.quant_method
+    raise SuperfilterError(
+        f"{model!r} is quantised ({getattr(method, 'value', method)}) and cannot be trained: "
+        "name the model that it was made of"
+    )
 
 
 def load_weights(
@@ -198,39 +250,42 @@ def load_weights(
     attn_implementation: str | None,
     *,
     encoder_decoder: bool = False,
-) -> PreTrainedModel:
-    """A language model with its vocabulary head, ready to run: a causal one, or an encoder-decoder.
+) -> Any:
+    """Load a language model with its output layer, as transformers runs it.
+
+    Args:
+        model: a local folder or a Hub id.
+        revision: as the Hub knows it.
+        dtype: of the weights; for int8 they are loaded in float32 (see `use_fast_layers`).
+        device: where it will run.
+        attn_implementation: as in transformers.
+        encoder_decoder: load an encoder-decoder model; else a causal one.
 
     Raises:
         FileNotFoundError: a folder without config or weights.
-        ValueError: an encoder-decoder model where a causal one is wanted, no vocabulary head, or int8 where it
-            is not done.
+        ValueError: an encoder-decoder model where a causal one is wanted, or no output layer.
     """
     config = load_config(model, revision)
+    kind: Any = AutoModelForSeq2SeqLM
+    mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
     if not encoder_decoder:
-        _causal(model, config)
-    kind: Any = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
-    if type(config) not in (
-        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
-    ):
-        raise ValueError(
-            f"{model!r} ({config.model_type}) has no vocabulary head: it cannot say how likely a word is"
+        _check_decoder_only(model, config)
+        kind, mapping = AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) not in mapping:
+        raise SuperfilterError(
+            f"{model!r} ({config.model_type}) has no vocabulary head: "
+            "it cannot say how likely a word is"
         )
-    whole_numbers = dtype == torch.int8
-    stored = torch.float32 if whole_numbers else dtype
-    loaded, read = _read(kind, model, revision, stored, attn_implementation)
-    if read["missing_keys"]:  # transformers would have filled them at random
-        missing = sorted(read["missing_keys"])
-        raise ValueError(
+    if dtype == torch.int8:
+        dtype = torch.float32
+    loaded, missing = _read(kind, model, revision, dtype, attn_implementation)
+    if missing:
+        names = ", ".join(missing[:3]) + " ..." * (len(missing) > 3)
+        raise SuperfilterError(
             f"the weights of {model!r} are not those of a language model with a vocabulary head: "
-            f"{', '.join(missing[:3])}{' ...' * (len(missing) > 3)} missing; take a model that was saved with its head"
+            f"{names} missing; take a model that was saved with its head"
         )
-    _fuse_gelu(loaded)
-    if whole_numbers:
-        to_int8(loaded, model)
-    loaded = loaded.to(device).eval()
-    by_onednn(loaded)
-    return loaded
+    return loaded.to(device).eval()
 
 
 def load_body(
@@ -240,52 +295,53 @@ def load_body(
     device: torch.device,
     attn_implementation: str | None,
 ) -> PreTrainedModel:
-    """The part of any text model that makes hidden states: an encoder, or a decoder without its head.
+    """Load the part of any text model that makes hidden states.
 
     Raises:
         FileNotFoundError: a folder without config or weights.
         ValueError: the weights are not all there.
     """
     config = load_config(model, revision)
-    loaded, read = _read(AutoModel, model, revision, dtype, attn_implementation)
-    unused = (
-        ("decoder.", "pooler.") if config.is_encoder_decoder else ("pooler.",)
-    )  # in no hidden state of ours
-    missing = sorted(key for key in read["missing_keys"] if not key.startswith(unused))
-    if missing:  # transformers would have filled them at random
-        raise ValueError(
+    loaded, missing = _read(AutoModel, model, revision, dtype, attn_implementation)
+    # Weights that no hidden state of ours goes through.
+    unused: tuple[str, ...] = ("pooler.",)
+    if config.is_encoder_decoder:
+        unused = ("decoder.", "pooler.")
+    missing = [key for key in missing if not key.startswith(unused)]
+    if missing:
+        raise SuperfilterError(
             f"the weights of {model!r} are not all there: {', '.join(missing[:3])} missing"
         )
-    _fuse_gelu(loaded)
     loaded.config.use_cache = False
-    body = (loaded.get_encoder() if config.is_encoder_decoder else loaded).to(device).eval()
-    by_onednn(body)
+    if config.is_encoder_decoder:
+        loaded = loaded.get_encoder()
+    body: PreTrainedModel = loaded.to(device).eval()
     return body
 
 
-def _causal(model: str, config: Any) -> Any:
+def _check_decoder_only(model: str, config: Any) -> None:
     if config.is_encoder_decoder:
-        raise ValueError(
-            f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language model"
+        raise SuperfilterError(
+            f"{model!r} is an encoder-decoder model: perplexity and IFD need a causal language "
+            "model; AskLLM takes encoder-decoder models"
         )
-    return config
 
 
-def _check_weights(model: str) -> None:
+def _check_weight_files(model: str) -> None:
     folder = Path(model)
     if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"the model folder {model!r} holds no weights: expected model.safetensors"
         )
 
 
 def _read(
     kind: Any, model: str, revision: str | None, dtype: torch.dtype, attn_implementation: str | None
-) -> tuple[Any, dict[str, Any]]:
-    """A model as a class of transformers reads it, and which weights were missing."""
-    _check_weights(model)
+) -> tuple[Any, list[str]]:
+    """Read a model by a class of transformers; list the weights it would fill at random."""
+    _check_weight_files(model)
     try:
-        return kind.from_pretrained(
+        loaded, report = kind.from_pretrained(
             model,
             revision=revision,
             dtype=dtype,
@@ -293,27 +349,55 @@ def _read(
             output_loading_info=True,
         )
     except SafetensorError as error:
-        raise OSError(
+        raise UnreadableFileError(
             f"the weights of {model!r} cannot be read ({error}): copy or download them again"
         ) from error
     except ImportError as error:  # flash_attention_2 without its package
-        raise ValueError(
+        raise SuperfilterError(
             f"attn_implementation={attn_implementation!r} does not work here: {error}"
         ) from error
+    return loaded, sorted(report["missing_keys"])
 
 
-def window_of(config: Any) -> int:
-    """The longest sequence a model reads; one without learned positions may name no limit."""
-    text = config.get_text_config()
-    for key in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
-        if getattr(text, key, None):
-            return int(getattr(text, key))
-    return 1 << 30
+def use_fast_layers(model: torch.nn.Module, dtype: torch.dtype, name: str) -> Undo:
+    """Exchange layers for faster ones that compute the same: GELU in one kernel, oneDNN, int8.
+
+    Args:
+        model: in float32 for int8.
+        dtype: the dtype that was picked.
+        name: the model's, for messages.
+
+    Returns:
+        A function that changes the model back.
+
+    Raises:
+        ValueError: int8 where it is not done.
+    """
+    undo = [_fuse_gelu(model)]
+    if dtype == torch.int8:
+        undo.append(use_int8(model, name))
+    undo.append(use_onednn(model))
+
+    def undo_all() -> None:
+        for step in reversed(undo):
+            step()
+
+    return undo_all
 
 
-def _fuse_gelu(model: torch.nn.Module) -> None:
-    """Exchange `gelu_new`, a chain of element-wise operations, for the same function in one kernel."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child).__name__ == "NewGELUActivation":
-                setattr(module, name, torch.nn.GELU(approximate="tanh"))
+def _fuse_gelu(model: torch.nn.Module) -> Undo:
+    """Exchange `gelu_new`, a chain of element-wise operations, for the same in one kernel."""
+    chains = [
+        (parent, key, child)
+        for parent in model.modules()
+        for key, child in parent.named_children()
+        if type(child).__name__ == "NewGELUActivation"
+    ]
+    for parent, key, _ in chains:
+        setattr(parent, key, torch.nn.GELU(approximate="tanh"))
+
+    def undo() -> None:
+        for parent, key, child in chains:
+            setattr(parent, key, child)
+
+    return undo

@@ -1,4 +1,4 @@
-"""How likely each answer to a question is: causal and encoder-decoder models, at the answer position alone.
+"""Read off how likely each answer to a question is, at the answer position alone.
 
 causal             q0 q1 q2 q3          the state at the last token of the question
 encoder-decoder    q0 q1 q2 q3 </s>     the state at the decoder's start token
@@ -12,31 +12,32 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import SuperfilterError
 from .batching import default_batch_tokens, run_by_length
-from .causal_lm import ONE_AT_A_TIME, Reduce, load_causal_lm
+from .causal_lm import FORWARD_LOCK, load_causal_lm
 from .fork_safety import after_fork
-from .lm_head import VocabularyHead
+from .lm_head import FirstTokenLogits
 from .loading import (
+    hub_revision,
     load_config,
     load_tokenizer,
     load_weights,
     pick_device,
     pick_dtype,
     token_ids,
+    use_fast_layers,
     window_of,
 )
-from .tokenization import limit_of, padded
+from .self_check import check_seq2seq, dtype_of
+from .tokenization import Ids, limit_of
 
-CONTEXTS = (
-    "",
-    " ",
-    "\n",
-)  # what may stand before an answer; tokenizers differ in where they put a blank
+# What may stand before an answer; tokenizers differ in where they put a blank.
+CONTEXTS = ("", " ", "\n")
 
 
 @lru_cache(maxsize=4)
 def load_reader(model: str, revision: str) -> "TokenReader":
-    """How a model at a resolved revision reads questions, loaded once per process, without its weights."""
+    """Load what reads questions as a model's tokens, once per process, without its weights."""
     return TokenReader(model, revision)
 
 
@@ -44,15 +45,14 @@ def load_reader(model: str, revision: str) -> "TokenReader":
 def load_answers(
     model: str, revision: str, dtype: str, device: str, attn_implementation: str | None
 ) -> "Answers":
-    """A model that answers, of the kind that its config says, loaded once per process for the same settings."""
-    encoder_decoder = load_config(model, revision).is_encoder_decoder
-    return (Seq2SeqAnswers if encoder_decoder else CausalAnswers)(
-        model, revision, dtype, device, attn_implementation
-    )
+    """Load a model that answers, of the kind that its config names, once per process."""
+    if load_config(model, revision).is_encoder_decoder:
+        return Seq2SeqAnswers(model, revision, dtype, device, attn_implementation)
+    return CausalAnswers(model, revision, dtype, device, attn_implementation)
 
 
 class TokenReader:
-    """Questions as a model's tokens: in its chat template where it has one, else as they are.
+    """Turn questions into a model's tokens, by its chat template where it has one.
 
     Args:
         model: a local folder or a Hub id.
@@ -67,79 +67,82 @@ class TokenReader:
         self.name, self.tokenizer = model, load_tokenizer(model, revision)
         self.window = window_of(config)
         self.chat = bool(self.tokenizer.chat_template) and not config.is_encoder_decoder
-        with_marks, plain = self.tokenizer("x")["input_ids"], token_ids(self.tokenizer, ["x"])[0]
-        start = next(i for i in range(len(with_marks)) if with_marks[i : i + len(plain)] == plain)
-        self._front, self._end = with_marks[:start], with_marks[start + len(plain) :]
+        marked, plain = self.tokenizer("x")["input_ids"], token_ids(self.tokenizer, ["x"])[0]
+        start = next(i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
+        self._front, self._end = marked[:start], marked[start + len(plain) :]
         if not config.is_encoder_decoder:
             self._end = []  # an end of text before the answer would end the question
         if self.chat:
             self._front = []  # the template writes its own
 
     def limit(self, max_length: int | None) -> int:
-        """The tokens that a question may have: `max_length`, else 1,024 or the model's window where it is shorter."""
+        """Return the tokens that a question may have.
+
+        `max_length`, else 1,024 or the model's window where that is shorter.
+        """
         return limit_of(max_length, self.window, self.name)
 
     def asked(self, question: str) -> str:
-        """The question as it is put: a chat's single user turn, with the mark of the answer behind it."""
+        """Write a question as a chat's single user turn, with the mark of the answer behind it."""
         if not self.chat:
             return question
-        turns = [{"role": "user", "content": question}]
-        # Models that think aloud would begin with a thought; templates that know no such thing ignore it.
-        said = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        messages = [{"role": "user", "content": question}]
+        # Models that think aloud would begin with a thought; other templates ignore the switch.
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
-        return str(said)
+        return str(text)
 
-    def read(self, texts: list[str]) -> list[Sequence[int]]:
-        """The token ids of each text, with what the tokenizer puts around it."""
+    def read(self, texts: list[str]) -> list[Ids]:
+        """Return the token ids of each text, with what the tokenizer puts around it."""
         return [[*self._front, *ids, *self._end] for ids in token_ids(self.tokenizer, texts)]
 
     def shorter(self, text: str, excess: int) -> str:
-        """The beginning of a text without its last `excess` tokens; less where a character takes several."""
+        """Cut the last `excess` tokens off a text; more where a character takes several."""
         after_fork()
-        found = self.tokenizer(
+        encoding = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        places = found["offset_mapping"]
-        cut = places[-excess][0] if excess < len(places) else 0
-        return text[: min(cut, len(text) - 1)].rstrip()
+        offsets = encoding["offset_mapping"]
+        end = 0
+        if excess < len(offsets):
+            end = offsets[-excess][0]
+        return text[: min(end, len(text) - 1)].rstrip()
 
     def count(self, texts: list[str]) -> np.ndarray:
-        """(n,) float64 tokens of each text by itself."""
+        """Return (n,) float64 tokens of each text by itself."""
         return np.array([len(ids) for ids in token_ids(self.tokenizer, texts)], dtype=np.float64)
 
     def tokens_of(self, forms: Sequence[str]) -> dict[str, int]:
-        """The written forms of an answer that are a single token after some context, with their token.
+        """Return the written forms of an answer that are a single token, with their token.
+
+        A form counts as it is, and behind a blank or a line break.
 
         Raises:
             ValueError: there is none.
         """
-        before = dict(zip(CONTEXTS, token_ids(self.tokenizer, CONTEXTS), strict=True))
+        contexts = dict(zip(CONTEXTS, token_ids(self.tokenizer, CONTEXTS), strict=True))
         pairs = [(context, form) for form in forms for context in CONTEXTS]
         joined = token_ids(self.tokenizer, [context + form for context, form in pairs])
-        found: dict[str, int] = {}
+        tokens: dict[str, int] = {}
         for (context, form), ids in zip(pairs, joined, strict=True):
-            ids = (
-                ids[len(before[context]) :]
-                if context == "\n" and ids[: len(before[context])] == before[context]
-                else ids
+            before = contexts[context]
+            if context == "\n" and ids[: len(before)] == before:
+                ids = ids[len(before) :]
+            is_new = len(ids) == 1 and ids[0] not in tokens.values()
+            if is_new and ids[0] != self.tokenizer.unk_token_id:
+                tokens[context + form] = ids[0]
+        if not tokens:
+            raise SuperfilterError(
+                f"the tokenizer of {self.name!r} makes several tokens of each of "
+                f"{', '.join(map(repr, forms))}: ask for an answer that is a single token, with "
+                "yes= or no="
             )
-            if (
-                len(ids) == 1
-                and ids[0] not in found.values()
-                and ids[0] != self.tokenizer.unk_token_id
-            ):
-                found[context + form] = ids[0]
-        if not found:
-            raise ValueError(
-                f"the tokenizer of {self.name!r} makes several tokens of each of {', '.join(map(repr, forms))}: "
-                "ask for an answer that is a single token, with yes= or no="
-            )
-        return found
+        return tokens
 
 
 class Answers(ABC):
-    """A loaded model that says how likely each answer to a question is."""
+    """Compute with a loaded model how likely each answer to a question is."""
 
     revision: str
     device: torch.device
@@ -147,16 +150,20 @@ class Answers(ABC):
     batch_tokens: int
 
     @abstractmethod
-    def _each_logits(self, rows: list[Sequence[int]], reduce: Reduce) -> torch.Tensor:
-        """What `reduce` makes of the (m, V) float32 logits at the answer position of each row, in order."""
+    def _shares(
+        self, questions: Sequence[Ids], answers: Sequence[Ids], batch_tokens: int | None
+    ) -> torch.Tensor:
+        """Return the (n, k) share of each answer in the softmax behind each question."""
 
     def probability(
         self,
-        questions: Sequence[Sequence[int]],
-        answers: Sequence[Sequence[int]],
+        questions: Sequence[Ids],
+        answers: Sequence[Ids],
         batch_tokens: int | None = None,
     ) -> np.ndarray:
-        """How likely the next token is one of each answer's, by a softmax over the whole vocabulary.
+        """Return how likely the next token is one of each answer's.
+
+        The probability is a softmax over the whole vocabulary.
 
         Args:
             questions: n non-empty lists of token ids.
@@ -166,24 +173,13 @@ class Answers(ABC):
         Returns:
             (n, k) float64 probabilities; nan where the model's numbers are not finite.
         """
-        after_fork()
-        found = np.full((len(questions), len(answers)), np.nan)
-
-        def run(chosen: np.ndarray) -> None:
-            rows = [questions[i] for i in chosen.tolist()]
-            found[chosen] = (
-                self._each_logits(rows, lambda logits: _shares(logits, answers)).cpu().numpy()
-            )
-
-        with torch.inference_mode(), ONE_AT_A_TIME:
-            run_by_length(
-                self, np.array([len(ids) for ids in questions], dtype=np.int64), run, batch_tokens
-            )
-        return found
+        if not questions:
+            return np.zeros((0, len(answers)))
+        return self._shares(questions, answers, batch_tokens).numpy()
 
 
 class CausalAnswers(Answers):
-    """Answers of a causal language model; its weights are shared with every scorer that uses the same model."""
+    """Read answers off a causal language model, which every scorer of that model shares."""
 
     def __init__(
         self, model: str, revision: str, dtype: str, device: str, attn_implementation: str | None
@@ -192,56 +188,77 @@ class CausalAnswers(Answers):
         self.revision, self.device, self.dtype = self.lm.revision, self.lm.device, self.lm.dtype
         self.batch_tokens = self.lm.batch_tokens
 
-    def _each_logits(self, rows: list[Sequence[int]], reduce: Reduce) -> torch.Tensor:
-        return self.lm.next_token(rows, reduce)
+    def _shares(
+        self, questions: Sequence[Ids], answers: Sequence[Ids], batch_tokens: int | None
+    ) -> torch.Tensor:
+        return self.lm.next_token(
+            questions, lambda logits: shares_of(logits, answers), batch_tokens
+        )
 
 
 class Seq2SeqAnswers(Answers):
-    """Answers of an encoder-decoder model, as Flan-T5: the first token that its decoder would write.
+    """Read answers off an encoder-decoder model: the first token that its decoder would write.
 
     Raises:
-        ValueError: no vocabulary head, or a model that does not say with which token its decoder starts.
+        ValueError: no output layer, or a config that does not say how its decoder starts.
     """
 
     def __init__(
         self, model: str, revision: str, dtype: str, device: str, attn_implementation: str | None
     ) -> None:
         self.revision, self.device = revision, pick_device(device)
-        self.dtype = pick_dtype(dtype, self.device, int8=True)
-        on_hub = None if revision.startswith("sha256:") else revision
+        picked = pick_dtype(dtype, self.device, int8=True)
         self.model: Any = load_weights(
-            model, on_hub, self.dtype, self.device, attn_implementation, encoder_decoder=True
+            model,
+            hub_revision(revision),
+            picked,
+            self.device,
+            attn_implementation,
+            encoder_decoder=True,
         )
-        self._head = VocabularyHead(self.model.get_output_embeddings(), self.dtype)
-        self.model.set_output_embeddings(self._head)
         self.batch_tokens = default_batch_tokens(self.device, self.model.config)
-        configs = (self.model.generation_config, self.model.config)
-        starts = [getattr(config, "decoder_start_token_id", None) for config in configs]
-        if not (known := [start for start in starts if start is not None]):
-            raise ValueError(
-                f"the config of {model!r} has no decoder_start_token_id: its decoder cannot start"
-            )
-        self._start: int = known[0]
+        start = _start_token(self.model, model)
+        with FORWARD_LOCK:
+            self.fast_paths = check_seq2seq(self.model, picked, start, model, revision)
+        self.dtype = dtype_of(picked, self.fast_paths.paths)
+        if "layers" in self.fast_paths or self.dtype == torch.int8:
+            use_fast_layers(self.model, self.dtype, model)
+        split = "split" in self.fast_paths
+        self._first_token = FirstTokenLogits(self.model, self.dtype, start, split=split)
 
-    def _each_logits(self, rows: list[Sequence[int]], reduce: Reduce) -> torch.Tensor:
-        most = self._head.rows
-        return torch.cat(
-            [reduce(self._logits(rows[i : i + most])) for i in range(0, len(rows), most)]
-        )
+    def _shares(
+        self, questions: Sequence[Ids], answers: Sequence[Ids], batch_tokens: int | None
+    ) -> torch.Tensor:
+        after_fork()
+        shares = torch.full((len(questions), len(answers)), torch.nan, dtype=torch.float64)
 
-    def _logits(self, rows: list[Sequence[int]]) -> torch.Tensor:
-        ids = torch.from_numpy(padded(rows)).to(self.device)
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        mask = (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
-        first = torch.full((len(rows), 1), self._start, dtype=torch.long, device=self.device)
-        return self.model(
-            input_ids=ids, attention_mask=mask, decoder_input_ids=first, use_cache=False
-        ).logits[:, 0]
+        def run_batch(numbers: np.ndarray) -> None:
+            # No more rows at once than the reused buffer of logits holds.
+            for part in np.array_split(numbers, -(-len(numbers) // self._first_token.rows)):
+                logits = self._first_token.logits([questions[i] for i in part.tolist()])
+                shares[torch.from_numpy(part)] = shares_of(logits, answers).cpu()
+
+        if "padding" not in self.fast_paths:
+            batch_tokens = 1
+        sizes = np.array([len(ids) for ids in questions], dtype=np.int64)
+        with torch.inference_mode(), FORWARD_LOCK:
+            run_by_length(self, sizes, run_batch, batch_tokens)
+        return shares
 
 
-def _shares(logits: torch.Tensor, answers: Sequence[Sequence[int]]) -> torch.Tensor:
-    """(m, k) float64 shares of each answer's tokens in the softmax of (m, V) logits."""
-    total = logits.logsumexp(-1, keepdim=True)
-    return torch.stack(
-        [(logits[:, list(ids)] - total).double().exp().sum(-1) for ids in answers], dim=-1
+def _start_token(model: Any, name: str) -> int:
+    """Return the token that a decoder starts with."""
+    for config in (model.generation_config, model.config):
+        start = getattr(config, "decoder_start_token_id", None)
+        if start is not None:
+            return int(start)
+    raise SuperfilterError(
+        f"the config of {name!r} has no decoder_start_token_id: its decoder cannot start"
     )
+
+
+def shares_of(logits: torch.Tensor, answers: Sequence[Ids]) -> torch.Tensor:
+    """Return the (m, k) float64 share of each answer's tokens in the softmax of (m, V) logits."""
+    total = logits.logsumexp(-1, keepdim=True)
+    shares = [(logits[:, list(ids)] - total).double().exp().sum(-1) for ids in answers]
+    return torch.stack(shares, dim=-1)

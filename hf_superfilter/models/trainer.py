@@ -17,7 +17,10 @@ from accelerate.utils import reduce
 
 from ..errors import SuperfilterError
 from ..runs.distributed import Process
-from .batching import batches_by_length, is_out_of_memory
+from .batching import batches_by_length, is_out_of_memory, split_at
+from .lm_head import SplitModel
+from .loading import length_border
+from .self_check import CheckResult
 from .tokenization import Window, batch_of
 
 WARM_UP = 0.03  # of the steps
@@ -108,6 +111,7 @@ class Training:
 
     Args:
         model: in float32, on its device.
+        fast_paths: those that it runs on.
         steps: the windows of every step.
         process: this one among those that share every step.
         bfloat16: whether to multiply in bfloat16.
@@ -122,6 +126,7 @@ class Training:
     def __init__(
         self,
         model: Any,
+        fast_paths: CheckResult,
         steps: Steps,
         process: Process,
         *,
@@ -134,6 +139,10 @@ class Training:
         self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.0)
         default_tokens, self.padding = MICRO_BATCHES.get(self.device.type, MICRO_BATCHES["cpu"])
         self.micro_tokens = micro_tokens or default_tokens
+        if "padding" not in fast_paths:
+            self.micro_tokens = 1
+        self._split = SplitModel(model) if "split" in fast_paths else None
+        self._border = length_border(model.config)
         self.step = 0
         self.log: list[dict[str, float]] = []
 
@@ -213,25 +222,19 @@ class Training:
         return float(torch.stack(losses).double().sum())
 
     def _micro_batches(self, share: list[Window]) -> Iterator[list[Window]]:
-        lengths = [len(window.ids) for window in share]
-        for batch in batches_by_length(lengths, self.micro_tokens, self.padding):
-            yield [share[number] for number in batch.tolist()]
+        lengths = np.array([len(window.ids) for window in share], dtype=np.int64)
+        for sizes in split_at(self._border, lengths):
+            numbers = np.flatnonzero(sizes)
+            chosen = sizes[numbers].tolist()
+            for batch in batches_by_length(chosen, self.micro_tokens, self.padding):
+                yield [share[number] for number in numbers[batch].tolist()]
 
     def _logits_at(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Return the (m, V) logits at (m,) positions of (k, t) ids, counted through all rows.
-
-        Nothing else is projected onto the vocabulary.
-        """
-
-        def choose(head: Any, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-            return inputs[0].flatten(0, 1)[positions][None]
-
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(choose)
-        try:
+        """Return the (m, V) logits at (m,) positions of (k, t) ids, counted through all rows."""
+        if self._split is None:
             logits: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits
-        finally:
-            hook.remove()
-        return logits[0]
+            return logits.flatten(0, 1)[positions]
+        return self._split.logits(self._split.states(input_ids=ids).flatten(0, 1)[positions])
 
     def _sum_over_processes(self, nats: float) -> float:
         """Sum the gradients, and the nats, of all processes."""

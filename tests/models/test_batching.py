@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_superfilter.models.batching import SLACK, batches_by_length
+from hf_superfilter.models.batching import PADDING_SLACK, batches_by_length
 
 lengths = st.lists(st.integers(1, 300), max_size=60)
 
@@ -24,7 +24,7 @@ def test_a_batch_stays_under_the_budget_and_under_one_of_both_limits_of_padding(
         mine = [sizes[number] for number in batch]
         assert len(mine) == 1 or len(mine) * max(mine) <= budget
         wasted = sum(max(mine) - size for size in mine)
-        assert wasted <= SLACK or min(mine) >= max(mine) * (1 - padding)
+        assert wasted <= PADDING_SLACK or min(mine) >= max(mine) * (1 - padding)
 
 
 @given(lengths, st.integers(1, 1_000))
@@ -33,7 +33,7 @@ def test_batches_are_no_smaller_than_the_limits_ask_for(sizes, budget):
     for mine, following in itertools.pairwise(batches):
         longer = [*mine, following[0]]
         over = len(longer) * max(mine) > budget
-        assert over or sum(max(mine) - size for size in longer) > SLACK
+        assert over or sum(max(mine) - size for size in longer) > PADDING_SLACK
 
 
 @given(lengths, st.integers(1, 1_000))

@@ -1,4 +1,4 @@
-"""The hot path: the same losses as one row at a time, whatever the batch, the order, the arithmetic."""
+"""The hot path: the losses of one row at a time, whatever batch, order and arithmetic."""
 
 import numpy as np
 import pytest
@@ -115,7 +115,7 @@ def test_only_scored_positions_reach_the_vocabulary(lm, pairs):
         projected += inputs[0].shape[1]
         assert inputs[0].shape[1] <= module.rows, "logits are made in chunks"
 
-    hook = lm._head.register_forward_hook(count)
+    hook = lm._logits_at.projection.register_forward_hook(count)
     lm.losses(windows)
     hook.remove()
     assert projected == sum(window.scored for window in windows)
@@ -178,10 +178,19 @@ def test_what_a_model_does_after_the_projection_counts(tmp_path, weak, scale):
         else (CohereConfig, CohereForCausalLM)
     )
     torch.manual_seed(0)
-    small = dict(  # noqa: C408
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-                 num_attention_heads=2, num_key_value_heads=2, head_dim=16, max_position_embeddings=256,
-                 pad_token_id=None, bos_token_id=0, eos_token_id=0)  # fmt: skip
+    small = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 256,
+        "pad_token_id": None,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
     made = make(config(**small, **scale))
     with torch.no_grad():
         for weight in made.parameters():

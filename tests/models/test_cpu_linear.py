@@ -1,11 +1,11 @@
-"""Linear layers by oneDNN: the same numbers, gradients, names and ties as torch's own; a choice of speed alone."""
+"""Linear layers by oneDNN: the numbers, gradients, names and ties of torch's own."""
 
 import pytest
 import torch
 from transformers.pytorch_utils import Conv1D
 
 from hf_superfilter import CausalLM
-from hf_superfilter.models.cpu_linear import OneDnnConv1D, OneDnnLinear, by_onednn
+from hf_superfilter.models.cpu_linear import OneDnnConv1D, OneDnnLinear, use_onednn
 
 pytestmark = pytest.mark.skipif(
     not torch.cpu.get_capabilities().get("avx512_f"),
@@ -21,7 +21,7 @@ def pair(kind, bias=True):
         layer = Conv1D(70, 300) if kind is OneDnnConv1D else torch.nn.Linear(300, 70, bias=bias)
         made.append(layer)
     made[1].load_state_dict(made[0].state_dict())
-    by_onednn(made[1])
+    use_onednn(made[1])
     assert type(made[1]) is kind
     return made
 
@@ -54,7 +54,7 @@ def test_bfloat16_without_its_instructions_and_other_dtypes_are_left_alone(monke
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         layer = torch.nn.Linear(8, 8).to(dtype)
-        by_onednn(layer)
+        use_onednn(layer)
         assert type(layer) is torch.nn.Linear
 
 
@@ -70,7 +70,7 @@ def test_inputs_of_another_dtype_and_autocast_go_the_usual_way():
 def test_a_processor_without_avx512_keeps_torchs_layers(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     layer = torch.nn.Linear(8, 8)
-    by_onednn(layer)
+    use_onednn(layer)
     assert type(layer) is torch.nn.Linear
 
 
@@ -78,5 +78,8 @@ def test_a_model_keeps_its_names_and_ties_and_multiplies_nothing_by_itself(weak)
     lm = CausalLM(weak, dtype="float32")
     kinds = {type(module) for module in lm.model.modules()}
     assert {OneDnnConv1D, OneDnnLinear} <= kinds and not kinds & {torch.nn.Linear, Conv1D}
-    assert lm.model.transformer.wte.weight.data_ptr() == lm._head.projection.weight.data_ptr()
+    assert (
+        lm.model.transformer.wte.weight.data_ptr()
+        == lm._logits_at.projection.layer.weight.data_ptr()
+    )
     assert "transformer.h.0.mlp.c_fc.weight" in lm.model.state_dict()

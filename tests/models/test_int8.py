@@ -1,4 +1,4 @@
-"""dtype="int8": the same code path in 8-bit integers, a trial of what it does to the ranks, and clear refusals."""
+"""dtype="int8": the same path in 8-bit integers, a trial of the ranks, and clear refusals."""
 
 import json
 import logging
@@ -79,7 +79,7 @@ def test_ifd_ranks_real_rows_as_float32_does_with_the_same_statuses_and_tokens(
 def test_awkward_rows_of_other_models_have_the_same_statuses_and_nearly_the_same_losses(
     model, request
 ):
-    from test_models import AWKWARD
+    from test_causal_lm import AWKWARD
 
     batch = {"prompt": [p for p, _ in AWKWARD], "response": [r for _, r in AWKWARD]}
     ours, exact = in_int8_and_float32(Perplexity, request.getfixturevalue(model), batch)
@@ -107,7 +107,7 @@ def test_every_product_with_weights_is_in_int8(lm):
 
 
 def test_no_more_logits_are_made_at_once_than_in_float32(lm, weak):
-    assert lm._head.rows == CausalLM(weak, dtype="float32")._head.rows < 10_000
+    assert lm._logits_at.rows == CausalLM(weak, dtype="float32")._logits_at.rows < 10_000
 
 
 @pytest.fixture(scope="module")
@@ -176,4 +176,4 @@ def test_a_model_whose_weights_are_not_in_linear_layers_is_refused():
         ValueError,
         match="those of 'experts' hold only 20% of what it multiplies by: give dtype='auto'",
     ):
-        int8.to_int8(model, "experts")
+        int8.use_int8(model, "experts")

@@ -1,6 +1,6 @@
 """Parity with the authors and with the other tools, on real rows and the real GPT-2 tokenizer.
 
-The rows and the tokenizer files lie beside the project, not in it: without them these tests are skipped.
+The rows and the tokenizer files lie beside the project: without them these tests are skipped.
 """
 
 import json
@@ -43,7 +43,7 @@ def real(name, count):
 @pytest.fixture(scope="module")
 def rows():
     """300 rows: Alpaca, code, Chinese, and the awkward ones."""
-    from test_models import AWKWARD
+    from test_causal_lm import AWKWARD
 
     picked = real("nc/alpaca_46k.jsonl.zst", 203) + real("instruct/gpteacher_codegen.jsonl.zst", 40)
     picked += real("nc/lf_alpaca_zh_demo.jsonl.zst", 40)

@@ -1,4 +1,6 @@
-"""Windows that begin alike: the same losses as one at a time, each shared token through the model once."""
+"""Windows that begin alike: the losses of one at a time, each shared token computed once."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from transformers import (
 from hf_superfilter import CausalLM
 from hf_superfilter.models import prefix_tree as prefixes
 from hf_superfilter.models.batching import tokens_that_fit
-from hf_superfilter.models.prefix_tree import can_share, families
+from hf_superfilter.models.prefix_tree import families
 from hf_superfilter.models.tokenization import Window
 
 SYSTEM = "You are a helpful assistant. Answer briefly.\n"
@@ -75,6 +77,10 @@ def pairs_of(lm):
     return [window for pair in pairs for window in pair]
 
 
+def without_trees(lm):
+    return replace(lm.fast_paths, paths=tuple(set(lm.fast_paths.paths) - {"trees"}))
+
+
 def one_at_a_time(lm, windows):
     return np.concatenate([lm.losses([window])[0] for window in windows])
 
@@ -126,7 +132,9 @@ def test_each_distinct_beginning_goes_through_the_model_once(models):
     assert tokens_read(models["gpt2"], windows)[1] == len(distinct)
 
 
-def test_rows_that_begin_differently_have_the_very_bits_of_the_plain_way(models, sample):
+def test_rows_that_begin_differently_have_the_very_bits_of_the_plain_way(
+    models, sample, monkeypatch
+):
     lm = models["gpt2"]
     some = [
         window
@@ -135,11 +143,11 @@ def test_rows_that_begin_differently_have_the_very_bits_of_the_plain_way(models,
     ]
     windows = [window for window in some if window.scored]
     assert len(families([window.ids for window in windows])[0]) == 0
+    assert "trees" in lm.fast_paths
     as_is, _ = lm.losses(windows)
-    shares, lm._shares = lm._shares, False
+    monkeypatch.setattr(lm, "fast_paths", without_trees(lm))
     plain, _ = lm.losses(windows)
-    lm._shares = shares
-    assert shares and as_is.tobytes() == plain.tobytes()
+    assert as_is.tobytes() == plain.tobytes()
 
 
 @settings(max_examples=60, deadline=None)
@@ -161,7 +169,7 @@ def test_families_are_sorted_and_know_what_neighbours_share(rows):
 def test_other_kinds_of_positions_share_too(save, kind, config):
     lm = save(kind, config)
     windows = pairs_of(lm)
-    assert can_share(lm.model)
+    assert "trees" in lm.fast_paths
     np.testing.assert_allclose(lm.losses(windows)[0], one_at_a_time(lm, windows), rtol=1e-5)
 
 
@@ -175,7 +183,7 @@ def test_a_model_that_cannot_share_is_run_the_plain_way(save, gpt2):
     for lm in (sliding, CausalLM(gpt2, dtype="float32", attn_implementation="eager")):
         windows = [window for window in pairs_of(lm) if window.scored and len(window.ids) < 60]
         nats, read = tokens_read(lm, windows)
-        assert not can_share(lm.model) and read >= sum(len(window.ids) for window in windows)
+        assert "trees" not in lm.fast_paths and read >= sum(len(window.ids) for window in windows)
         np.testing.assert_allclose(nats, one_at_a_time(lm, windows), rtol=1e-5)
 
 
@@ -196,7 +204,7 @@ def test_when_memory_ends_trees_get_smaller_and_the_model_attends_as_before(gpt2
     assert failures and lm.model.config._attn_implementation == "sdpa"
 
 
-# On a GPU all windows stand in trees, and attention takes torch's kernel for sequences of any lengths
+# On a GPU all windows stand in trees; attention takes torch's kernel for any lengths
 
 
 def behind_each_other(
@@ -221,19 +229,15 @@ def packing(request, models, monkeypatch):
     for lm in models.values():
         monkeypatch.setattr(lm, "_packs", True)
     if request.param == "one behind the other":
-        monkeypatch.setattr(prefixes, "VARLEN", behind_each_other)
-        monkeypatch.setattr(
-            prefixes.Tree,
-            "_beside",
-            lambda tree, states, module, options: tree._behind(states, options["scaling"]),
-        )
+        monkeypatch.setattr(prefixes, "VARLEN_ATTENTION", behind_each_other)
+        monkeypatch.setattr(prefixes, "_takes_varlen", lambda query: True)
     return models
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 @pytest.mark.parametrize("alike", [True, False])
 def test_packed_windows_have_the_nats_they_have_alone_and_no_token_is_padding(
-    packing, sample, name, alike
+    packing, sample, name, alike, monkeypatch
 ):
     lm = packing[name]
     pairs = lm.windows(sample["prompt"][:40], sample["response"][:40])
@@ -241,9 +245,8 @@ def test_packed_windows_have_the_nats_they_have_alone_and_no_token_is_padding(
         pairs_of(lm) if alike else [window for pair in pairs for window in pair if window.scored]
     )
     nats, read = tokens_read(lm, windows, batch_tokens=4_000)
-    lm._packs = lm._shares = False
+    monkeypatch.setattr(lm, "fast_paths", without_trees(lm))
     plain, _ = lm.losses(windows)
-    lm._shares = True
     np.testing.assert_allclose(nats, plain, rtol=1e-5)
     tokens = sum(len(window.ids) for window in windows if window.scored)
     assert read < tokens if alike else read == tokens

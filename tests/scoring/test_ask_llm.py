@@ -102,8 +102,9 @@ def test_only_the_answer_position_reaches_the_vocabulary(request, model, rows):
     folder = request.getfixturevalue(model)
     ask = AskLLM(folder, dtype="float32")
     answers = ask._answers(None)
-    head, projected = getattr(answers, "lm", answers)._head, []
-    hook = head.register_forward_hook(
+    logits = answers.lm._logits_at if model == "llama" else answers._first_token
+    projected = []
+    hook = logits.projection.register_forward_hook(
         lambda module, inputs, output: projected.append(output.shape[:-1].numel())
     )
     ask(rows)
