@@ -1,11 +1,12 @@
 """Every causal architecture of transformers, as a tiny random model, against plain computations.
 
-`python tests/architectures.py` writes the table of docs/models.md, with no network, in some minutes.
+`python tests/architectures.py` writes the table of docs/models.md, offline, in some minutes.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -170,7 +171,7 @@ class Comparison(NamedTuple):
     name: str
     model_class: str
     result: str
-    differences: dict[str, float] = {}
+    differences: Mapping[str, float] = MappingProxyType({})
     paths: tuple[str, ...] = ()
     seconds: float = 0.0
 

@@ -190,6 +190,8 @@ def _smaller_budget(model: LoadedModel, budget: int, sizes: np.ndarray, error: R
     return budget
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Tell whether an error says that memory is full; a CPU says so in a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)

@@ -102,9 +102,9 @@ class TextEncoder:
         self.revision = resolve_revision(self.name, revision)
         self.dtype = pick_dtype(dtype, self.device)
         commit = hub_revision(self.revision)
-        self.pooling, self.normalize, self.uses_library, window = _pooling_plan(self.name, commit)
+        self.pooling, self.normalize, self.library, window = _pooling_plan(self.name, commit)
         settings = (self.name, commit, self.dtype, self.device, attn_implementation)
-        if self.uses_library:
+        if self.library:
             self.model: Any = _load_with_library(*settings)
             self.tokenizer = self.model.tokenizer
             self.window = self.model.max_seq_length or DEFAULT_MAX_LENGTH
@@ -154,11 +154,11 @@ class TextEncoder:
         vectors = np.full((len(ids), self._width()), np.nan, dtype=np.float32)
         if normalize is None:
             normalize = self.normalize
-        if not self.uses_library and "padding" not in self.fast_paths:
+        if not self.library and "padding" not in self.fast_paths:
             batch_tokens = 1
 
         def run_batch(numbers: np.ndarray) -> None:
-            if self.uses_library:
+            if self.library:
                 batch = self._encode_with_library([texts[i] for i in numbers.tolist()], limit)
             else:
                 batch = self._pooled([ids[i] for i in numbers.tolist()])
@@ -205,7 +205,7 @@ class TextEncoder:
         return vectors.float()
 
     def _width(self) -> int:
-        if self.uses_library:
+        if self.library:
             return int(self.model.get_embedding_dimension())
         return int(self.model.config.get_text_config().hidden_size)
 
@@ -215,7 +215,7 @@ class _PoolingPlan(NamedTuple):
 
     pooling: str = "mean"
     normalize: bool = True
-    uses_library: bool = False
+    library: bool = False
     window: int = NO_LIMIT
 
 
@@ -230,10 +230,10 @@ def _pooling_plan(model: str, revision: str | None) -> _PoolingPlan:
     prompt = (settings.get("prompts") or {}).get(settings.get("default_prompt_name"))
     is_plain = kinds in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
     if not is_plain or modules[0]["path"] or reading.get("do_lower_case") or prompt:
-        return _PoolingPlan(normalize=False, uses_library=True)
+        return _PoolingPlan(normalize=False, library=True)
     pooling = _pooling(_read_json(model, revision, f"{modules[1]['path']}/config.json") or {})
     if pooling not in POOLINGS:
-        return _PoolingPlan(normalize=False, uses_library=True)
+        return _PoolingPlan(normalize=False, library=True)
     window = reading.get("max_seq_length") or NO_LIMIT
     return _PoolingPlan(pooling, "Normalize" in kinds, window=window)
 

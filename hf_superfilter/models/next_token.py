@@ -147,7 +147,6 @@ class Answers(ABC):
     revision: str
     device: torch.device
     dtype: torch.dtype
-    batch_tokens: int
 
     @abstractmethod
     def _shares(
@@ -186,7 +185,6 @@ class CausalAnswers(Answers):
     ) -> None:
         self.lm = load_causal_lm(model, revision, dtype, device, attn_implementation)
         self.revision, self.device, self.dtype = self.lm.revision, self.lm.device, self.lm.dtype
-        self.batch_tokens = self.lm.batch_tokens
 
     def _shares(
         self, questions: Sequence[Ids], answers: Sequence[Ids], batch_tokens: int | None

@@ -238,12 +238,12 @@ class Tree:
 
     def _concatenated(self, states: list[torch.Tensor], scale: float | None) -> torch.Tensor:
         """Attend in all paths, one behind the other, by torch's kernel for any lengths."""
-        assert VARLEN_ATTENTION is not None
         cells, first_cells, ends, longest = self._row
         if cells is not None:
             states = [x.index_select(0, cells) for x in states]
         is_grouped = states[0].shape[1] != states[1].shape[1]
-        attended: torch.Tensor = VARLEN_ATTENTION(
+        attention: Any = VARLEN_ATTENTION
+        attended: torch.Tensor = attention(
             *states, ends, ends, longest, longest,
             scale=scale, window_size=(-1, 0), enable_gqa=is_grouped,
         )  # fmt: skip

@@ -30,6 +30,7 @@ from huggingface_hub import cached_assets_path
 
 from ..errors import SuperfilterError
 from ..runs.store import atomic_write
+from .batching import is_out_of_memory
 from .lm_head import FirstTokenLogits, LogitsAt
 from .loading import use_fast_layers, window_of
 from .prefix_tree import Tree, may_use_trees, sorted_by_beginning
@@ -178,6 +179,8 @@ class _Check:
         except SuperfilterError:
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise SuperfilterError(
                 f"{name!r} ({type(model).__name__}) does not run on text alone "
                 f"({_first_line(error)}): take a language model that reads text"
@@ -203,6 +206,8 @@ class _Check:
         except SuperfilterError:  # int8 where it is not done
             raise
         except Exception as error:  # anything may come out of a model's own code
+            if is_out_of_memory(error):
+                raise
             return f"raises {_first_line(error)}"
         finally:
             if undo is not None:

@@ -196,12 +196,13 @@ def limited(monkeypatch, most):
     def with_limit(*arguments):
         model = load(*arguments)
 
-        def count(module, args, kwargs):
-            given.append(kwargs["input_ids"].numel())
-            if given[-1] > most:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+        def count(module, args):
+            if module.training:
+                given.append(args[0].numel())
+                if given[-1] > most:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
 
-        model.register_forward_pre_hook(count, with_kwargs=True)
+        model.get_input_embeddings().register_forward_pre_hook(count)
         return model
 
     monkeypatch.setattr(finetune, "load_weights", with_limit)
