@@ -1,4 +1,4 @@
-"""Write the report of a selection: one HTML page that needs no network."""
+"""Write the report of a selection as one HTML page."""
 
 import base64
 from pathlib import Path
@@ -11,6 +11,7 @@ from .jinja import render
 from .plots import Plot, loss_plots, selection_plots
 from .summary import Summary
 from .text import clipped, last_turn
+from .words import step_words
 
 if TYPE_CHECKING:
     from ..selection.funnel import Selection
@@ -42,12 +43,13 @@ def write_report(selection: "Selection", path: str | Path) -> Path:
 
 
 def write_page(summary: Summary, plots: dict[str, Plot], path: str | Path) -> Path:
-    """Write the report of a summary and its plots, which others may have drawn already."""
+    """Write the report of a summary and its plots."""
     facts = summary.facts()
     shown = [*plots.values(), *loss_plots(summary.losses).values()]
     page = render(
         "report.html.j2",
         **facts,
+        step_names=[step_words(step) for step in summary.selection.steps],
         cut=summary.selection.cut,
         title=summary.recipe.dataset if summary.recipe else "A selection",
         recipe=summary.recipe.to_yaml() if summary.recipe else None,

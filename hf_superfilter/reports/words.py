@@ -1,0 +1,59 @@
+"""Describe the steps of a funnel in words; their numbers stand in the selector's settings."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..selection.funnel import Step
+
+
+def step_words(step: "Step") -> str:
+    """Say in words what a selector of this package does; "" of any other.
+
+    Example:
+        >>> from hf_superfilter import Step, TopK
+        >>> step_words(Step("TopK", 10, 2, entry=TopK("ifd", 2).entry()))
+        'the rows with the largest ifd'
+    """
+    if step.entry is None:
+        return ""
+    name, settings = next(iter(step.entry.items()))
+    describe = _DESCRIPTIONS.get(name)
+    return "" if describe is None else describe(settings)
+
+
+def _threshold(settings: dict[str, Any]) -> str:
+    limits = [name for name in ("above", "below") if name in settings]
+    column = settings["by"]
+    if settings.get("percentiles"):
+        column = f"the percentile of {column}"
+    if len(limits) == 2:
+        return f"rows with {column} between two limits"
+    return f"rows with {column} {limits[0]} a limit"
+
+
+def _top_k(settings: dict[str, Any]) -> str:
+    return f"the rows with the {_end(settings)} {settings['by']}"
+
+
+def _per_cluster(settings: dict[str, Any]) -> str:
+    group = settings.get("group")
+    parts = "each cluster" if group is None else f"each {group}"
+    if settings.get("by") is None:
+        return f"random rows of {parts}"
+    return f"the rows with the {_end(settings)} {settings['by']} of {parts}"
+
+
+def _end(settings: dict[str, Any]) -> str:
+    return "largest" if settings.get("largest", True) else "smallest"
+
+
+_DESCRIPTIONS = {
+    "FacilityLocation": lambda settings: "the rows that cover the others best",
+    "InversePropensity": lambda settings: "rows drawn at random, crowded ones less often",
+    "PerCluster": _per_cluster,
+    "Prototypes": lambda settings: "the rows least typical of their cluster",
+    "RandomSample": lambda settings: "rows drawn at random",
+    "SemDedup": lambda settings: "rows without near-duplicates",
+    "Threshold": _threshold,
+    "TopK": _top_k,
+}
