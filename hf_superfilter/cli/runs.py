@@ -176,7 +176,10 @@ def select(
         str | None,
         typer.Option(help="Rows to keep: 500 is a count, 0.10 or 10% a share of all rows."),
     ] = None,
-    below: Annotated[float | None, typer.Option(help="First keep only values below this.")] = None,
+    below: Annotated[
+        float | None,
+        typer.Option(help="First keep only values below this; for IFD scores 1 by default."),
+    ] = None,
     above: Annotated[float | None, typer.Option(help="First keep only values above this.")] = None,
     smallest: Annotated[
         bool, typer.Option("--smallest", help="With --k, keep the smallest values.")
@@ -194,19 +197,25 @@ def select(
     from ..reports.summary import Summary
     from ..reports.text import summary_text
     from ..runs.store import Store
+    from ..selection._ifd import IFD_LIMIT, is_ifd
     from ..selection.funnel import select as select_rows
+    from ..selection.threshold import Threshold
 
     run = data if Store(data).has("run.json") else None
     target = to or Path("selected.parquet")
     check_suffix(target)
     selectors = _build_selectors(by, k, below=below, above=above, smallest=smallest)
     table = scored_rows(run) if run else load_rows(data, split=split)
+    below_one = below is None and above is None and not smallest and is_ifd(table, by)
+    if below_one:
+        selectors.insert(0, Threshold(by, below=IFD_LIMIT))
     selection = select_rows(table, selectors, run=run)
     summary = Summary(selection)
     if not run or to:
         write_rows(selection.subset, target)
         show(summary_text(summary))
         show(f"selected rows: {target}")
+        _say_default(by, below_one)
         return
     with Store(run).file("selected.parquet") as unfinished:
         selection.subset.to_parquet(str(unfinished))
@@ -214,6 +223,16 @@ def select(
     show_summary(summary, run)
     show(f"selected rows: {in_folder(run, 'selected.parquet')}")
     report_run(summary, run)
+    _say_default(by, below_one)
+
+
+def _say_default(by: str, below_one: bool) -> None:
+    """Say that a default limit was used."""
+    if below_one:
+        show(
+            f"only values of {by} below 1 were kept, for above it the prompt does not help; "
+            "--below sets another limit"
+        )
 
 
 def _build_selectors(

@@ -1,6 +1,7 @@
 """Apply selectors in order, and record what drops each row."""
 
 import html
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from ..checks import folder_or_url
 from ..data.columns import holds_numbers, numbers_of
 from ..data.texts import text_lengths
 from ..errors import SuperfilterError, WrongTypeError
+from ._ifd import IFD_LIMIT, is_ifd
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..base import Selector
 
+logger = logging.getLogger(__name__)
 MAX_STEPS = np.iinfo(np.int16).max  # `dropped_by` numbers the steps
 
 
@@ -89,7 +92,7 @@ class Selection:
 
     @cached_property
     def subset(self) -> "Dataset":
-        """Kept rows with all their columns, best first."""
+        """Take the kept rows with all their columns."""
         return self.table.select(self.rows)
 
     @property
@@ -104,13 +107,13 @@ class Selection:
 
     @cached_property
     def kept(self) -> np.ndarray:
-        """Mask (n,) bool of the rows that are kept."""
+        """Mark (n,) bool the rows that are kept."""
         mask: np.ndarray = self.dropped_by == -1
         return mask
 
     @cached_property
     def ranking(self) -> Step | None:
-        """Last step that ranks by a numeric column, or None.
+        """Find the last step that ranks by a numeric column.
 
         Only a step that ranks says which values are the better ones.
         """
@@ -121,7 +124,7 @@ class Selection:
 
     @cached_property
     def ranked_by(self) -> str | None:
-        """Column worth showing, or None.
+        """Find the column worth showing, or None.
 
         It is that of the last step that ranks, else of the last that goes by a numeric column. A
         selector of another package may use `by` for something else: only columns of the table
@@ -136,17 +139,17 @@ class Selection:
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """Values (n,) float64 of `ranked_by`; nan where undefined."""
+        """Read (n,) float64 values of `ranked_by`; nan where undefined."""
         if self.ranked_by is None:
             return np.full(len(self.table), np.nan)
         return numbers_of(self.table, self.ranked_by)
 
     @cached_property
     def cut(self) -> float | None:
-        """Ranked value of the last row kept, or None.
+        """Find the ranked value of the last row kept.
 
-        A line divides kept from dropped rows only where the last step ranks, keeps a row and drops no better one: the
-        best of each cluster, say, lie on no side of one.
+        None where no line divides kept from dropped rows: the last step has to rank, keep a row and
+        drop no better one. The best of each cluster, say, lie on no side of a line.
         """
         step = self.ranking
         if step is None or step is not self.steps[-1] or not len(self.rows):
@@ -158,7 +161,7 @@ class Selection:
 
     @cached_property
     def response_lengths(self) -> np.ndarray | None:
-        """Characters (n,) int64 of each response, of all turns of a chat; None without responses."""
+        """Count (n,) int64 characters of each response; None without responses."""
         return text_lengths(self.table, "response")
 
     def to_pandas(self) -> "pd.DataFrame":
@@ -224,7 +227,8 @@ def select(
         run: the run folder of the scores, so that reports and cards can tell their history.
 
     Returns:
-        The selection. A budget that the rows do not fill is a warning.
+        The selection. A budget that the rows do not fill is a warning; kept rows of an IFD of 1 or
+        more are logged as one.
 
     Raises:
         SuperfilterError: an empty table or several, no selector, a column that is missing or not
@@ -251,7 +255,23 @@ def select(
         steps.append(_step(selector, len(pool), kept))
         pool = kept.rows
     place = None if run is None else folder_or_url(run)
-    return Selection(table, pool, tuple(steps), dropped_by, place)
+    selection = Selection(table, pool, tuple(steps), dropped_by, place)
+    _log_high_ifd(selection)
+    return selection
+
+
+def _log_high_ifd(selection: Selection) -> None:
+    """Log how many kept rows have an IFD of 1 or more, if it is selected by."""
+    by = selection.ranked_by
+    if by is None or not is_ifd(selection.table, by):
+        return
+    high = int(np.count_nonzero(selection.scores[selection.rows] >= IFD_LIMIT))
+    if high:
+        logger.warning(
+            "%s of %s kept rows have %s of 1 or more, where the prompt does not help: "
+            "select with Threshold(%r, below=1.0) first",
+            f"{high:,}", f"{len(selection):,}", by, by,
+        )  # fmt: skip
 
 
 def _check_table(table: Any) -> None:

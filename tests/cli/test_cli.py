@@ -154,6 +154,20 @@ def test_select_keeps_what_the_options_say(command, scored, tmp_path, options, k
     assert load_rows(tmp_path / "selected.parquet")["ifd"][:] == [i / 800 for i in kept]
 
 
+def test_selecting_by_ifd_means_below_one_unless_a_limit_is_given(command, tmp_path):
+    columns = {"ifd": [0.9, 1.0, 2.5, 0.4], "ifd_ppl": [1.0] * 4, "ifd_ppl_alone": [1.0] * 4}
+    Dataset.from_dict(columns).to_parquet(tmp_path / "s.parquet")
+
+    def kept(*options):
+        code, out, _ = command("select", "s.parquet", "--k", "2", *options)
+        said = "only values of ifd below 1 were kept" in out
+        return code, load_rows(tmp_path / "selected.parquet")["ifd"][:], said
+
+    assert kept() == (0, [0.9, 0.4], True)
+    assert kept("--below", "9") == (0, [2.5, 1.0], False)
+    assert kept("--smallest") == (0, [0.4, 0.9], False)
+
+
 @pytest.mark.parametrize("target", ["new/folder/out.jsonl", "out.csv", "out.parquet"])
 def test_select_writes_the_kind_of_file_that_its_name_says(command, scored, tmp_path, target):
     assert command("select", scored, "--k", "2", "--to", target)[0] == 0

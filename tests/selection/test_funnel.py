@@ -165,6 +165,20 @@ def test_a_budget_is_warned_of_once_and_where_select_was_called():
     assert len(caught) == 1 and caught[0].filename == __file__
 
 
+def test_kept_rows_of_an_ifd_of_one_or_more_are_logged_once(caplog):
+    columns = {"ifd": [0.9, 1.0, 2.5, 0.4], "ifd_ppl": [1.0] * 4, "ifd_ppl_alone": [1.0] * 4}
+    table = Dataset.from_dict(columns)
+    select(table, [TopK("ifd", 3)])
+    (record,) = caplog.records
+    assert "2 of 3 kept rows have ifd of 1 or more" in record.message
+    assert "Threshold('ifd', below=1.0)" in record.message
+    caplog.clear()
+    select(table, [Threshold("ifd", below=1.0), TopK("ifd", 1)])
+    select(table, [TopK("ifd_ppl", 3)])  # not selected by IFD
+    select(table.remove_columns("ifd_ppl"), [TopK("ifd", 3)])  # a column of that name only
+    assert not caplog.records
+
+
 def test_a_step_that_drops_all_leaves_an_empty_selection():
     table = table_of([0.5, math.nan])
     with pytest.warns(UserWarning, match="only 0 rows"):
