@@ -1,1 +1,1 @@
-"""Measure whether a weak model ranks rows as a strong one does."""
+"""Measure whether weak models rank rows as strong ones do."""

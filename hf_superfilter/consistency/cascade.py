@@ -1,4 +1,4 @@
-"""Score all rows with a weak model, and only its best with a strong one."""
+"""Pass a weak model's best rows to a strong one."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ NOT_ASKED = "not_asked"
 
 @dataclass(frozen=True)
 class Cascade:
-    """Hold what a cascade kept, what it may have lost, and what it saved.
+    """Hold what a cascade kept, may have lost, and saved.
 
     Attributes:
         selection: the rows kept, best first by the strong model, out of the weak one's pool.
@@ -76,7 +76,7 @@ def cascade(
     audit: int = 500,
     seed: int = 0,
 ) -> Cascade:
-    """Let a weak model pass its best rows to a strong one, which chooses.
+    """Score all rows weakly, and the best of them strongly.
 
     Args:
         rows: n rows with the columns that the scorers read.
@@ -134,7 +134,7 @@ def cascade(
 
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """Compute the 95% Wilson interval of a share; nan of no trials.
+    """Compute a share's 95% Wilson interval; nan of no trials.
 
     Example:
         >>> [round(end, 3) for end in wilson(9, 10)]
@@ -149,7 +149,10 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
 
 
 class _MarkedRows(ScorerAdapter):
-    """Score only the rows marked in a column; the others are nan, or `not_asked`."""
+    """Score only the rows that a column marks.
+
+    The others are nan, or `not_asked`.
+    """
 
     def __init__(self, scorer: Any) -> None:
         super().__init__(as_scorer(scorer))
@@ -223,7 +226,7 @@ def _check_shares(keep: float, pool: float, audit: int, rows: int) -> None:
 def _audited(
     strong: np.ndarray, in_pool: np.ndarray, keep: float, below: float | None, largest: bool
 ) -> tuple[int, int]:
-    """Count the strong model's best rows of the audit: those in the pool, and all."""
+    """Count the audit's best rows: in the pool, and all."""
     allowed = ~np.isnan(strong)
     if below is not None:
         allowed &= strong < below
@@ -233,7 +236,7 @@ def _audited(
 
 
 def _share_of_tokens(table: "Dataset", weak: Any, asked: np.ndarray) -> float:
-    """Estimate the share of all tokens that the strong model read.
+    """Estimate the share of tokens that the strong model read.
 
     By the weak model's count; by rows where it counts none.
     """

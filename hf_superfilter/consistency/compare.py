@@ -1,4 +1,4 @@
-"""Compare how several models rank one random sample."""
+"""Compare how models rank one random sample."""
 
 import math
 import re
@@ -29,7 +29,7 @@ BELOW = {"ifd": 1.0, "ppl": None}
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Comparison:
-    """Hold several models' scores of the same rows, and how far they agree.
+    """Hold several models' scores of the same rows.
 
     `print(comparison)` shows every weaker model against the strongest: the measures with intervals
     and chance, and a verdict in words.
@@ -60,7 +60,7 @@ class Comparison:
         return numbers_of(self.table, self.columns[model])
 
     def matrix(self, measure: str = "spearman") -> np.ndarray:
-        """Return the (m, m) values of one measure for every pair of models, 1 on the diagonal.
+        """Return the (m, m) values of a measure, 1 on the diagonal.
 
         With `spearman` it is the paper's table 1 for any list of models.
         """
@@ -96,7 +96,7 @@ def compare_models(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Comparison:
-    """Score a random sample with every model, and compare how they rank it.
+    """Compare how models rank a random sample.
 
     Scores stay in the run folder: a second call uses them again, and may add models.
 
@@ -154,7 +154,7 @@ def compare_models(
 
 
 def _column_names(by: str, models: Sequence[str]) -> dict[str, str]:
-    """Name a column for each model, `ifd_` and the model's name in plain letters."""
+    """Name a column for each model."""
     names = {}
     for model in models:
         letters = re.sub(r"[^A-Za-z0-9]+", "_", model).strip("_").lower()
@@ -165,7 +165,7 @@ def _column_names(by: str, models: Sequence[str]) -> dict[str, str]:
 
 
 def measures_table(measures: dict[str, Any]) -> str:
-    """Return the measures of one pair as lines of text: value, interval, chance."""
+    """Lay out one pair's measures as text."""
     lines = [f"{'measure':<16} {'value':>7}  {'interval':>16}  {'chance':>7}"]
     for name, value in measures.items():
         if f"{name}_low" not in measures:
@@ -182,7 +182,7 @@ def measures_table(measures: dict[str, Any]) -> str:
 
 
 def verdict(comparison: Comparison, weak: str, strong: str, *, budget: float = 0.10) -> str:
-    """Say in words what a weak model finds of a strong one's choice.
+    """Say how much of a strong model's choice a weak one finds.
 
     And how sure that is, what each model took, and how many rows would make it surer.
     """
@@ -220,7 +220,7 @@ def _seconds_sentence(comparison: Comparison, weak: str, strong: str) -> str:
 
 
 def rows_for_width(low: float, high: float, pairs: int, width: float) -> int:
-    """Estimate how many rows would give an interval of a width.
+    """Estimate the rows for an interval of a width.
 
         rows = pairs ((high - low) / width)^2
 

@@ -1,4 +1,4 @@
-"""Plot how far models agree: rank against rank, overlap, Spearman by length, and all pairs."""
+"""Plot how far models agree."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def pair_plot(comparison: Comparison, weak: str, strong: str) -> Plot:
 
 
 def matrix_plot(comparison: Comparison, measure: str = "spearman") -> Plot:
-    """Plot one measure for every pair of models, as a square of coloured cells."""
+    """Plot one measure for every pair of models."""
     values, names = comparison.matrix(measure), comparison.models
     size = max(4.0, 1.1 * len(names) + 2)
     figure, axes = new_figure(1, 1, size=(size, size * 0.8))
@@ -64,7 +64,7 @@ def matrix_plot(comparison: Comparison, measure: str = "spearman") -> Plot:
 
 
 def _plot_ranks(axes: Any, a: np.ndarray, b: np.ndarray, weak: str, strong: str) -> None:
-    """Plot the ranks of the rows that both models define, as shares."""
+    """Plot rank against rank, as shares."""
     defined = ~(np.isnan(a) | np.isnan(b))
     last = max(1, int(defined.sum()) - 1)
     ranks = [np.argsort(np.argsort(values[defined])) / last for values in (a, b)]
@@ -75,7 +75,7 @@ def _plot_ranks(axes: Any, a: np.ndarray, b: np.ndarray, weak: str, strong: str)
 
 
 def _plot_overlaps(axes: Any, a: np.ndarray, b: np.ndarray, by: str) -> dict[float, float]:
-    """Plot the overlap of the top shares, and return it by budget."""
+    """Plot and return the overlap of the top shares."""
     budgets = tuple(budget for budget in BUDGETS if budget * len(a) >= 1)
     measures = rank_consistency(
         a, b, budgets=budgets, largest=LARGEST[by], below=BELOW[by], resamples=RESAMPLES
@@ -99,7 +99,7 @@ def _plot_overlaps(axes: Any, a: np.ndarray, b: np.ndarray, by: str) -> dict[flo
 
 
 def _plot_by_length(axes: Any, a: np.ndarray, b: np.ndarray, lengths: np.ndarray) -> list[float]:
-    """Plot the Spearman correlation by quarter of length, and return it."""
+    """Plot and return the Spearman correlation by length."""
     values, low, high, labels = [], [], [], []
     for rows in np.array_split(np.argsort(lengths, kind="stable"), 4):
         measures = rank_consistency(a[rows], b[rows], budgets=(1.0,), resamples=RESAMPLES)

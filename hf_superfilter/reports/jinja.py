@@ -1,4 +1,4 @@
-"""Render Jinja templates of reports and cards; data is escaped for HTML or Markdown."""
+"""Render the Jinja templates of reports and cards."""
 
 import re
 from functools import lru_cache
@@ -24,7 +24,7 @@ def render(template: str, /, **values: Any) -> str:
 
 
 def as_markdown(text: str) -> str:
-    """Escape a text so that Markdown shows it as it is, in one line.
+    """Escape a text for Markdown, in one line.
 
     It may stand in prose, in a table cell or in `<code>`.
 
@@ -36,7 +36,7 @@ def as_markdown(text: str) -> str:
 
 
 def fenced(text: str, language: str = "") -> str:
-    """Return a Markdown block of code, between fences longer than any in it."""
+    """Fence a block of code for Markdown."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"

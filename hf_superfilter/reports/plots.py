@@ -1,4 +1,4 @@
-"""Draw the plots of reports and cards, with the words that stand for them."""
+"""Draw the plots of reports and cards."""
 
 import io
 from math import ceil
@@ -17,7 +17,7 @@ INK = "#71717a"
 
 
 class Plot(NamedTuple):
-    """Hold a PNG and its alternative text. A notebook shows the one, a terminal the other."""
+    """Hold a PNG and its alternative text."""
 
     png: bytes
     alt: str
@@ -30,13 +30,13 @@ class Plot(NamedTuple):
 
 
 def selection_plots(selection: "Selection") -> dict[str, Plot]:
-    """Draw what can be drawn of a selection, by the name of the file."""
+    """Draw a selection's plots, by the name of the file."""
     plots = {"scores.png": score_plot(selection), "lengths.png": length_plot(selection)}
     return {file: plot for file, plot in plots.items() if plot is not None}
 
 
 def score_plot(selection: "Selection") -> Plot | None:
-    """Draw the distribution of the ranked column, kept rows against dropped ones.
+    """Draw the ranked column, kept against dropped rows.
 
     Drawn from the 1st to the 99th percentile; values beyond stand in the outermost bars. None
     where no column was selected by, or none of its values is finite.
@@ -63,7 +63,7 @@ def score_plot(selection: "Selection") -> Plot | None:
 
 
 def length_plot(selection: "Selection") -> Plot | None:
-    """Draw the response lengths of kept rows against dropped ones, as shares of each.
+    """Draw the response lengths, kept against dropped rows.
 
     Lengths beyond the 98th percentile stand in the last bar. None without a response column.
     """
@@ -96,7 +96,7 @@ def length_plot(selection: "Selection") -> Plot | None:
 
 
 def loss_plots(losses: dict[str, list[dict[str, Any]]]) -> dict[str, Plot]:
-    """Draw the loss of every training, step by step, by the name of its scorer."""
+    """Draw the loss of every training, by its scorer."""
     plots = {}
     for name, steps in losses.items():
         epochs = np.array([step["epoch"] for step in steps])
@@ -117,7 +117,7 @@ def loss_plots(losses: dict[str, list[dict[str, Any]]]) -> dict[str, Plot]:
 def new_figure(
     rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (5.2, 3.1)
 ) -> "tuple[Figure, Any]":
-    """Make a figure with empty axes, or an array of them.
+    """Make a figure with empty axes.
 
     No pyplot, so that several threads may draw at once.
     """
@@ -138,7 +138,7 @@ def png_of(figure: "Figure") -> bytes:
 
 
 def _figure(x: str, y: str) -> "tuple[Figure, Axes]":
-    """Make a figure whose background is transparent and whose ink reads on white and black."""
+    """Make a transparent figure that reads on white and black."""
     figure, axes = new_figure()
     axes.set(xlabel=x, ylabel=y)
     figure.patch.set_alpha(0)

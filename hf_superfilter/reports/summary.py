@@ -1,4 +1,4 @@
-"""Compute the facts of a selection, once, for report, card and plots."""
+"""Summarize a selection, once for report, card and plots."""
 
 import json
 import unicodedata
@@ -27,7 +27,7 @@ LETTERS = 200  # of each response, enough to tell its writing system
 
 
 class Summary:
-    """Compute what is said of a selection; each fact once, when it is first needed.
+    """Compute each fact about a selection once, when needed.
 
     Nothing stands here that is not in the rows or in the run. A fact that is not known is None.
     Texts are read in blocks of rows: memory does not grow with them.
@@ -39,12 +39,12 @@ class Summary:
 
     @cached_property
     def manifest(self) -> dict[str, Any] | None:
-        """Manifest of the run behind the scores."""
+        """Read the manifest of the run behind the scores."""
         return None if self.selection.run is None else read_manifest(self.selection.run)
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        """Recipe that makes the selection again."""
+        """Read the recipe that makes the selection again."""
         return recipe_of(self.selection)
 
     def facts(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Summary:
 
     @cached_property
     def steps(self) -> list[dict[str, Any]]:
-        """Rows in, out and dropped of each step of the funnel."""
+        """Count rows in, out and dropped of each step."""
         return [
             {
                 "selector": step.selector,
@@ -92,7 +92,7 @@ class Summary:
 
     @cached_property
     def score(self) -> dict[str, float | None] | None:
-        """Quantiles of the finite values of `ranked_by`, and the cut."""
+        """Compute quantiles of the ranked values, and the cut."""
         values = self.selection.scores
         finite = values[np.isfinite(values)]
         if not len(finite):
@@ -103,7 +103,7 @@ class Summary:
 
     @cached_property
     def statuses(self) -> dict[str, dict[str, int]]:
-        """How often each status of each scorer occurs: `ifd_status` beside `ifd`."""
+        """Count each scorer's statuses: `ifd_status` beside `ifd`."""
         counts = {}
         for column in self.table.column_names:
             scorer = column.removesuffix("_status")
@@ -114,7 +114,7 @@ class Summary:
 
     @cached_property
     def lengths(self) -> dict[str, float | None] | None:
-        """Mean and median characters of the responses; None for those of no rows."""
+        """Average the characters of responses; None of no rows."""
         lengths = self.selection.response_lengths
         if lengths is None:
             return None
@@ -127,7 +127,7 @@ class Summary:
 
     @cached_property
     def groups(self) -> dict[str, list[dict[str, Any]]]:
-        """Rows and kept rows by every text column of a few values, the largest group first."""
+        """Count rows and kept rows by columns of few values."""
         groups = {}
         for column, feature in self.table.features.items():
             if is_text(feature) and not column.endswith("_status"):
@@ -137,7 +137,7 @@ class Summary:
         return groups
 
     def _group_sizes(self, column: str) -> list[dict[str, Any]]:
-        """Count rows and kept rows by the values of a column; [] where it groups nothing."""
+        """Count rows and kept rows by a column's values."""
         rows, kept, start = Counter[Any](), Counter[Any](), 0
         for cells in column_blocks(self.table, column):
             # Told by Arrow, so that long texts are not decoded to learn that they differ.
@@ -163,7 +163,7 @@ class Summary:
 
     @cached_property
     def baselines(self) -> list[dict[str, Any]]:
-        """Shares of the selection that baselines of its size keep too.
+        """Measure the overlap with baselines of the same size.
 
         Chance is the selection's share of all rows.
         """
@@ -186,7 +186,7 @@ class Summary:
 
     @cached_property
     def cost(self) -> list[dict[str, Any]] | None:
-        """Rows, tokens, seconds, model and device of each scorer that is finished."""
+        """List rows, tokens, seconds and device of finished scorers."""
         if self.manifest is None:
             return None
         scorers = self.manifest["scorers"].items()
@@ -194,20 +194,20 @@ class Summary:
 
     @cached_property
     def beyond(self) -> dict[str, dict[str, int]]:
-        """How many values of each score lie outside its usual range."""
+        """Count the scores outside their usual range."""
         scorers = self.manifest["scorers"].values() if self.manifest else []
         return {scorer["main"]: scorer["beyond"] for scorer in scorers if "beyond" in scorer}
 
     @cached_property
     def losses(self) -> dict[str, list[dict[str, Any]]]:
-        """Training logs of the run's scorers that were trained."""
+        """Read the run's training logs."""
         if self.manifest is None or self.selection.run is None:
             return {}
         return training_losses(Store(self.selection.run), self.manifest)
 
     @cached_property
     def tokens(self) -> list[dict[str, Any]]:
-        """Response tokens by every `*_tokens` column: sums and means, of the kept and of all."""
+        """Sum and average response tokens by every `*_tokens` column."""
         facts = []
         for column in self.table.column_names:
             if not column.endswith("_tokens") or not holds_numbers(self.table, column):
@@ -229,7 +229,7 @@ class Summary:
 
     @cached_property
     def scripts(self) -> list[dict[str, Any]]:
-        """Rows and kept rows by the writing system of the response; [] without responses.
+        """Count rows and kept rows by the response's writing system.
 
         It is the one that most of the first letters belong to; its name is the first word of the
         letters' Unicode names.
@@ -249,7 +249,7 @@ class Summary:
 
     @cached_property
     def examples(self) -> dict[str, np.ndarray]:
-        """Row numbers worth reading, at most `MAX_EXAMPLES` of each kind, by title.
+        """Pick rows worth reading, `MAX_EXAMPLES` of a kind, by title.
 
         Which rows are good and bad is said only where a step ranks: "Best kept" are then the first
         rows of the selection (of all kept rows in the order of the ranking, where another step
@@ -264,7 +264,7 @@ class Summary:
 
     @cached_property
     def _order(self) -> np.ndarray:
-        """Rows whose score is defined, best first, or in the table's order without a ranking."""
+        """Order the defined rows, best first if a step ranks."""
         selection, scores = self.selection, self.selection.scores
         if selection.ranked_by is None:
             return np.arange(len(scores))
@@ -275,7 +275,7 @@ class Summary:
         return defined
 
     def _kept_examples(self) -> dict[str, np.ndarray]:
-        """List kept rows, and with a ranking the best dropped ones and the worst."""
+        """List kept rows and, with a ranking, dropped ones."""
         selection, order = self.selection, self._order
         if selection.ranking is None:
             return {"Kept": selection.rows}
@@ -287,7 +287,7 @@ class Summary:
         return {"Best kept": selection.rows, "Just under the line": under, "Worst": worst}
 
     def _dropped_examples(self) -> dict[str, np.ndarray]:
-        """List the rows that each step dropped, but for a last one that draws the line."""
+        """List the rows that each step dropped."""
         steps = self.selection.steps
         if self.selection.cut is not None:
             steps = steps[:-1]
@@ -303,7 +303,7 @@ class Summary:
 
 
 def training_losses(store: Store, manifest: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Read the training log of every scorer of a run that was trained.
+    """Read the training logs of a run's scorers.
 
     Returns:
         Scorer -> one entry per step, with `step`, `epoch` and `loss`.
@@ -335,7 +335,7 @@ def _cost_of(name: str, scorer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _script_of(head: str) -> str:
-    """Name the writing system of most letters of a text's head."""
+    """Name the writing system of most letters."""
     if head.isascii():
         return "Latin" if any(map(str.isalpha, head)) else "no letters"
     letters = [letter for letter in head if letter.isalpha()][:LETTERS]

@@ -12,7 +12,7 @@ ROWS_SHOWN = 3
 
 
 def summary_text(summary: Summary) -> str:
-    """Return the funnel, what is undefined, example rows and the cost as text.
+    """Describe funnel, statuses, example rows and cost as text.
 
     Of the examples the best rows kept, those just under the line and the worst, as far as a ranking
     tells them apart. What is not known reads "not recorded".
@@ -28,14 +28,14 @@ def summary_text(summary: Summary) -> str:
 
 
 def last_turn(cell: Any) -> str:
-    """Return the text of a cell, of a chat its last turn."""
+    """Return a cell's text, of a chat the last turn."""
     if isinstance(cell, list):
         cell = cell[-1] if cell else ""
     return "" if cell is None else str(cell).strip("\n")
 
 
 def clipped(text: str, longest: int) -> str:
-    """Shorten a text to a number of characters, with an ellipsis."""
+    """Shorten a text to a number of characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 

@@ -63,7 +63,7 @@ def within_budget(order: np.ndarray, table: "Dataset", selector: Any) -> Kept:
 
 
 def shortfall_of(room: int, available: int) -> str:
-    """Describe an unfilled budget of rows, "" where it is filled."""
+    """Describe a shortfall of rows, "" for none."""
     if available >= room:
         return ""
     return f"has room for {room} rows, and only {available} rows can be chosen"

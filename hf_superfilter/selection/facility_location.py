@@ -173,7 +173,7 @@ class _Kernel:
         return len(self.vectors)
 
     def losses(self, rows: Rows, out: np.ndarray | None = None) -> np.ndarray:
-        """Compute (b, m) float32 losses between some rows and all, 0 of a row with itself."""
+        """Compute (b, m) float32 losses between some rows and all."""
         rows = np.asarray(rows, dtype=np.int64)
         out = np.matmul(self.vectors[rows], self.vectors.T, out=out)
         if self.similarity == "cosine":
@@ -226,7 +226,7 @@ class _HeldLosses:
 
 
 class _NearestLosses:
-    """Hold the losses between each row and its nearest few; all others are 1."""
+    """Hold each row's losses to its nearest; others are 1."""
 
     def __init__(self, kernel: _Kernel, neighbours: int) -> None:
         nearest = np.empty((len(kernel), neighbours), dtype=np.int64)
@@ -263,7 +263,7 @@ class _NearestLosses:
 
 
 def _greedy(losses: _Losses, room: int) -> Iterator[int]:
-    """Yield `room` rows, each the one that adds most; of equal ones the first."""
+    """Yield rows, each the first that adds most."""
     best = np.ones(len(losses), dtype=np.float32)
     heap: list[tuple[float, int]] = []  # minus what a row added when last looked at, and the row
     for block in _blocks(np.arange(len(losses)), len(losses)):

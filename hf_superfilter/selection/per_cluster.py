@@ -20,7 +20,7 @@ ROWS_PER_CLUSTER = 50  # the paper: 1,000 clusters of 52,002 rows, about 300 of 
 
 @dataclass(frozen=True, repr=False)
 class PerCluster(Settings):
-    """Keep the best rows of each cluster, k in all, exactly.
+    """Keep the best rows of each cluster, k in all.
 
     Rows stand best first over all clusters, ties to the earlier row. Clusters are those of k-means
     on the column `embedding`, of all rows that have a vector, whether they are still in play or
