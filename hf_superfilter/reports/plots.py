@@ -45,7 +45,10 @@ def score_plot(selection: "Selection") -> Plot | None:
     finite = np.isfinite(values)
     if by is None or not finite.any():
         return None
-    low, high = np.percentile(values[finite], [1, 99])
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = np.percentile(values[finite], [1, 99])
+        if not np.isfinite(high - low):  # values such as ±1e308 have no axis
+            return None
     bins = np.linspace(low, high if high > low else low + 1, 50)
     parts = [np.clip(values[finite & part], low, bins[-1]) for part in (kept, ~kept)]
     labels = [f"kept ({kept.sum():,})", f"dropped ({(~kept).sum():,})"]
@@ -140,7 +143,9 @@ def png_of(figure: "Figure") -> bytes:
 def _figure(x: str, y: str) -> "tuple[Figure, Axes]":
     """Make a transparent figure that reads on white and black."""
     figure, axes = new_figure()
-    axes.set(xlabel=x, ylabel=y)
+    # A column may be called $x$: it is no formula.
+    axes.set_xlabel(x, parse_math=False)
+    axes.set_ylabel(y, parse_math=False)
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     axes.tick_params(colors=INK)

@@ -97,7 +97,8 @@ class Summary:
         finite = values[np.isfinite(values)]
         if not len(finite):
             return None
-        low, q25, median, q75, high = np.percentile(finite, [0, 25, 50, 75, 100]).tolist()
+        with np.errstate(over="ignore", invalid="ignore"):  # ±1e308 have no middle
+            low, q25, median, q75, high = np.percentile(finite, [0, 25, 50, 75, 100]).tolist()
         quantiles = {"min": low, "q25": q25, "median": median, "q75": q75, "max": high}
         return {**quantiles, "cut": self.selection.cut}
 
