@@ -14,7 +14,7 @@ from hub_views import refusal
 
 @dataclass
 class Fault:
-    """Happens the next `times` times that a request's path and method match."""
+    """Happens `times` times that a request's path and method match, after `skip` such requests."""
 
     kind: str
     path: str
@@ -22,6 +22,8 @@ class Fault:
     times: float
     status: int = 0
     message: str = ""
+    code: str | None = None
+    skip: int = 0
     after_bytes: int = 0
     handled: bool = False
     seconds: float = 0
@@ -39,7 +41,7 @@ async def meet(faults: list[Fault], request: web.Request, handler) -> web.Stream
             return await _cut(request, handler, fault)
         else:
             await request.read()
-            return refusal(HubError(fault.status, fault.message))
+            return refusal(HubError(fault.status, fault.message, fault.code))
     return await handler(request)
 
 
@@ -52,6 +54,9 @@ def _due(faults: list[Fault], request: web.Request) -> list[Fault]:
             and fault.method in (None, request.method)
             and re.search(fault.path, request.path)
         ):
+            if fault.skip > 0:
+                fault.skip -= 1
+                continue
             fault.times -= 1
             due.append(fault)
             if fault.kind in ("fail", "drop"):

@@ -137,12 +137,17 @@ class HubServer:
         method: str | None = None,
         path: str = ".",
         message: str = "",
+        code: str | None = None,
+        skip: int = 0,
     ) -> None:
-        """Answer the next matching requests with this status; `path` is a regular expression to be
-        found.
+        """Answer matching requests with this status, after `skip` such requests.
+
+        `path` is a regular expression to be found; `code` the word of X-Error-Code.
         """
-        told = message or f"The test asked for status {status}"
-        self.faults.append(Fault("fail", path, method, times, status=status, message=told))
+        text = message or f"The test asked for status {status}"
+        fault = Fault("fail", path, method, times, status=status, message=text)
+        fault.code, fault.skip = code, skip
+        self.faults.append(fault)
 
     def drop(
         self,
@@ -151,13 +156,14 @@ class HubServer:
         after_bytes: int = 0,
         method: str | None = None,
         handled: bool = False,
+        skip: int = 0,
     ) -> None:
         """Cut the connection after so many bytes of an upload or a download.
 
         With `handled` the request is carried out whole and the connection is cut before the answer.
         """
         self.faults.append(
-            Fault("drop", path, method, times, after_bytes=after_bytes, handled=handled)
+            Fault("drop", path, method, times, after_bytes=after_bytes, handled=handled, skip=skip)
         )
 
     def delay(

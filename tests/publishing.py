@@ -57,7 +57,7 @@ def check_whole(tree: dict[str, bytes]) -> dict[str, dict[str, list[dict]]]:
             assert totals == {len(shards)}, f"{name}: shards of two versions, {sorted(shards)}"
             rows = rows_in(tree, entry["path"])
             assert len(rows) == sizes[name][entry["split"]] > 0
-            facts = json.loads(tree[f"{name}/{entry['split']}/facts.json"])
+            facts = json.loads(tree[about_of(tree, name, entry["split"], "facts.json")])
             assert facts["kept"] == len(rows)
             assert f"<!-- hf_superfilter: {name}/{entry['split']} -->" in tree["README.md"].decode()
             found[name][entry["split"]] = rows
@@ -66,6 +66,22 @@ def check_whole(tree: dict[str, bytes]) -> dict[str, dict[str, list[dict]]]:
         "files that no subset names"
     )
     return found
+
+
+def about_of(tree: dict[str, bytes], name: str, split: str, file: str) -> str:
+    """Return the path of what is known about a split: recipe, report, facts or a plot."""
+    prefix = f"__about__/{name}/{split}/"
+    (path,) = (path for path in tree if path.startswith(prefix) and path.endswith(f"/{file}"))
+    return path
+
+
+def files_in(folder) -> dict[str, bytes]:
+    """Return the files of a folder by their paths, without the lock of write_repo."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".write_repo.lock"
+    }
 
 
 def commits_of(hub, repo: str = "me/rows", revision: str = "main") -> list[dict[str, bytes]]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..embedded import PREFIX, embedded_sample
-from ..errors import NotFoundError, SuperfilterError, did_you_mean
+from ..errors import HubError, NotFoundError, SuperfilterError, did_you_mean
+from ..hub_client import retry_request, translate_errors
 from ..revisions import resolve_revision
 from .csv_rows import read_csv, read_header, with_values
 from .files import SUFFIXES
@@ -120,7 +121,7 @@ def _from_hub(
     sha = None
     if revision:
         sha = resolve_revision(name, revision, repo_type="dataset", again=True)
-    loaded = _load(missing, name, config, sha)
+    loaded = retry_request(lambda: _load(missing, name, config, sha))
     files = [file["filename"] for rows in loaded.splits.values() for file in rows.cache_files]
     # When the Hub does not answer, datasets takes whatever revision its cache holds.
     if sha and not all(sha in file for file in files):
@@ -144,7 +145,7 @@ def _load(missing: str, name: str, config: str | None, revision: str | None = No
     from datasets.exceptions import DatasetsError
     from datasets.packaged_modules.csv.csv import CsvConfig
 
-    try:
+    def load() -> _Loaded:
         cached = _cached_as_text(name, config)
         if cached:
             return _Loaded(cached, all_text=True)
@@ -155,8 +156,14 @@ def _load(missing: str, name: str, config: str | None, revision: str | None = No
         features = Features({column: Value("string") for column in read_header(file)})
         as_text = {"features": features, "keep_default_na": False, "na_values": [""]}
         return _Loaded(load_dataset(name, config, revision=revision, **as_text), all_text=True)
+
+    try:
+        with translate_errors(name, revision=revision):
+            return load()
     except (FileNotFoundError, ConnectionError) as error:
         raise NotFoundError(f"{missing} ({_reason(error)})") from error
+    except HubError:
+        raise
     except (ValueError, DatasetsError) as error:
         raise SuperfilterError(f"{name!r} cannot be loaded: {_reason(error)}") from error
 

@@ -1,17 +1,21 @@
-"""The dataset card: one section for every published split, and the YAML that makes it load by name."""
+"""Write the dataset card: YAML that makes subsets load by name, and a section for each split."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..errors import did_you_mean
+import numpy as np
+
+from ..errors import SuperfilterError, did_you_mean
 from ..reports.jinja import as_markdown, render
 from .front_matter import body_of, read_metadata, set_metadata, set_section
+from .layout import about_folder, pattern_of, published_splits
 
 TAGS = ["hf_superfilter", "superfilter"]
 NO_DERIVATIVES = "-nd-"  # the Creative Commons licences that forbid to share an adapted work
 UNKNOWN_LICENCES = {"other", "unknown"}
 SIZES = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
+MAX_PLAIN = 1e9  # numbers beyond are written with an exponent
 # Scorer or selector, as an entry of a recipe names it -> the papers behind it.
 PAPERS = {
     "AskLLM": ["2402.09668"],
@@ -28,259 +32,346 @@ PAPERS = {
     "PerCluster": ["2402.10430"],
 }
 TITLES = {
-    "2402.00530": "Li et al., Superfiltering: Weak-to-Strong Data Filtering for Fast Instruction-Tuning, ACL 2024",
-    "2308.12032": "Li et al., From Quantity to Quality: Boosting LLM Performance with Self-Guided Data Selection "
-    "for Instruction Tuning, NAACL 2024",
-    "2402.10430": "Mekala et al., Smaller Language Models are capable of selecting Instruction-Tuning Training Data "
-    "for Larger Language Models, Findings of ACL 2024",
+    "2402.00530": "Li et al., Superfiltering: Weak-to-Strong Data Filtering for Fast "
+    "Instruction-Tuning, ACL 2024",
+    "2308.12032": "Li et al., From Quantity to Quality: Boosting LLM Performance with Self-Guided "
+    "Data Selection for Instruction Tuning, NAACL 2024",
+    "2402.10430": "Mekala et al., Smaller Language Models are capable of selecting "
+    "Instruction-Tuning Training Data for Larger Language Models, Findings of ACL 2024",
     "2402.09668": "Sachdeva et al., How to Train Data-Efficient LLMs, 2024",
-    "2402.04833": "Zhao et al., Long Is More for Alignment: A Simple but Tough-to-Beat Baseline for Instruction "
-    "Fine-Tuning, ICML 2024",
-    "2303.09540": "Abbas et al., SemDeDup: Data-efficient Learning at Web-scale through Semantic Deduplication, 2023",
-    "2206.14486": "Sorscher et al., Beyond Neural Scaling Laws: Beating Power Law Scaling via Data Pruning, "
-    "NeurIPS 2022",
-    "1908.10084": "Reimers and Gurevych, Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks, EMNLP 2019",
+    "2402.04833": "Zhao et al., Long Is More for Alignment: A Simple but Tough-to-Beat Baseline "
+    "for Instruction Fine-Tuning, ICML 2024",
+    "2303.09540": "Abbas et al., SemDeDup: Data-efficient Learning at Web-scale through Semantic "
+    "Deduplication, 2023",
+    "2206.14486": "Sorscher et al., Beyond Neural Scaling Laws: Beating Power Law Scaling via Data "
+    "Pruning, NeurIPS 2022",
+    "1908.10084": "Reimers and Gurevych, Sentence-BERT: Sentence Embeddings using Siamese "
+    "BERT-Networks, EMNLP 2019",
 }
 
 
 def licence_warning(licence: Any) -> str | None:
-    """What has to be said loudly about a source's licence, None where there is nothing.
+    """Word what a source's licence demands; None where it demands nothing.
 
     Example:
         >>> licence_warning("cc-by-nc-nd-4.0")[:56]
         'the source is under cc-by-nc-nd-4.0, which forbids to sh'
         >>> licence_warning("apache-2.0")
     """
-    known = [str(one) for one in (licence if isinstance(licence, list) else [licence]) if one]
-    forbids = next((one for one in known if NO_DERIVATIVES in f"{one.lower()}-"), None)
-    if forbids:
-        return f"the source is under {forbids}, which forbids to share adapted versions: do not publish a part of it"
-    unknown = next((one for one in known if one.lower() in UNKNOWN_LICENCES), None)
-    if unknown or not known:
-        stated = f"is stated as {unknown!r}" if unknown else "is not known"
-        return f"the licence of the source {stated}: find out whether you may publish a part of it before you do"
-    return None
+    licences = [str(entry) for entry in as_list(licence) if entry]
+    for name in licences:
+        if NO_DERIVATIVES in f"{name.lower()}-":
+            return (
+                f"the source is under {name}, which forbids to share adapted versions: do not "
+                "publish a part of it"
+            )
+    for name in licences:
+        if name.lower() in UNKNOWN_LICENCES:
+            return _ask_about_licence(f"is stated as {name!r}")
+    return None if licences else _ask_about_licence("is not known")
 
 
-def merged_card(
+def _ask_about_licence(state: str) -> str:
+    return (
+        f"the licence of the source {state}: find out whether you may publish a part of it before "
+        "you do"
+    )
+
+
+def merge_card(
     text: str, name: str, splits: Mapping[str, Mapping[str, Any]], home: str, set_default: bool
 ) -> str:
-    """A repository's card with some splits of one subset published or replaced, and everything else as it was.
+    """Add or replace splits of one subset in a card, and keep everything else.
 
     Args:
-        text: the card that is there, "" where there is none.
+        text: the present card, "" where there is none.
         name: the subset.
-        splits: split -> what `repo_files.write_split` says of it.
+        splits: split -> its facts, as `repo_files.write_split` returns them.
         home: the repository, or the folder, that the card's code loads from.
         set_default: make the subset the one that loads without a name.
 
     Raises:
-        ValueError: the name belongs to a subset that is not of ours, it would be a second default, or
-            another split of it has other columns.
+        SuperfilterError: the name belongs to a subset of somebody else, it would be a second
+            default, or another split of it has other columns.
     """
-    old = read_metadata(text)
-    configs = _configs(old, name, splits, set_default)
-    infos = _infos(old, name, splits)
-    shared: dict[str, Any] = {
+    metadata = read_metadata(text)
+    configs = _merge_configs(metadata, name, splits, set_default)
+    infos = _merge_infos(metadata, name, splits)
+    changes: dict[str, Any] = {
         "configs": configs,
         "dataset_info": infos if len(infos) > 1 else infos[0],
+        **_merge_lists(metadata, splits.values()),
+        **_inherit(metadata, splits.values(), home),
     }
-    for key, values in (
-        ("tags", TAGS),
-        ("language", [x for split in splits.values() for x in split["language"]]),
-        ("source_datasets", [x for split in splits.values() for x in split["source_datasets"]]),
-        ("base_model", [x for split in splits.values() for x in split["base_model"]]),
-    ):
-        before = listed(old.get(key))
-        added = [value for value in dict.fromkeys(values) if value not in before]
-        if added:
-            shared[key] = before + added
-    licence = next((split["license"] for split in splits.values() if split["license"]), None)
-    if licence and not old.get("license"):
-        shared["license"] = licence
-    if {info.get("config_name", "default") for info in infos} >= {
-        config["config_name"] for config in configs
-    }:
-        shared["size_categories"] = [_size_category(sum(rows_of(info) or 0 for info in infos))]
-    text = set_metadata(text, shared)
+    described = {info.get("config_name", "default") for info in infos}
+    if described >= {config["config_name"] for config in configs}:
+        rows = sum(rows_of(info) or 0 for info in infos)
+        changes["size_categories"] = [_size_category(rows)]
+    text = set_metadata(text, changes)
     if not body_of(text).strip():
-        text += f"# {as_markdown(home.rstrip('/').split('/')[-1])}\n"
+        text += f"# {as_markdown(_last_part(home))}\n"
     for split, facts in splits.items():
         text = set_section(text, f"{name}/{split}", section(name, split, facts, home))
     return text
 
 
+def _merge_lists(
+    metadata: Mapping[str, Any], splits: Iterable[Mapping[str, Any]]
+) -> dict[str, list[Any]]:
+    """Add tags, languages, tasks, sources and models to those that the card names."""
+    changes = {}
+    for key in ("tags", "language", "task_categories", "source_datasets", "base_model"):
+        values = list(TAGS) if key == "tags" else []
+        for facts in splits:
+            values += facts.get(key, [])
+        before = as_list(metadata.get(key))
+        added = [value for value in dict.fromkeys(values) if value not in before]
+        if added:
+            changes[key] = before + added
+    return changes
+
+
+def _inherit(
+    metadata: Mapping[str, Any], splits: Iterable[Mapping[str, Any]], home: str
+) -> dict[str, Any]:
+    """Take a title, and the source's licence with its name and link, where the card states none."""
+    changes: dict[str, Any] = {}
+    if not metadata.get("pretty_name"):
+        changes["pretty_name"] = _last_part(home).replace("_", " ").replace("-", " ")
+    licensed = next((facts for facts in splits if facts["license"]), None)
+    if licensed is not None and not metadata.get("license"):
+        for key in ("license", "license_name", "license_link"):
+            if licensed.get(key):
+                changes[key] = licensed[key]
+    return changes
+
+
+def _last_part(home: str) -> str:
+    return home.rstrip("/").split("/")[-1]
+
+
 def section(name: str, split: str, facts: Mapping[str, Any], home: str) -> str:
-    """The Markdown about one split of a subset; what is not known reads "not recorded"."""
-    kinds = [
-        entry for part in [*facts["scorers"], *facts["steps"]] for entry in part.get("entry") or {}
-    ]
+    """Write the Markdown about one split of a subset; what is not known reads "not recorded"."""
+    parts = [*facts["scorers"], *facts["steps"]]
+    kinds = [kind for part in parts for kind in part.get("entry") or {}]
     papers = list(dict.fromkeys(paper for kind in kinds for paper in PAPERS.get(kind, [])))
     where = json.dumps(home, ensure_ascii=False)  # a folder may have any name
-    load = f'from datasets import load_dataset\n\nrows = load_dataset({where}, "{name}", split="{split}")'
-    chosen = "" if split == "train" else f', split="{split}"'
-    run = name if split == "train" else f"{name}-{split}"
-    again = (
-        "from hf_superfilter import load_recipe\n\n"
-        f'selection = load_recipe({where}, "{name}"{chosen}).run("runs/{run}")\nrows = selection.subset'
-    )
+    if split == "train":
+        arguments, run = f'{where}, "{name}"', name
+    else:
+        arguments, run = f'{where}, "{name}", split="{split}"', f"{name}-{split}"
     return render(
         "dataset.md.j2",
         name=name,
         split=split,
-        load_code=load,
-        again_code=again,
+        about=about_folder(name, split, facts["version"]),
+        load_code=(
+            "from datasets import load_dataset\n\n"
+            f'rows = load_dataset({where}, "{name}", split="{split}")'
+        ),
+        rerun_code=(
+            "from hf_superfilter import load_recipe\n\n"
+            f'selection = load_recipe({arguments}).run("runs/{run}")\nrows = selection.subset'
+        ),
         kinds=kinds,
         papers=[{"id": paper, "title": TITLES[paper]} for paper in papers],
         warning=licence_warning(facts["license"]),
+        format_number=format_number,
         **facts,
     )
 
 
+def format_number(value: float | None, form: str = "{:,}") -> str:
+    """Write a number; a huge one with an exponent, an unknown one as "not recorded".
+
+    Example:
+        >>> format_number(1234), format_number(0.5, "{:.1%}"), format_number(-1e308, "{:.3f}")
+        ('1,234', '50.0%', '-1e+308')
+        >>> format_number(None), format_number(float("inf"))
+        ('not recorded', 'not recorded')
+    """
+    if value is None or not np.isfinite(value):
+        return "not recorded"
+    if abs(value) >= MAX_PLAIN and isinstance(value, float):
+        return f"{value:.4g}"
+    return form.format(value)
+
+
 def default_of(metadata: Mapping[str, Any]) -> str | None:
-    """The subset that loads without a name, as `datasets` decides it; None where a name is needed."""
+    """Return the subset that loads without a name, as `datasets` decides it; None if none does."""
     configs = configs_of(metadata)
     names = [str(config["config_name"]) for config in configs]
-    marked = [str(config["config_name"]) for config in configs if config.get("default")]
-    return next(
-        iter([*marked, *(n for n in names if n == "default"), *(names if len(names) == 1 else [])]),
-        None,
-    )
+    for config in configs:
+        if config.get("default"):
+            return str(config["config_name"])
+    if "default" in names or len(names) == 1:
+        return "default" if "default" in names else names[0]
+    infos = infos_of(metadata)
+    return str(infos[0].get("config_name", "default")) if len(infos) == 1 else None
 
 
-def check_subset(name: str, known: list[str], home: str) -> None:
+def check_subset(name: str, names: list[str], home: str) -> None:
     """Refuse a subset that a repository does not have."""
-    if name not in known:
-        raise ValueError(f"{home!r} has no subset {name!r}: {did_you_mean(name, known)}")
+    if name not in names:
+        raise SuperfilterError(f"{home!r} has no subset {name!r}: {did_you_mean(name, names)}")
 
 
 def configs_of(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Copies of the card's `configs`, its subsets.
+    """Copy the card's `configs`, its subsets.
 
     Raises:
-        ValueError: one that `datasets` could not load either.
+        SuperfilterError: one that `datasets` could not load either.
     """
-    return _entries(metadata, "configs", ("config_name",))
+    return _copy_entries(metadata, "configs", ("config_name",))
 
 
 def infos_of(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Copies of the entries of the card's `dataset_info`; one without a config_name is about the subset `default`.
+    """Copy the card's `dataset_info`; an entry without a config_name is about `default`.
 
     Raises:
-        ValueError: one that `datasets` could not read either.
+        SuperfilterError: one that `datasets` could not read either.
     """
-    return _entries(metadata, "dataset_info", ())
+    return _copy_entries(metadata, "dataset_info", ())
 
 
-def _entries(metadata: Mapping[str, Any], key: str, needs: tuple[str, ...]) -> list[dict[str, Any]]:
-    for entry in (entries := listed(metadata.get(key))):
-        if not isinstance(entry, dict) or not {*needs} <= {*entry}:
-            needed = "".join(f" with a {name}" for name in needs)
-            raise ValueError(
-                f"README.md has {str(entry)[:60]!r} under {key!r}, and needs a mapping{needed}: mend it"
+def _copy_entries(
+    metadata: Mapping[str, Any], key: str, required: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    entries = as_list(metadata.get(key))
+    for entry in entries:
+        if not isinstance(entry, dict) or not {*required} <= {*entry}:
+            needed = "".join(f" with a {name}" for name in required)
+            raise SuperfilterError(
+                f"README.md has {str(entry)[:60]!r} under {key!r}, and needs a mapping{needed}: "
+                "fix it"
             )
     return [dict(entry) for entry in entries]
 
 
-def own_splits(config: Mapping[str, Any]) -> list[str]:
-    """The splits of a subset that hf_superfilter published: their files lie where only it writes them."""
-    name, files = (
-        config["config_name"],
-        [file for file in listed(config.get("data_files")) if isinstance(file, dict)],
-    )
-    return [
-        file["split"] for file in files if file.get("path") == _files_of(name, file.get("split"))
-    ]
+def as_list(value: Any) -> list[Any]:
+    """Return a value of the card's YAML that may be one, several or none, as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
 
 
-def listed(value: Any) -> list[Any]:
-    """A value of the card's YAML that may be one, several or none, as a list."""
-    return [] if value is None else list(value) if isinstance(value, list) else [value]
-
-
-def _files_of(name: str, split: Any) -> str:
-    return f"{name}/{split}/*.parquet"
-
-
-def _configs(
-    old: Mapping[str, Any], name: str, splits: Mapping[str, Any], set_default: bool
+def _merge_configs(
+    metadata: Mapping[str, Any],
+    name: str,
+    splits: Mapping[str, Mapping[str, Any]],
+    set_default: bool,
 ) -> list[dict[str, Any]]:
-    """The card's `configs` with these splits in one of them; the others, and its own other keys, as they were."""
-    configs = configs_of(old)
-    mine = next((config for config in configs if config.get("config_name") == name), None)
-    if mine is None:
-        configs.append(mine := {"config_name": name, "data_files": []})
-    files = mine.get("data_files")
-    if not isinstance(files, list) or len(own_splits(mine)) < len(files):
-        raise ValueError(
-            f"the repository has a subset {name!r} that was not published by hf_superfilter: choose another name"
+    """Put splits into one of the card's `configs`; the others and its other keys stay."""
+    configs = configs_of(metadata)
+    present_default = default_of(metadata)
+    config = next((entry for entry in configs if str(entry["config_name"]) == name), None)
+    if config is None:
+        config = {"config_name": name, "data_files": []}
+        configs.append(config)
+    files = config.get("data_files")
+    if not isinstance(files, list) or len(published_splits(config)) < len(files):
+        raise SuperfilterError(
+            f"the repository has a subset {name!r} that was not published by hf_superfilter: "
+            "choose another name"
         )
-    published = {split: {"split": split, "path": _files_of(name, split)} for split in splits}
-    mine["data_files"] = list(({file["split"]: file for file in files} | published).values())
-    if (
-        set_default or len(configs) == 1
-    ):  # the first stays what loads without a name when others come
-        for config in configs:
-            config.pop("default", None)
-        mine["default"] = True
-    defaults = [
-        str(c["config_name"]) for c in configs if c.get("default") or c["config_name"] == "default"
-    ]
-    if len(set(defaults)) > 1:
-        remedy = (
-            "give the new one another name"
-            if name == "default"
-            else "the one named so is the default as it is"
-        )
-        both = " and ".join(map(repr, defaults))
-        raise ValueError(
-            f"the repository would have two default subsets, {both}, and load neither: {remedy}"
-        )
+    by_split = {entry["split"]: entry for entry in files}
+    for split, facts in splits.items():
+        by_split[split] = {"split": split, "path": pattern_of(name, split, facts["version"])}
+    config["data_files"] = list(by_split.values())
+    if set_default or len(configs) == 1:
+        for entry in configs:
+            entry.pop("default", None)
+        config["default"] = True
+    elif present_default not in (None, "default"):
+        # One that is the default by being alone is marked as such before another stands beside it.
+        for entry in configs:
+            if str(entry["config_name"]) == present_default:
+                entry["default"] = True
+    _check_one_default(configs, name)
     return configs
 
 
-def _infos(
-    old: Mapping[str, Any], name: str, splits: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """The card's `dataset_info` as a list, with these splits in their subset's."""
-    infos = infos_of(old)
-    mine = next((info for info in infos if info.get("config_name", "default") == name), None)
-    if mine is None:
-        infos.append(mine := {"config_name": name})
-    there = {entry["name"]: entry for entry in mine.get("splits") or []}
-    features = {split: mine.get("features") for split in there if split not in splits}
-    features |= {split: facts["features"] for split, facts in splits.items()}
-    first, *others = features
-    for other in others:
-        if features[other] != features[first]:
-            raise ValueError(
-                f"the splits {first!r} and {other!r} of {name!r} have different columns and would not load together: "
-                "publish them in one call with equal columns, or under different names"
-            )
-    sizes = {
-        s: {"name": s, "num_bytes": f["num_bytes"], "num_examples": f["kept"]}
-        for s, f in splits.items()
+def _check_one_default(configs: list[dict[str, Any]], name: str) -> None:
+    defaults = {
+        str(config["config_name"])
+        for config in configs
+        if config.get("default") or config["config_name"] == "default"
     }
-    mine.update(features=features[first], splits=list((there | sizes).values()))
-    mine.pop("download_size", None)  # of the files that were there before
-    mine["dataset_size"] = sum(entry["num_bytes"] for entry in mine["splits"])
+    if len(defaults) > 1:
+        listed = [
+            str(config["config_name"]) for config in configs if config["config_name"] in defaults
+        ]
+        remedy = "the one named so is the default as it is"
+        if name == "default":
+            remedy = "give the new one another name"
+        raise SuperfilterError(
+            f"the repository would have two default subsets, {' and '.join(map(repr, listed))}, "
+            f"and load neither: {remedy}"
+        )
+
+
+def _merge_infos(
+    metadata: Mapping[str, Any], name: str, splits: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Put splits into the card's `dataset_info`, as a list."""
+    infos = infos_of(metadata)
+    info = next((entry for entry in infos if entry.get("config_name", "default") == name), None)
+    if info is None:
+        info = {"config_name": name}
+        infos.append(info)
+    sizes = {entry["name"]: entry for entry in info.get("splits") or []}
+    features = {split: info.get("features") for split in sizes if split not in splits}
+    for split, facts in splits.items():
+        features[split] = plain(facts["features"])
+        sizes[split] = {
+            "name": split,
+            "num_bytes": facts["num_bytes"],
+            "num_examples": facts["kept"],
+        }
+    first = next(iter(features))
+    for other in features:
+        if features[other] != features[first]:
+            raise SuperfilterError(
+                f"the splits {first!r} and {other!r} of {name!r} have different columns and would "
+                "not load together: publish them in one call with equal columns, or under "
+                "different names"
+            )
+    info["features"] = features[first]
+    info["splits"] = list(sizes.values())
+    info.pop("download_size", None)  # of the files of the version before
+    info["dataset_size"] = sum(entry["num_bytes"] for entry in info["splits"])
     return infos
 
 
+def plain(value: Any) -> Any:
+    """Copy a value with Python's types for numpy's, as YAML and JSON need them."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
 def rows_of(info: Mapping[str, Any]) -> int | None:
-    """The rows of all splits that an entry of the card's `dataset_info` states, None where it states none."""
-    splits = [split for split in listed(info.get("splits")) if isinstance(split, dict)]
+    """Return the rows of all splits that an entry of `dataset_info` states; None for none."""
+    splits = [split for split in as_list(info.get("splits")) if isinstance(split, dict)]
     return sum(split.get("num_examples", 0) for split in splits) or None
 
 
 def _size_category(rows: int) -> str:
-    """The Hub's name for a number of rows."""
-    digits = max(0, len(str(rows)) - 3)  # 0 below a thousand
-    bounds = ["", *SIZES, ""][digits : digits + 2] if digits <= len(SIZES) else [SIZES[-1], ""]
-    return (
-        f"n<{bounds[1]}"
-        if not bounds[0]
-        else f"{bounds[0]}<n<{bounds[1]}"
-        if bounds[1]
-        else f"n>{bounds[0]}"
-    )
+    """Return the Hub's name for a number of rows.
+
+    Example:
+        >>> [_size_category(rows) for rows in (999, 1_000, 10**15)]
+        ['n<1K', '1K<n<10K', 'n>1T']
+    """
+    place = len(str(rows)) - len("999")
+    if place <= 0:
+        return f"n<{SIZES[0]}"
+    if place >= len(SIZES):
+        return f"n>{SIZES[-1]}"
+    return f"{SIZES[place - 1]}<n<{SIZES[place]}"

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import SuperfilterError
 from ..yaml_io import check_bounds, dump_with, dump_yaml, quoted
 
+CARD = "README.md"
 BEGIN, END = "<!-- hf_superfilter: {} -->", "<!-- /hf_superfilter: {} -->"
 HEAD = "the YAML at the head of README.md"
 WIDTH = 10_000  # no text of a card is folded
@@ -162,7 +163,7 @@ def _blocks(front: str) -> list[tuple[str | None, str]]:
 
 
 def _without_end(block: str) -> str:
-    """Return a block without the comments and empty lines after it, which are about the next key."""
+    """Return a block without the comments and empty lines after it: they are about the next key."""
     lines = block.splitlines(keepends=True)
     while lines and (not lines[-1].strip() or lines[-1].startswith("#")):
         lines.pop()
@@ -236,7 +237,7 @@ def _as_text(value: Any) -> Any:
 
 
 def _text_resolver() -> type:
-    """Return a resolver to which every unquoted scalar is text, so that it is written as it was read."""
+    """Return a resolver to which every unquoted scalar is text, to be written as it was read."""
     from ruamel.yaml.nodes import ScalarNode
     from ruamel.yaml.resolver import VersionedResolver
     from ruamel.yaml.tag import Tag

@@ -1,4 +1,4 @@
-"""Where a selection comes from, as far as its run tells: data set, licence, models at fixed revisions, recipe."""
+"""Trace where a selection comes from: data set, licence, models at fixed revisions, recipe."""
 
 import dataclasses
 from pathlib import Path
@@ -6,61 +6,65 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.formats import detect_format
 from ..data.sources import SAMPLE
+from ..errors import HubError, HubNotFoundError, HubOfflineError, SuperfilterError
+from ..hub_client import retry_request, translate_errors
 from ..recipes.recipe import Recipe
 from ..revisions import is_commit
-from .front_matter import read_metadata
+from .front_matter import CARD, decode_card, read_metadata
 
 if TYPE_CHECKING:
     from ..reports.summary import Summary
     from ..selection.funnel import Selection
 
-CARD = "README.md"
-
 
 def provenance_of(summary: "Summary") -> dict[str, Any]:
-    """What is on record; None for whatever is not.
+    """Collect what is on record; None for whatever is not.
 
-    `recipe` (a Recipe that names fixed revisions); `source`: `dataset`, `revision`, `config`, `split`,
-    `columns`; `scorers`: one `{"name", "entry", "said", "model", "revision"}` each; `created`.
+    Returns:
+        `recipe`, a Recipe that names fixed revisions; `source`, with `dataset`, `revision`,
+        `config`, `split` and `columns`; `scorers`, one `{name, entry, python, model, revision}`
+        each; `created`.
     """
-    record, recipe = summary.manifest or {}, summary.recipe
-    source = record.get("source") or (
-        {"dataset": recipe.dataset, "revision": None} if recipe else None
-    )
-    scorers = [
-        {
-            "name": name,
-            "entry": entry["scorer"] if isinstance(entry["scorer"], dict) else None,
-            "said": _said(entry["scorer"]),
-            **{key: entry.get("made_with", {}).get(key) for key in ("model", "revision")},
-        }
-        for name, entry in record.get("scorers", {}).items()
-    ]
+    manifest, recipe = summary.manifest or {}, summary.recipe
+    source = manifest.get("source")
+    if source is None and recipe is not None:
+        source = {"dataset": recipe.dataset, "revision": None}
     return {
-        "recipe": pinned(recipe, record) if recipe else None,
+        "recipe": pin_recipe(recipe, manifest) if recipe else None,
         "source": source,
-        "scorers": scorers,
-        "created": record.get("created"),
+        "scorers": [_scorer(name, entry) for name, entry in manifest.get("scorers", {}).items()],
+        "created": manifest.get("created"),
     }
 
 
-def pinned(recipe: Recipe, record: dict[str, Any]) -> Recipe:
-    """A recipe with the commits that its run resolved in place of branches, so that it makes the same again."""
-    commit = (record.get("source") or {}).get("revision")
+def _scorer(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Describe a scorer by its entry of the manifest; a plain function has no settings."""
+    settings, model = entry["scorer"], entry.get("made_with", {})
+    return {
+        "name": name,
+        "entry": settings if isinstance(settings, dict) else None,
+        "python": _as_python(settings),
+        "model": model.get("model"),
+        "revision": model.get("revision"),
+    }
+
+
+def pin_recipe(recipe: Recipe, manifest: dict[str, Any]) -> Recipe:
+    """Replace branches in a recipe by the commits that its run resolved."""
+    commit = (manifest.get("source") or {}).get("revision")
     scorers = []
     for scorer in recipe.score:
-        made_with = record["scorers"].get(getattr(scorer, "name", ""), {}).get("made_with", {})
-        fixed = is_commit(made_with.get("revision")) and hasattr(scorer, "revision")
-        scorers.append(
-            dataclasses.replace(scorer, revision=made_with["revision"]) if fixed else scorer
-        )
-    return dataclasses.replace(
-        recipe, score=tuple(scorers), revision=commit if is_commit(commit) else recipe.revision
-    )
+        model = manifest["scorers"].get(getattr(scorer, "name", ""), {}).get("made_with", {})
+        has_revision = "revision" in (field.name for field in dataclasses.fields(scorer))
+        if has_revision and is_commit(model.get("revision")):
+            scorer = dataclasses.replace(scorer, revision=model["revision"])
+        scorers.append(scorer)
+    revision = commit if is_commit(commit) else recipe.revision
+    return dataclasses.replace(recipe, score=tuple(scorers), revision=revision)
 
 
-def _said(entry: Any) -> str:
-    """A scorer's entry as the Python that builds it; a plain function is its name."""
+def _as_python(entry: Any) -> str:
+    """Write an entry as the Python that builds it; a plain function is its name."""
     if not isinstance(entry, dict):
         return str(entry)
     name, arguments = next(iter(entry.items()))
@@ -68,25 +72,26 @@ def _said(entry: Any) -> str:
 
 
 def own_columns(selection: "Selection", source: dict[str, Any] | None) -> list[str]:
-    """The table's columns without the `prompt` and `response` that were made for scoring.
+    """List the table's columns without the `prompt` and `response` that were added for scoring.
 
-    Which were made is on record for a recipe's run. Else they count as made where the other columns are
-    those of a format that makes them.
+    Which were added is on record for a recipe's run. Else they count as added where the other
+    columns are those of a format that adds them.
     """
-    there = selection.table.column_names
-    made = {"prompt", "response"} & set(there)
+    columns = selection.table.column_names
+    added = {"prompt", "response"} & set(columns)
     if source and source.get("columns") is not None:
-        made -= set(source["columns"])
-    elif made != {"prompt", "response"}:
-        made = set()
+        added -= set(source["columns"])
+    elif added == {"prompt", "response"}:
+        added -= _columns_of_a_format([name for name in columns if name not in added])
     else:
-        made -= set(_used_by_a_format([name for name in there if name not in made]))
-    return [name for name in there if name not in made]
+        added = set()
+    return [name for name in columns if name not in added]
 
 
-def _used_by_a_format(others: list[str]) -> set[str]:
-    """Which of prompt and response the rows had before any were made, judged by their other columns."""
-    for own in (set(), {"response"}, {"prompt"}):
+def _columns_of_a_format(others: list[str]) -> set[str]:
+    """Return which of prompt and response the rows had before formatting."""
+    choices: tuple[set[str], ...] = (set(), {"response"}, {"prompt"})
+    for own in choices:
         try:
             if detect_format([*others, *own]) != "text":
                 return own
@@ -96,33 +101,53 @@ def _used_by_a_format(others: list[str]) -> set[str]:
 
 
 def source_metadata(source: dict[str, Any] | None) -> dict[str, Any]:
-    """The YAML of the source's own card: licence, languages ...; {} where the source has none or is not known.
+    """Read the YAML of the source's own card: licence, languages, tasks.
+
+    Returns:
+        {} where the source has no card or is not known.
 
     Raises:
-        FileNotFoundError: a data set that was on the Hub and is not there (moved, private, deleted).
-        ConnectionError: the Hub cannot be reached.
+        HubNotFoundError: a data set that was on the Hub is not any more (moved, private, deleted).
+        HubOfflineError: the Hub cannot be reached.
+        HubError: the Hub refuses or fails.
     """
     if not source:
         return {}
     name = str(source["dataset"])
     if name == SAMPLE:
-        return {"license": "apache-2.0", "language": ["en"]}
-    if not is_commit(source.get("revision")):  # a file or folder
-        card = Path(name).expanduser() / CARD
-        return read_metadata(card.read_text(encoding="utf-8")) if card.is_file() else {}
+        return {"license": "apache-2.0", "language": ["en"], "task_categories": ["text-generation"]}
+    if is_commit(source.get("revision")):
+        return _hub_metadata(name, source["revision"])
+    card = Path(name).expanduser() / CARD
+    return read_metadata(decode_card(card.read_bytes())) if card.is_file() else {}
+
+
+def _hub_metadata(name: str, revision: str) -> dict[str, Any]:
     from huggingface_hub import errors, hf_hub_download
 
+    def download() -> str:
+        return hf_hub_download(name, CARD, repo_type="dataset", revision=revision)
+
+    what = f"the card of the source {name!r}, whose licence is inherited, cannot be read"
     try:
-        file = hf_hub_download(name, CARD, repo_type="dataset", revision=source["revision"])
-    except errors.LocalEntryNotFoundError as error:
-        raise ConnectionError(
-            f"the card of the source {name!r}, whose licence is inherited, cannot be read: the Hub cannot be reached, "
-            "or HF_HUB_OFFLINE is set; run it again when it can"
+        with translate_errors(name, revision=revision):
+            file = retry_request(download)
+    except HubNotFoundError as error:
+        raise HubNotFoundError(
+            f"the source {name!r} is not on the Hub any more under that name and revision (moved, "
+            "private or deleted)"
         ) from error
+    except HubOfflineError as error:
+        raise HubOfflineError(
+            f"{what}: the Hub cannot be reached, or HF_HUB_OFFLINE is set; run it again when it can"
+        ) from error
+    except HubError as error:
+        raise type(error)(f"{what}: {error}") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise HubOfflineError(f"{what}: {error}") from error
     except errors.EntryNotFoundError:
         return {}
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise FileNotFoundError(
-            f"the source {name!r} is not on the Hub any more under that name and revision (moved, private or deleted)"
-        ) from error
-    return read_metadata(Path(file).read_text(encoding="utf-8"))
+    try:
+        return read_metadata(decode_card(Path(file).read_bytes()))
+    except SuperfilterError as error:
+        raise SuperfilterError(f"{what}: {error}") from error

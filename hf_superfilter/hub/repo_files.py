@@ -1,25 +1,29 @@
-"""The files of a published subset: Parquet shards, recipe, report, pictures, facts. What publish commits, on disk."""
+"""Write the files of a published subset to disk: Parquet shards, recipe, report, plots, facts."""
 
 import json
 import math
 import re
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checks import is_count
 from ..data.sources import SAMPLE
+from ..errors import SuperfilterError
 from ..recipes.recipe import FILE as RECIPE
 from ..reports.page import write_page
 from ..reports.plots import selection_plots
 from ..reports.summary import Summary
 from ..revisions import is_commit
 from ..runs.store import atomic_write
-from .card import configs_of, listed, merged_card, own_splits
-from .front_matter import decode_card, read_metadata
-from .provenance import CARD, own_columns, provenance_of, source_metadata
+from .card import as_list, merge_card, plain
+from .front_matter import CARD, decode_card
+from .layout import ABOUT, ROWS, about_folder, digest_files, is_version, rows_folder
+from .provenance import own_columns, provenance_of, source_metadata
+from .resolution import Files, check_no_script, check_repository, resolve
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from ..selection.funnel import Selection
 
 FACTS, REPORT = "facts.json", "report.html"
+STANDALONE = ".huggingface.yaml"  # what datasets reads besides the card
+LOCK, UNFINISHED = ".write_repo.lock", ".unfinished_"
 SHARD_BYTES = 500_000_000
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 HUB_ID = rf"{NAME}/{NAME}"
@@ -42,25 +48,28 @@ def write_repo(
     pairs: bool = False,
     max_shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Write what `publish` would commit into a local folder, which `load_dataset(folder, name)` loads.
+    """Write what `publish` would commit into a local folder.
 
-    Other subsets that are in the folder stay; the splits of this one are replaced.
+    `load_dataset(folder, name)` then loads it. Other subsets in the folder stay; the splits of this
+    one are replaced. Several may write into one folder at once, and a killed write leaves what was
+    there before.
 
     Args:
-        selection: what `select` answers, as the split `train`; or a dict of them, split -> selection.
-        folder: made if need be.
+        selection: what `select` returns, as the split `train`; or a dict, split -> selection.
+        folder: created if needed.
         name: the subset's name (a "config" of the data set).
         set_default: make this subset the one that loads without a name, as the first one is anyway.
-        pairs: also keep `prompt` and `response` where they were made for scoring.
+        pairs: also keep `prompt` and `response` where they were added for scoring.
         max_shard_bytes: about the size in memory of the rows of one Parquet file.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: a name that the Hub or `datasets` would refuse, nothing kept, or a subset that is there
-            and is not of ours.
-        ConnectionError: the source is on the Hub, which cannot be reached, and its card is not in the cache.
+        SuperfilterError: a name that the Hub or `datasets` would refuse, nothing kept, or a subset
+            that would not load from there, or keep others from loading.
+        HubOfflineError: the source is on the Hub, which cannot be reached, and its card is not in
+            the cache.
 
     Example:
         >>> from datasets import Dataset, load_dataset
@@ -70,174 +79,285 @@ def write_repo(
         >>> load_dataset(str(folder), "best-2", split="train")["text"][:]
         ['b', 'c']
     """
-    splits, home = splits_of(selection, name), Path(folder)
-    card = home / CARD
-    before = decode_card(card.read_bytes()) if card.is_file() else ""
-    there = [file.relative_to(home).as_posix() for file in (home / name).rglob("*")]
-    check_folders(there, before, name, splits, str(folder))
+    from filelock import FileLock
+
+    splits, home = check_selection(selection, name), Path(folder)
     home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home, prefix=".unfinished_") as beside:
-        written = {split: Path(beside) / split for split in splits}
-        facts = {
-            split: write_split(part, written[split], pairs=pairs, max_shard_bytes=max_shard_bytes)
-            for split, part in splits.items()
-        }
-        text = merged_card(before, name, facts, str(folder), set_default)
-        (home / name).mkdir(exist_ok=True)
-        with atomic_write(
-            card
-        ) as unfinished:  # first, so that after a crash the folders are known as ours
-            unfinished.write_bytes(text.encode("utf-8"))
-        for split, new in written.items():
-            if (home / name / split).exists():
-                (home / name / split).replace(Path(beside) / f"{split} before")
-            new.replace(home / name / split)
+    with FileLock(home / LOCK):
+        for leftover in home.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(leftover)  # of a writer that was killed: living ones hold the lock
+        card = home / CARD
+        before = decode_card(card.read_bytes()) if card.is_file() else ""
+        with tempfile.TemporaryDirectory(dir=home, prefix=UNFINISHED) as temporary:
+            new = Path(temporary)
+            facts = {
+                split: write_split(
+                    part, new, name, split, pairs=pairs, max_shard_bytes=max_shard_bytes
+                )
+                for split, part in splits.items()
+            }
+            text = merge_card(before, name, facts, str(folder), set_default)
+            check_change(
+                before,
+                text,
+                _paths_in(home),
+                _paths_in(new),
+                facts_by_name={name: facts},
+                home=str(folder),
+                standalone=_read_optional(home / STANDALONE),
+                set_default=set_default,
+            )
+            _install(new, home, card, text)
+        for split in facts:
+            _remove_other_versions(home, name, split, facts[split]["version"])
     return home
 
 
-def check_folders(
-    files: Iterable[str], card: str, name: str, splits: Iterable[str], home: str
+def _install(new: Path, home: Path, card: Path, text: str) -> None:
+    """Move new versions into place, then the card that names them.
+
+    Whenever the process dies, the card names folders that are there and whole.
+    """
+    for source in sorted(path for top in (ROWS, ABOUT) for path in new.glob(f"{top}/*/*/*")):
+        target = home / source.relative_to(new)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            if ROWS in source.parts and digest_files(sorted(target.iterdir())) == target.name:
+                continue  # the same rows again
+            target.replace(source.with_name(f"{source.name} before"))
+        source.replace(target)
+    with atomic_write(card) as unfinished:
+        unfinished.write_bytes(text.encode("utf-8"))
+
+
+def _remove_other_versions(home: Path, name: str, split: str, version: str) -> None:
+    """Remove the versions of a split that the card does not name any more."""
+    for top in (ROWS, ABOUT):
+        for folder in (home / top / name / split).iterdir():
+            if is_version(folder.name) and folder.name != version:
+                shutil.rmtree(folder)
+
+
+def _paths_in(folder: Path) -> list[str]:
+    """List the files of a folder by their paths in it, without those of an unfinished write."""
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return [path.as_posix() for path in paths if not path.parts[0].startswith(UNFINISHED)]
+
+
+def _read_optional(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def check_change(
+    before: str,
+    after: str,
+    old_paths: list[str],
+    new_paths: list[str],
+    *,
+    facts_by_name: Mapping[str, Mapping[str, Any]],
+    home: str,
+    standalone: str,
+    set_default: bool,
 ) -> None:
-    """Refuse to replace files, by their paths in a repository, in the folder of a split that its card does not name."""
-    named = {
-        split
-        for config in configs_of(read_metadata(card))
-        for split in own_splits(config)
-        if config["config_name"] == name
-    }
-    for split in set(splits) - named:
-        foreign = next((file for file in files if file.startswith(f"{name}/{split}/")), None)
-        if foreign:
-            raise ValueError(
-                f"{home!r} holds {foreign!r}, which is of no subset that its README.md names: choose another name"
-            )
+    """Refuse a new card after which something would not load, or load otherwise than before.
+
+    Args:
+        before, after: the card without and with the change.
+        old_paths, new_paths: files that are there, and files to be added.
+        facts_by_name: subset -> split -> facts of what is published.
+        home: the repository or folder.
+        standalone: the text of its `.huggingface.yaml`, "" for none.
+        set_default: whether another default is wanted.
+    """
+    check_no_script(old_paths, home)
+    published: dict[str, Files] = {}
+    for name, splits in facts_by_name.items():
+        published[name] = {}
+        for split, facts in splits.items():
+            folder = rows_folder(name, split, facts["version"]) + "/"
+            paths = sorted(path for path in new_paths if path.startswith(folder))
+            published[name][split] = tuple(paths)
+    check_repository(
+        resolve(before, old_paths, standalone),
+        resolve(after, {*old_paths, *new_paths}, standalone),
+        published,
+        home,
+        set_default=set_default,
+    )
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what cannot be a repository's name on the Hub."""
+    """Refuse what cannot be the name of a repository that loads."""
     if not re.fullmatch(HUB_ID, str(repo_id)) or re.search(r"\.\.|--|[.-](/|$)|\.git$", repo_id):
-        raise ValueError(
+        raise SuperfilterError(
             f"repo_id={repo_id!r}: give 'user/name', of letters, digits, '-', '_' and '.'"
+        )
+    if repo_id.endswith(".py"):
+        raise SuperfilterError(
+            f"repo_id={repo_id!r}: give a name that does not end in .py, which datasets takes for "
+            "a loading script"
         )
 
 
-def splits_of(
+def check_selection(
     selection: "Selection | Mapping[str, Selection]", name: str
 ) -> "dict[str, Selection]":
-    """The selections by split, after a check of every name and that there is something in each."""
+    """Return the selections by split, after a check of every name and of what they hold."""
     if not isinstance(name, str) or not re.fullmatch(NAME, name) or name == "data" or ".." in name:
-        raise ValueError(
-            f"name={name!r}: a subset's name is made of letters, digits, '-', '_' and '.', begins with a letter or "
-            "digit, and is not 'data', which datasets keeps for itself"
+        raise SuperfilterError(
+            f"name={name!r}: a subset's name is made of letters, digits, '-', '_' and '.', begins "
+            "with a letter or digit, and is not 'data', which datasets keeps for itself"
         )
     splits = dict(selection) if isinstance(selection, Mapping) else {"train": selection}
     if not splits:
-        raise ValueError(
+        raise SuperfilterError(
             "there is no split to publish: give a selection, or a dict {'train': selection, ...}"
         )
     for split, part in splits.items():
-        if not isinstance(split, str) or not re.fullmatch(SPLIT, split) or split == "all":
-            raise ValueError(
-                f"split {split!r}: a split's name is made of letters, digits, '_' and '.', and is not 'all'"
-            )
-        if not hasattr(part, "subset"):
-            raise ValueError(
-                f"split {split!r} is of type {type(part).__name__}: give what select(...) answers"
-            )
-        if not len(part.rows):
-            raise ValueError(
-                f"nothing was kept for the split {split!r}: there are no rows to publish"
-            )
+        _check_split(split, part)
     return splits
 
 
+def _check_split(split: Any, selection: Any) -> None:
+    from ..selection.funnel import Selection
+
+    if not isinstance(split, str) or not re.fullmatch(SPLIT, split) or split == "all":
+        raise SuperfilterError(
+            f"split {split!r}: a split's name is made of letters, digits, '_' and '.', and is not "
+            "'all'"
+        )
+    if not isinstance(selection, Selection):
+        raise SuperfilterError(
+            f"split {split!r} is of type {type(selection).__name__}: give what select(...) returns"
+        )
+    if not len(selection.rows):
+        raise SuperfilterError(
+            f"nothing was kept for the split {split!r}: there are no rows to publish"
+        )
+
+
 def write_split(
-    selection: "Selection", folder: Path, *, pairs: bool, max_shard_bytes: int
+    selection: "Selection",
+    home: Path,
+    name: str,
+    split: str,
+    *,
+    pairs: bool,
+    max_shard_bytes: int,
 ) -> dict[str, Any]:
-    """Write one split's files; the answer is what the card says of it, and `facts.json` holds."""
+    """Write one split's files into a folder laid out as the repository is.
+
+    Returns:
+        The facts: what the card says of the split, and what `facts.json` holds.
+    """
     if not is_count(max_shard_bytes):
-        raise ValueError(
+        raise SuperfilterError(
             f"max_shard_bytes={max_shard_bytes!r}: give a whole number of bytes, at least 1"
         )
     summary = Summary(selection)  # made once, for provenance, card, plots and page
-    known = provenance_of(summary)
+    provenance = provenance_of(summary)
     rows = summary.table.select(selection.rows)
     if not pairs:
-        rows = rows.select_columns(own_columns(selection, known["source"]))
-    folder.mkdir(parents=True, exist_ok=True)
-    facts: dict[str, Any] = {
-        **summary.facts(),
-        "created": known["created"],
-        "scorers": known["scorers"],
-    }
-    for step, entry in zip(facts["steps"], selection.steps, strict=True):
-        step["entry"] = entry.entry
-    facts |= _inherited(known)
-    facts |= {"tokens": summary.tokens, "scripts": summary.scripts}
-    facts |= {
-        "published": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": None,
-        "pictures": [],
-    }
-    if known["recipe"]:
-        facts["recipe"] = known["recipe"].to_yaml()
-        (folder / RECIPE).write_text(facts["recipe"], encoding="utf-8")
+        rows = rows.select_columns(own_columns(selection, provenance["source"]))
+    unversioned = home / "unversioned"
+    unversioned.mkdir()
+    num_bytes = _write_shards(rows, unversioned, max_shard_bytes)
+    version = digest_files(sorted(unversioned.iterdir()))
+    target = home / rows_folder(name, split, version)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unversioned.replace(target)
+    about = home / about_folder(name, split, version)
+    about.mkdir(parents=True)
     plots = selection_plots(selection)
     for file, plot in plots.items():
-        (folder / file).write_bytes(plot.png)
-        facts["pictures"].append({"file": file, "alt": plot.alt})
-    write_page(summary, plots, folder / REPORT)
-    facts |= {
+        (about / file).write_bytes(plot.png)
+    write_page(summary, plots, about / REPORT)
+    facts = {
+        **_selection_facts(summary, provenance),
+        **_inherited_facts(provenance),
+        "version": version,
+        "published": datetime.now(UTC).isoformat(timespec="seconds"),
         "columns": rows.column_names,
-        "num_bytes": _write_shards(rows, folder, max_shard_bytes),
+        "left_out": [c for c in summary.table.column_names if c not in rows.column_names],
+        "num_bytes": num_bytes,
+        "features": rows.features._to_yaml_list(),
+        "pictures": [{"file": file, "alt": plot.alt} for file, plot in plots.items()],
+        "recipe": None,
     }
-    facts["left_out"] = [
-        column for column in summary.table.column_names if column not in rows.column_names
-    ]
-    facts["features"] = rows.features._to_yaml_list()
-    text = json.dumps(facts, indent=1, ensure_ascii=False, default=str)
-    (folder / FACTS).write_text(text + "\n", encoding="utf-8")
+    if provenance["recipe"]:
+        facts["recipe"] = provenance["recipe"].to_yaml()
+        (about / RECIPE).write_text(facts["recipe"], encoding="utf-8")
+    facts = {key: _finite(plain(value)) for key, value in facts.items()}
+    text = json.dumps(facts, indent=1, ensure_ascii=False, default=str, allow_nan=False)
+    (about / FACTS).write_text(text + "\n", encoding="utf-8")
     return facts
 
 
-def _inherited(known: Mapping[str, Any]) -> dict[str, Any]:
-    """What the subset takes over from its source and its models."""
-    source, missing = known["source"], None
+def _selection_facts(summary: Summary, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect what the selection and its run tell."""
+    facts = summary.facts()
+    for step, applied in zip(facts["steps"], summary.selection.steps, strict=True):
+        step["entry"] = applied.entry
+    return {
+        **facts,
+        "created": provenance["created"],
+        "scorers": provenance["scorers"],
+        "tokens": summary.tokens,
+        "scripts": summary.scripts,
+    }
+
+
+def _inherited_facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect what the subset takes over from its source and its models."""
+    source, missing = provenance["source"], None
     try:
         card = source_metadata(source)
     except FileNotFoundError as error:
         card, missing = {}, str(error)
-    licences = [str(one) for one in listed(card.get("license")) if one]
+    on_the_hub = bool(source) and _is_on_the_hub(source["dataset"], source.get("revision"))
+    if source:
+        is_public = on_the_hub or source["dataset"] == SAMPLE
+        source = {**source, "on_the_hub": on_the_hub, "for_all": is_public}
+    licences = [str(licence) for licence in as_list(card.get("license")) if licence]
     models = [
         scorer["model"]
-        for scorer in known["scorers"]
-        if _on_the_hub(scorer["model"], scorer["revision"])
+        for scorer in provenance["scorers"]
+        if _is_on_the_hub(scorer["model"], scorer["revision"])
     ]
-    on_the_hub = bool(source) and _on_the_hub(source["dataset"], source.get("revision"))
     return {
-        "source": source
-        and {
-            **source,
-            "on_the_hub": on_the_hub,
-            "for_all": on_the_hub or source["dataset"] == SAMPLE,
-        },
+        "source": source,
         "source_missing": missing,
         "license": licences[0] if len(licences) == 1 else licences or None,
-        "language": [str(one) for one in listed(card.get("language")) if one],
+        "license_name": card.get("license_name"),
+        "license_link": card.get("license_link"),
+        "language": [str(code) for code in as_list(card.get("language")) if code],
+        "task_categories": [str(task) for task in as_list(card.get("task_categories")) if task],
         "source_datasets": [source["dataset"]] if on_the_hub else [],
         "base_model": list(dict.fromkeys(models)),
     }
 
 
-def _on_the_hub(name: str | None, revision: str | None) -> bool:
-    """Whether a data set or model is one of the Hub: only there are revisions commits."""
+def _is_on_the_hub(name: str | None, revision: str | None) -> bool:
+    """Return whether a data set or model is one of the Hub: only there are revisions commits."""
     return bool(name and is_commit(revision) and re.fullmatch(rf"({NAME}/)?{NAME}", name))
 
 
-def _write_shards(rows: "Dataset", folder: Path, max_shard_bytes: int) -> int:
-    """Write the rows in their order into one or more Parquet files; the answer is their size in memory.
+def _finite(value: Any) -> Any:
+    """Replace numbers that overflowed by None, for which JSON and the card have no other word."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
-    Pictures and sounds that are files go into the rows.
+
+def _write_shards(rows: "Dataset", folder: Path, max_shard_bytes: int) -> int:
+    """Write rows in their order into one or more Parquet files; pictures and sounds are embedded.
+
+    Returns:
+        Their size in memory, in bytes.
     """
     from datasets.features.features import require_storage_embed
     from datasets.table import embed_table_storage
@@ -248,7 +368,8 @@ def _write_shards(rows: "Dataset", folder: Path, max_shard_bytes: int) -> int:
             .map(embed_table_storage, batched=True, batch_size=100)
             .with_format(None)
         )
-    size = rows.flatten_indices().data.nbytes if rows._indices is not None else rows.data.nbytes
+    plain_rows = rows.flatten_indices() if rows._indices is not None else rows
+    size = int(plain_rows.data.nbytes)
     shards = min(len(rows), max(1, math.ceil(size / max_shard_bytes)))
     for number in range(shards):
         shard = rows.shard(shards, number, contiguous=True)

@@ -1,27 +1,30 @@
-"""Published subsets, by name: load one, list them, read the recipe that makes one again."""
+"""Load published subsets by name, list them, and read the recipes that made them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
-
 from ..data.sources import load_rows
+from ..errors import HubOfflineError, NotFoundError, SuperfilterError
+from ..hub_client import retry_request, translate_errors
 from ..recipes.catalogue import find_entry
-from ..recipes.entries import KINDS
+from ..recipes.entries import endpoints_in, names_in
 from ..recipes.recipe import FILE as RECIPE
 from ..recipes.recipe import Recipe
-from .card import check_subset, configs_of, default_of, infos_of, own_splits, rows_of
+from ..yaml_io import load_yaml
+from .card import check_subset, configs_of, default_of, infos_of, rows_of
 from .front_matter import read_metadata
-from .provenance import CARD
+from .layout import about_folder, published_splits
 from .repo_files import FACTS
+from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 class Subset(NamedTuple):
-    """One subset of a repository; None is "not recorded", as for a subset that is not of ours.
+    """Describe one subset of a repository; None is "not recorded".
 
     Attributes:
         name: what `load_subset(repo_id, name)` takes.
@@ -49,198 +52,218 @@ def load_subset(
     revision: str | None = None,
     make: bool = False,
 ) -> "Dataset":
-    """Load a published subset: from a repository, or by one short name from the catalogue.
+    """Load a published subset from a repository, or by one short name from the catalogue.
 
     Args:
-        repo_id: `user/name` on the Hub, a folder that `write_repo` made, or a short name such as
+        repo_id: `user/name` on the Hub, a folder that `write_repo` wrote, or a short name such as
             `alpaca-ifd-10` (see `catalogue.yaml`, and one of your own).
         name: the subset; None is the repository's default.
         split: needed where there are several and none is called `train`.
-        revision: branch, tag or commit. One that cannot be had is refused, never replaced by another.
+        revision: branch, tag or commit. One that is not available is refused, never replaced by
+            another.
         make: run the recipe of a catalogue entry that is not published, in `runs/<name>`.
 
     Raises:
-        ValueError: an unknown subset or split, with the nearest one.
-        FileNotFoundError: no such repository, revision or short name; or not published, and how to make it.
+        SuperfilterError: an unknown subset or split, with the nearest one.
+        NotFoundError: no such repository, revision or short name; or not published, and how to make
+            it.
+        HubAccessError, HubOfflineError, HubError: the Hub refuses, cannot be reached, or fails.
     """
-    if entry := _short(repo_id, name, revision):
+    entry = _find_short_name(repo_id, name, revision)
+    if entry is not None:
         if "repo" not in entry:
-            return _made(repo_id, entry, make)
+            return _make(repo_id, entry, make)
         repo_id, name, revision = entry["repo"], entry.get("name"), entry["revision"]
-    metadata = _metadata(repo_id, revision)
-    return load_rows(repo_id, config=_name(metadata, repo_id, name), split=split, revision=revision)
+    snapshot = Snapshot(repo_id, revision)
+    config = _find_config(read_metadata(snapshot.read_card()), repo_id, name)
+    with translate_errors(str(repo_id), revision=revision):
+        return retry_request(
+            lambda: load_rows(repo_id, config=config, split=split, revision=revision)
+        )
 
 
 def list_subsets(repo_id: str, *, revision: str | None = None) -> list[Subset]:
-    """The subsets of a repository or of a folder that `write_repo` made, in the card's order."""
-    metadata = _metadata(repo_id, revision)
+    """List the subsets of a repository or of a folder that `write_repo` wrote, in the card's order.
+
+    Offline, what the cached card says.
+    """
+    snapshot = Snapshot(repo_id, revision)
+    metadata = read_metadata(snapshot.read_card())
     default = default_of(metadata)
-    stated = {info.get("config_name", "default"): rows_of(info) for info in infos_of(metadata)}
+    stated = {str(info.get("config_name", "default")): rows_of(info) for info in infos_of(metadata)}
     subsets = []
     for config in configs_of(metadata):
         name = str(config["config_name"])
-        facts = [_facts(repo_id, name, split, revision) for split in own_splits(config)]
-        known = [fact for fact in facts if fact]
-        first = known[0] if known else {}
-        share = sum(f["kept"] for f in known) / sum(f["rows"] for f in known) if known else None
-        subsets.append(
-            Subset(
-                name,
-                sum(fact["kept"] for fact in known) if known else stated.get(name),
-                share,
-                " + ".join(scorer["said"] for scorer in first.get("scorers", [])) or None,
-                " > ".join(step["selector"] for step in first.get("steps", [])) or None,
-                first.get("published"),
-                name == default,
-            )
-        )
+        facts = []
+        for split, version in published_splits(config).items():
+            entry = _read_facts(snapshot, f"{about_folder(name, split, version)}/{FACTS}")
+            facts += [entry] if entry else []
+        subsets.append(_describe(name, facts, stated.get(name), name == default))
     return subsets
 
 
+def _describe(
+    name: str, facts: list[dict[str, Any]], stated_rows: int | None, is_default: bool
+) -> Subset:
+    """Sum up a subset from the facts of its splits, as far as there are some."""
+    if not facts:
+        return Subset(name, stated_rows, None, None, None, None, is_default)
+    kept, rows = sum(entry["kept"] for entry in facts), sum(entry["rows"] for entry in facts)
+    scorers = [scorer["python"] for scorer in facts[0]["scorers"]]
+    selectors = [step["selector"] for step in facts[0]["steps"]]
+    return Subset(
+        name,
+        kept,
+        kept / rows if rows else None,
+        " + ".join(scorers) or None,
+        " > ".join(selectors) or None,
+        facts[0]["published"],
+        is_default,
+    )
+
+
 def load_recipe(
-    repo_id: str, name: str | None = None, *, split: str | None = None, revision: str | None = None
+    repo_id: str,
+    name: str | None = None,
+    *,
+    split: str | None = None,
+    revision: str | None = None,
+    allow_endpoint: bool = False,
 ) -> Recipe:
-    """The recipe that a subset was made by, with data set and models at the commits it used: `.run(folder)` makes it.
+    """Read the recipe that made a subset; its `run(folder)` makes the subset again.
+
+    Data set and models stand at the commits that were used.
+
+    Args:
+        repo_id, name, revision: as `load_subset` takes them.
+        split: by default `train`, else the first.
+        allow_endpoint: take a recipe that names a server, to which running it would send rows.
 
     Raises:
-        ValueError: an unknown subset, or a recipe that names code which is not of ours (`package.module:Class`).
-        FileNotFoundError: no such repository, or no recipe was recorded.
+        SuperfilterError: an unknown subset, or a recipe that names code of somebody else
+            (`package.module:Class`), or a server.
+        NotFoundError: no such repository, or no recipe was recorded.
+        HubAccessError, HubOfflineError, HubError: the Hub refuses, cannot be reached, or fails.
     """
-    if entry := _short(repo_id, name, revision):
+    entry = _find_short_name(repo_id, name, revision)
+    if entry is not None:
         if "repo" not in entry:
-            return _recipe_of(repo_id, entry)
+            return _build_recipe(repo_id, entry)
         repo_id, name, revision = entry["repo"], entry.get("name"), entry["revision"]
-    metadata = _metadata(repo_id, revision)
-    name = _name(metadata, repo_id, name)
-    splits = next(
-        own_splits(config) for config in configs_of(metadata) if str(config["config_name"]) == name
-    )
-    wanted = split or ("train" if "train" in splits else next(iter(splits), "train"))
-    text = _text(repo_id, f"{name}/{wanted}/{RECIPE}", revision)
+    snapshot = Snapshot(repo_id, revision)
+    metadata = read_metadata(snapshot.read_card())
+    name = _find_config(metadata, repo_id, name)
+    splits: dict[str, str] = {}
+    for config in configs_of(metadata):
+        if str(config["config_name"]) == name:
+            splits = published_splits(config)
+    if split is None:
+        split = "train" if "train" in splits else next(iter(splits), "train")
+    text = None
+    if split in splits:
+        text = snapshot.read_text(f"{about_folder(name, split, splits[split])}/{RECIPE}")
     if text is None:
-        raise FileNotFoundError(
-            f"no recipe was recorded for {name!r}, split {wanted!r}, of {repo_id!r}"
-        )
-    _check_only_ours(text, repo_id)
+        raise NotFoundError(f"no recipe was recorded for {name!r}, split {split!r}, of {repo_id!r}")
+    _check_origin(text, str(repo_id), allow_endpoint)
     return Recipe.from_yaml(text)
 
 
-def _check_only_ours(text: str, repo_id: str) -> None:
-    """Refuse a recipe by somebody else that names `package.module:Class`: building it would run what it names."""
-    try:
-        given = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return  # Recipe.from_yaml says what is wrong
-    entries = [
-        entry
-        for key in KINDS
-        for entry in _each(given.get(key) if isinstance(given, dict) else None)
-    ]
-    code = next((name for entry in entries for name in _each(entry) if ":" in str(name)), None)
-    if code:
-        raise ValueError(
-            f"the recipe in {repo_id!r} names {str(code)!r}, code that is not of hf_superfilter and is not run unseen: "
-            "save its recipe.yaml and give that to Recipe.read if you trust it"
-        )
+def _check_origin(text: str, repo_id: str, allow_endpoint: bool) -> None:
+    """Refuse a recipe of somebody else that would run foreign code, or send rows to a server."""
+    recipe = load_yaml(text, "the recipe")
+    for name in names_in(recipe):
+        if ":" in name:
+            raise SuperfilterError(
+                f"the recipe in {repo_id!r} names {name!r}, code that is not of hf_superfilter and "
+                "is not run unseen: save its recipe.yaml and give that to Recipe.read if you trust "
+                "it"
+            )
+    for endpoint in endpoints_in(recipe):
+        if not allow_endpoint:
+            raise SuperfilterError(
+                f"the recipe in {repo_id!r} sends rows to the server {endpoint!r}: give "
+                "load_recipe(..., allow_endpoint=True) if you trust it"
+            )
 
 
-def _each(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, dict)) else [value]
-
-
-def _short(repo_id: str, name: str | None, revision: str | None) -> dict[str, Any] | None:
-    """The catalogue's entry where a short name is given; None where it is a repository or a folder."""
+def _find_short_name(repo_id: str, name: str | None, revision: str | None) -> dict[str, Any] | None:
+    """Find the catalogue's entry of a short name; None for a repository or a folder."""
     if "/" in str(repo_id) or Path(repo_id).is_dir():
         return None
     if name is not None or revision is not None:
-        raise ValueError(
-            f"{repo_id!r} is a short name, which stands for one subset at one revision: give it alone, or 'user/name'"
+        raise SuperfilterError(
+            f"{repo_id!r} is a short name, which stands for one subset at one revision: give it "
+            "alone, or 'user/name'"
         )
     return find_entry(str(repo_id))
 
 
-def _recipe_of(name: str, entry: dict[str, Any]) -> Recipe:
+def _build_recipe(name: str, entry: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.from_mapping(entry["recipe"])
     except ValueError as error:
-        raise ValueError(f"{name!r} in the catalogue: {error}") from error
+        raise SuperfilterError(f"{name!r} in the catalogue: {error}") from error
 
 
-def _made(name: str, entry: dict[str, Any], make: bool) -> "Dataset":
-    """The rows of a catalogue entry that is a recipe."""
+def _make(name: str, entry: Mapping[str, Any], make: bool) -> "Dataset":
+    """Run the recipe of a catalogue entry."""
     if not make:
-        raise FileNotFoundError(
-            f"{name!r} is not published; make it with load_subset({name!r}, make=True), which scores the data set"
+        raise NotFoundError(
+            f"{name!r} is not published; make it with load_subset({name!r}, make=True), which "
+            "scores the data set"
         )
-    selection = _recipe_of(name, entry).run(Path("runs") / name)
+    selection = _build_recipe(name, entry).run(Path("runs") / name)
     if selection is None:
-        raise ValueError(
+        raise SuperfilterError(
             f"only the main one of several processes makes {name!r}: make it in one process before"
         )
     return selection.subset
 
 
-def _name(metadata: dict[str, Any], repo_id: str, name: str | None) -> str:
-    """The subset that is meant, checked."""
-    known = [str(config["config_name"]) for config in configs_of(metadata)]
-    name = name if name is not None else default_of(metadata)
-    if not known:
-        raise ValueError(
-            f"{repo_id!r} names no subsets in its README.md: load_rows({repo_id!r}) loads what it holds"
+def _find_config(metadata: Mapping[str, Any], repo_id: str, name: str | None) -> str:
+    """Return the subset of a name, or the default, after a check that it is there."""
+    names = [str(config["config_name"]) for config in configs_of(metadata)]
+    if not names:
+        raise SuperfilterError(
+            f"{repo_id!r} names no subsets in its README.md: load_rows({repo_id!r}) loads what it "
+            "holds"
         )
     if name is None:
-        raise ValueError(f"{repo_id!r} has no default subset: name one of {', '.join(known)}")
-    check_subset(name, known, repo_id)
+        name = default_of(metadata)
+    if name is None:
+        raise SuperfilterError(f"{repo_id!r} has no default subset: name one of {', '.join(names)}")
+    check_subset(name, names, repo_id)
     return name
 
 
-def _metadata(repo_id: str, revision: str | None) -> dict[str, Any]:
-    return read_metadata(_text(repo_id, CARD, revision) or "")
-
-
-def _facts(repo_id: str, name: str, split: str, revision: str | None) -> dict[str, Any] | None:
-    text = _text(repo_id, path := f"{name}/{split}/{FACTS}", revision)
+def _read_facts(snapshot: Snapshot, path: str) -> dict[str, Any] | None:
+    """Read the facts of a split; None where there are none, or the cache lacks them offline."""
     try:
-        facts = json.loads(text) if text else None
-        if facts is not None and not {"kept", "rows", "scorers", "steps", "published"} <= {*facts}:
-            raise ValueError("facts are missing")
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path!r} of {repo_id!r} is damaged ({error}): publish the subset again"
-        ) from error
-    return facts
-
-
-def _text(repo_id: str, path: str, revision: str | None) -> str | None:
-    """A text file of a repository or local folder, None where it has none of that name."""
-    if Path(repo_id).is_dir():
-        file = Path(repo_id) / path
-        return file.read_text(encoding="utf-8") if file.is_file() else None
-    from huggingface_hub import errors, hf_hub_download
-
-    try:
-        return Path(
-            hf_hub_download(repo_id, path, repo_type="dataset", revision=revision)
-        ).read_text(encoding="utf-8")
-    except errors.LocalEntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"the Hub cannot be reached, and the cache holds no {path!r} of {repo_id!r}"
-            + (f" at revision {revision!r}" if revision else "")
-        ) from error
-    except errors.EntryNotFoundError:
+        text = snapshot.read_text(path)
+    except HubOfflineError:
         return None
-    except (
-        errors.RepositoryNotFoundError,
-        errors.RevisionNotFoundError,
-        errors.HFValidationError,
-    ) as error:
-        raise FileNotFoundError(
-            f"the Hub has no data set {repo_id!r}"
-            + (f" at revision {revision!r}" if revision else "")
-            + ": check the name, and that your token may read it"
+    if text is None:
+        return None
+    try:
+        facts = json.loads(text)
+        _check_facts(facts)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise SuperfilterError(
+            f"{path!r} of {snapshot.repo_id!r} is damaged ({error}): publish the subset again"
         ) from error
-    except errors.HfHubHTTPError as error:
-        said = " ".join((error.server_message or type(error).__name__).split())
-        raise PermissionError(
-            f"the Hub lets you not read {repo_id!r} ({said}): check your token"
-        ) from error
+    return dict(facts)
+
+
+def _check_facts(facts: Any) -> None:
+    """Refuse facts that somebody wrote by hand, wrongly: nothing of them is shown unchecked."""
+    if not isinstance(facts, dict):
+        raise TypeError("no mapping")
+    for key in ("kept", "rows"):
+        if type(facts[key]) is not int or facts[key] < 0:
+            raise ValueError(f"{key} is {facts[key]!r:.40}")
+    texts = [facts["published"]]
+    texts += [scorer["python"] for scorer in facts["scorers"]]
+    texts += [step["selector"] for step in facts["steps"]]
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r:.40} is no text")

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import Dataset
+from publishing import about_of
 
 from hf_superfilter import Length, TopK, format_pairs, load_rows, select
 from hf_superfilter import score as score_rows
@@ -500,7 +501,7 @@ def test_a_recipe_is_run_and_published_at_once(hub, command, tmp_path):
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(recipe))
     code, out, _ = command("publish", "long.yaml", "me/rows", "--name", "longest", "--pr")
     assert code == 0 and "a pull request" in out
-    assert "longest/train/recipe.yaml" in hub.files("dataset", "me/rows", revision="refs/pr/1")
+    assert about_of(hub.files("dataset", "me/rows", "refs/pr/1"), "longest", "train", "recipe.yaml")
     assert (tmp_path / "runs/long/report.html").exists()
 
 

@@ -15,7 +15,7 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard, HfApi
 from jinja2 import UndefinedError
 from markdown_it import MarkdownIt
-from publishing import picked
+from publishing import about_of, files_in, picked
 
 from hf_superfilter import (
     IFD,
@@ -33,8 +33,9 @@ from hf_superfilter.hub.card import (
     PAPERS,
     TITLES,
     default_of,
+    format_number,
     licence_warning,
-    merged_card,
+    merge_card,
     section,
 )
 from hf_superfilter.hub.front_matter import body_of, read_metadata
@@ -87,7 +88,9 @@ def written(run, tmp_path_factory):
 def facts(tmp_path_factory):
     """What write_split says of a bare table."""
     folder = write_repo(picked(1, 2), tmp_path_factory.mktemp("bare"), name="best")
-    return json.loads((folder / "best/train/facts.json").read_text())
+    return json.loads(
+        (folder / about_of(files_in(folder), "best", "train", "facts.json")).read_text()
+    )
 
 
 # Figures
@@ -156,7 +159,9 @@ def test_every_figure_of_the_card_is_what_the_rows_and_the_record_say(run, writt
 def test_the_pictures_and_the_report_are_where_the_card_says(written):
     card = (written / "README.md").read_text(encoding="utf-8")
     pictures = re.findall(r"^!\[(.+)\]\(\./(.+)\)$", card, re.MULTILINE)
-    assert [path for _, path in pictures] == ["ifd-15/train/scores.png", "ifd-15/train/lengths.png"]
+    tree = files_in(written)
+    plots = [about_of(tree, "ifd-15", "train", f"{plot}.png") for plot in ("scores", "lengths")]
+    assert [path for _, path in pictures] == plots
     for alt, path in pictures:
         assert (written / path).read_bytes().startswith(b"\x89PNG")
         assert alt.startswith("Histogram of ")
@@ -167,10 +172,13 @@ def test_the_pictures_and_the_report_are_where_the_card_says(written):
 def test_the_head_of_the_card_holds_what_the_issue_asks_for(run, written):
     card = DatasetCard.load(written / "README.md")
     data = card.data.to_dict()
+    (shard,) = (path for path in files_in(written) if path.endswith(".parquet"))
+    assert re.fullmatch(r"__subsets__/ifd-15/train/[0-9a-f]{12}/00000-of-00001.parquet", shard)
+    pattern = f"{shard.rpartition('/')[0]}/*.parquet"
     assert data["configs"] == [
         {
             "config_name": "ifd-15",
-            "data_files": [{"split": "train", "path": "ifd-15/train/*.parquet"}],
+            "data_files": [{"split": "train", "path": pattern}],
             "default": True,
         }
     ]
@@ -190,16 +198,16 @@ def test_the_head_of_the_card_holds_what_the_issue_asks_for(run, written):
      (10**9 - 1, "100M<n<1B"), (10**9, "1B<n<10B"), (10**12 - 1, "100B<n<1T"), (10**12, "n>1T"), (10**15, "n>1T")],
 )  # fmt: skip
 def test_size_categories_are_exact_at_their_borders(facts, rows, category):
-    card = merged_card("", "best", {"train": {**facts, "kept": rows}}, "me/rows", False)
+    card = merge_card("", "best", {"train": {**facts, "kept": rows}}, "me/rows", False)
     assert read_metadata(card)["size_categories"] == [category]
 
 
 def test_the_size_is_that_of_all_subsets_and_splits_together(facts):
-    card = merged_card(
+    card = merge_card(
         "", "a", {s: {**facts, "kept": 400} for s in ("train", "test")}, "me/rows", False
     )
     assert read_metadata(card)["size_categories"] == ["n<1K"]
-    card = merged_card(card, "b", {"train": {**facts, "kept": 200}}, "me/rows", False)
+    card = merge_card(card, "b", {"train": {**facts, "kept": 200}}, "me/rows", False)
     assert read_metadata(card)["size_categories"] == ["1K<n<10K"]
 
 
@@ -229,7 +237,9 @@ def test_a_bare_table_is_not_recorded_everywhere_and_never_none(facts):
 
 
 def test_a_name_that_the_template_is_not_given_is_an_error(written):
-    facts = json.loads((written / "ifd-15/train/facts.json").read_text())
+    facts = json.loads(
+        (written / about_of(files_in(written), "ifd-15", "train", "facts.json")).read_text()
+    )
     used = {"kept", "rows", "share", "source", "created", "license", "source_missing", "columns", "left_out", "steps",
             "scorers", "pictures", "score", "length", "tokens", "scripts", "groups", "language", "cost",
             "recipe", "by"}  # fmt: skip
@@ -238,7 +248,9 @@ def test_a_name_that_the_template_is_not_given_is_an_error(written):
         "name": "a",
         "split": "b",
         "load_code": "",
-        "again_code": "",
+        "rerun_code": "",
+        "about": "",
+        "format_number": format_number,
         "kinds": [],
         "papers": [],
         "warning": "x",
@@ -269,7 +281,7 @@ def test_limits_and_papers_are_those_of_the_scorers_that_were_used(facts):
     def text_of(*scorers, step=None):
         steps = [{**facts["steps"][0], "entry": step}]
         known = [
-            {"name": "s", "entry": {s: {}}, "said": s, "model": None, "revision": None}
+            {"name": "s", "entry": {s: {}}, "python": s, "model": None, "revision": None}
             for s in scorers
         ]
         return section("best", "train", {**facts, "scorers": known, "steps": steps}, "me/rows")
@@ -319,9 +331,9 @@ def test_a_licence_that_forbids_publishing_or_is_unknown_is_said_loudly(facts, l
     if said:
         assert said in warning
         assert f"> **Licence: {as_markdown(warning)}.**" in text
-    card = merged_card("", "best", {"train": {**facts, "license": licence}}, "me/rows", False)
+    card = merge_card("", "best", {"train": {**facts, "license": licence}}, "me/rows", False)
     assert read_metadata(card).get("license") == (licence or None)
-    kept = merged_card(
+    kept = merge_card(
         "---\nlicense: gpl-3.0\n---\n",
         "best",
         {"train": {**facts, "license": licence}},
@@ -535,7 +547,7 @@ def test_hostile_sections_merge_and_are_replaced_exactly(evil, tmp_path):
 def test_hostile_facts_of_every_kind_stay_facts(facts):
     """Each text in the facts, also those that no real run could bring about."""
     step = {**facts["steps"][0], "selector": EVIL, "facts": {EVIL: EVIL}, "entry": {EVIL: {}}}
-    scorer = {"name": EVIL, "entry": {EVIL: {}}, "said": EVIL, "model": EVIL, "revision": EVIL}
+    scorer = {"name": EVIL, "entry": {EVIL: {}}, "python": EVIL, "model": EVIL, "revision": EVIL}
     source = {
         "dataset": EVIL,
         "revision": EVIL,
@@ -555,13 +567,13 @@ def test_hostile_facts_of_every_kind_stay_facts(facts):
         "score": dict.fromkeys(("min", "q25", "median", "q75", "max", "cut"), 1.0), "source_datasets": [EVIL],
         "length": dict.fromkeys((f"{m}_{p}" for m in ("mean", "median") for p in ("kept", "all", "dropped")), 1.0),
     }  # fmt: skip
-    card = merged_card("# Rows\n\nBy hand.\n", "best", {"train": hostile}, "me/rows", False)
+    card = merge_card("# Rows\n\nBy hand.\n", "best", {"train": hostile}, "me/rows", False)
     check_unbroken(card)
     assert words_of(card).count(" ".join(EVIL.split())) >= 20
     assert read_metadata(card)["license"] == EVIL
-    assert merged_card(card, "best", {"train": hostile}, "me/rows", False) == card
-    again = merged_card(card, "best", {"train": facts}, "me/rows", False)
-    assert merged_card(again, "best", {"train": hostile}, "me/rows", False) == card
+    assert merge_card(card, "best", {"train": hostile}, "me/rows", False) == card
+    again = merge_card(card, "best", {"train": facts}, "me/rows", False)
+    assert merge_card(again, "best", {"train": hostile}, "me/rows", False) == card
 
 
 # The default

@@ -21,7 +21,7 @@ from hf_superfilter import (
     select,
     write_repo,
 )
-from hf_superfilter.hub.provenance import own_columns, pinned, provenance_of, source_metadata
+from hf_superfilter.hub.provenance import own_columns, pin_recipe, provenance_of, source_metadata
 from hf_superfilter.recipes.recipe import recipe_of
 from hf_superfilter.reports.summary import Summary
 
@@ -67,11 +67,11 @@ def test_a_run_of_score_tells_scorers_and_time_but_no_source(tmp_path):
     assert length == {
         "name": "length",
         "entry": {"Length": {}},
-        "said": "Length()",
+        "python": "Length()",
         "model": None,
         "revision": None,
     }
-    assert (ifd["name"], ifd["said"]) == ("ifd", "IFD(model='embedded:weak')")
+    assert (ifd["name"], ifd["python"]) == ("ifd", "IFD(model='embedded:weak')")
     assert ifd["revision"].startswith("sha256:")
 
 
@@ -81,7 +81,7 @@ def test_a_scorer_that_is_a_plain_function_is_told_by_its_name(tmp_path):
 
     table = score(Dataset.from_dict({"prompt": ["a"], "response": ["b"]}), [vowels], tmp_path)
     (known,) = provenance_of(Summary(select(table, TopK("vowels", 1), run=tmp_path)))["scorers"]
-    assert (known["entry"], known["said"], known["model"]) == (None, "vowels", None)
+    assert (known["entry"], known["python"], known["model"]) == (None, "vowels", None)
 
 
 def test_the_recipe_has_the_selectors_that_were_applied(source, tmp_path):
@@ -115,12 +115,12 @@ def test_only_commits_take_the_place_of_branches():
         "ppl": {"made_with": {"revision": "sha256:01"}},
         "n": {},
     }
-    fixed = pinned(recipe, {"scorers": scorers, "source": {"revision": "sha256:02"}})
+    fixed = pin_recipe(recipe, {"scorers": scorers, "source": {"revision": "sha256:02"}})
     assert [scorer.revision for scorer in fixed.score[:2]] == [sha, "v1"]
     assert fixed.revision == "v2"
     assert fixed.score[2] == recipe.score[2]
-    assert pinned(recipe, {"scorers": {}, "source": {"revision": sha}}).revision == sha
-    assert pinned(recipe, {"scorers": {}}) == recipe
+    assert pin_recipe(recipe, {"scorers": {}, "source": {"revision": sha}}).revision == sha
+    assert pin_recipe(recipe, {"scorers": {}}) == recipe
 
 
 # Which columns are the source's own

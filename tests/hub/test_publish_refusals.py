@@ -11,7 +11,7 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi, constants
 from publishing import check_whole, commits_of, picked, state_of
 
-from hf_superfilter import Length, Recipe, TopK, load_subset, publish
+from hf_superfilter import Length, Recipe, SuperfilterError, TopK, load_subset, publish
 
 # Names: refused before a request is sent
 
@@ -92,7 +92,8 @@ def refused(hub, kind, said, repo_id="me/rows", **options):
     before = state_of(hub)
     with pytest.raises(kind) as error:
         publish(picked(2, 3), repo_id, name="best", **options)
-    assert type(error.value) is kind
+    assert isinstance(error.value, kind)
+    assert isinstance(error.value, SuperfilterError)
     text = str(error.value)
     assert said in text
     assert "\n" not in text
@@ -192,7 +193,8 @@ def test_a_hub_that_cannot_be_reached_is_said(published):
 
 
 def test_a_proposal_for_a_branch_that_is_not_there_is_refused(published):
-    refused(published, FileNotFoundError, "(or not that branch)", create_pr=True, revision="trial")
+    said = "the Hub has no data set 'me/rows' at revision 'trial'"
+    refused(published, FileNotFoundError, said, create_pr=True, revision="trial")
 
 
 def test_a_repository_that_was_renamed_is_not_made_anew_under_its_old_name(published):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 from datasets import Dataset, load_dataset
-from publishing import ONE_EACH, check_whole, commits_of, picked
+from publishing import ONE_EACH, about_of, check_whole, commits_of, files_in, picked
 
 from hf_superfilter import (
     Length,
@@ -19,14 +19,6 @@ from hf_superfilter import (
     write_repo,
 )
 from hf_superfilter.hub.front_matter import read_metadata
-
-
-def files_in(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @contextmanager
@@ -88,9 +80,9 @@ def test_writing_again_gives_the_same_files_and_replaces_stale_shards(tmp_path):
     before = files_in(folder)
     write_repo(picked(1, 2, 3), folder, name="best", max_shard_bytes=ONE_EACH)
     after = files_in(folder)
-    assert {path for path in after if before[path] != after[path]} <= {"best/train/facts.json"}, (
-        "the time of day"
-    )
+    assert {path for path in after if before[path] != after[path]} <= {
+        about_of(after, "best", "train", "facts.json")
+    }, "the time of day"
     write_repo(picked(4, 5), folder, name="best", max_shard_bytes=ONE_EACH)
     assert len([path for path in files_in(folder) if path.endswith(".parquet")]) == 2
     assert (folder / "README.md").read_bytes().endswith(b"\r\nBy hand.\r\n")
@@ -129,7 +121,7 @@ def test_a_folder_that_is_not_of_ours_is_not_touched(tmp_path):
     notes.parent.mkdir(parents=True)
     notes.write_text("mine")
     with pytest.raises(
-        ValueError, match=r"holds 'src/train/notes.txt', which is of no subset that its README"
+        ValueError, match=r"holds data, such as 'src/train/notes.txt', that its README.md does not"
     ):
         write_repo(picked(1), tmp_path, name="src")
     assert files_in(tmp_path) == {"src/train/notes.txt": b"mine"}
@@ -151,7 +143,7 @@ def test_a_folder_that_is_not_of_ours_is_not_touched(tmp_path):
         ),
         (
             b"---\ndataset_info: rows\n---\n",
-            "README.md has 'rows' under 'dataset_info', and needs a mapping: mend it",
+            "README.md has 'rows' under 'dataset_info', and needs a mapping: fix it",
         ),
     ],
 )
@@ -199,4 +191,4 @@ def test_a_table_whose_rows_were_picked_and_sliced_keeps_its_order(tmp_path):
     folder = write_repo(selection, tmp_path / "repo", max_shard_bytes=16)
     rows = load_dataset(str(folder), split="train")
     assert rows["x"][:] == sorted(table["x"][:])[::-1][:7]
-    assert len(list((folder / "default/train").glob("*.parquet"))) == 4
+    assert len(list((folder / "__subsets__/default/train").glob("*/*.parquet"))) == 4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Sequence, Value, load_dataset
 from huggingface_hub import HfApi, constants
-from publishing import ONE_EACH, picked
+from publishing import ONE_EACH, about_of, commits_of, picked
 
 from hf_superfilter import (
     IFD,
@@ -106,10 +106,11 @@ def test_a_new_version_is_loaded_by_the_process_that_loaded_the_old_one(hub):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", "3", '{"kept": 1}', "\ufffd"])
 def test_damaged_facts_are_one_sentence(hub, text):
     publish(picked(1), "me/rows", name="best")
-    hub.commit("dataset", "me/rows", {"best/train/facts.json": text})
+    path = about_of(commits_of(hub)[0], "best", "train", "facts.json")
+    hub.commit("dataset", "me/rows", {path: text})
     with pytest.raises(
         ValueError,
-        match=r"^'best/train/facts\.json' of 'me/rows' is damaged .*publish the subset again",
+        match=r"^'__about__/best/train/\w+/facts\.json' of 'me/rows' is damaged .*publish the subset again",
     ):
         list_subsets("me/rows")
     assert load_subset("me/rows")["number"][:] == [1]
@@ -306,7 +307,9 @@ def test_every_split_has_its_recipe_and_where_there_is_none_it_is_said(hub, tmp_
 def test_a_recipe_of_somebody_else_runs_no_code_that_is_not_of_ours(hub, tmp_path, recipe):
     publish(picked(1), "other/rows", name="best", token="hf_other_write", private=False)
     text = "dataset: embedded:sample\n" + recipe.replace("PATH", str(tmp_path / "touched"))
-    hub.commit("dataset", "other/rows", {"best/train/recipe.yaml": text})
+    tree = commits_of(hub, "other/rows")[0]
+    path = about_of(tree, "best", "train", "facts.json").replace("facts.json", "recipe.yaml")
+    hub.commit("dataset", "other/rows", {path: text})
     with pytest.raises(
         ValueError, match=r"code that is not of hf_superfilter|the recipe is not YAML"
     ) as error:
