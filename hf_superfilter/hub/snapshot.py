@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from ..errors import HubOfflineError, SuperfilterError
+from ..errors import HubNotFoundError, HubOfflineError, SuperfilterError
 from ..hub_client import retry_request, translate_errors
+from ..revisions import is_commit
 from .front_matter import CARD, decode_card
 
 MAX_BYTES = 10_000_000
@@ -34,10 +35,10 @@ class Snapshot:
     def _ask_hub(self) -> None:
         from huggingface_hub import HfApi, constants
 
-        if constants.is_offline_mode():
-            return
         try:
             with translate_errors(self.repo_id, revision=self.revision):
+                if constants.is_offline_mode() or self._is_cached_commit():
+                    return
                 info = retry_request(
                     lambda: HfApi().dataset_info(
                         self.repo_id, revision=self.revision, files_metadata=True
@@ -48,6 +49,17 @@ class Snapshot:
         self.sha = info.sha
         self.sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
 
+    def _is_cached_commit(self) -> bool:
+        """Return whether the cache holds the commit, whatever became of the repository."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if not is_commit(self.revision):
+            return False
+        card = try_to_load_from_cache(
+            self.repo_id, CARD, revision=self.revision, repo_type="dataset"
+        )
+        return isinstance(card, str)
+
     def read_card(self) -> str:
         """Return the card, "" where there is none."""
         return self.read_text(CARD) or ""
@@ -56,7 +68,7 @@ class Snapshot:
         """Return a text file; None where the repository has none of that name.
 
         Raises:
-            HubOfflineError: the Hub cannot be reached, and the cache does not hold the file.
+            HubNotFoundError: the Hub cannot be reached, and the cache does not hold the file.
             SuperfilterError: the file is too large, or no text.
         """
         if self.is_local:
@@ -84,12 +96,13 @@ class Snapshot:
                 file = retry_request(lambda: download(self.revision))
                 if self.sha is not None and self.sha not in file.parts:
                     file = retry_request(lambda: download(self.sha))
+                self._check_size(path, file.stat().st_size)
                 return file.read_bytes()
             except errors.LocalEntryNotFoundError as error:
                 if isinstance(error.__cause__, errors.HfHubHTTPError):
                     raise
                 at_revision = f" at revision {self.revision!r}" if self.revision else ""
-                raise HubOfflineError(
+                raise HubNotFoundError(
                     f"the Hub cannot be reached, and the cache holds no {path!r} of "
                     f"{self.repo_id!r}{at_revision}"
                 ) from error

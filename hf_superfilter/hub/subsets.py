@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..data.sources import load_rows
-from ..errors import HubOfflineError, NotFoundError, SuperfilterError
+from ..errors import HubNotFoundError, NotFoundError, SuperfilterError
 from ..hub_client import retry_request, translate_errors
 from ..recipes.catalogue import find_entry
 from ..recipes.entries import endpoints_in, names_in
@@ -240,7 +240,7 @@ def _read_facts(snapshot: Snapshot, path: str) -> dict[str, Any] | None:
     """Read the facts of a split; None where there are none, or the cache lacks them offline."""
     try:
         text = snapshot.read_text(path)
-    except HubOfflineError:
+    except HubNotFoundError:
         return None
     if text is None:
         return None

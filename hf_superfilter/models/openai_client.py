@@ -9,9 +9,9 @@ What a server does not list is not known. P(yes) sums the forms of yes among the
 other form is rarer than the rarest of these. Where no form is listed, P(yes) is only known to be
 small: nan, `not_in_top`.
 
-The key is read from OPENAI_API_KEY, and goes only to the server that it belongs to: the one in
-OPENAI_BASE_URL (else OpenAI's own), or one on this machine. So a recipe from elsewhere cannot send
-it elsewhere.
+The key is read from OPENAI_API_KEY. It, and all else that the client reads from the environment,
+goes only to the server that it belongs to: the one in OPENAI_BASE_URL (else OpenAI's own), or one
+on this machine. No redirect is followed. So a recipe from elsewhere cannot send it elsewhere.
 """
 
 import math
@@ -33,6 +33,9 @@ TOP_LOGPROBS = (20, 5)  # to request: the most of OpenAI and vLLM, then of TGI a
 REFUSALS = (400, 404, 405, 422, 501)
 BLANKS = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": " "})  # as vocabularies write them
 DEFAULT_MAX_LENGTH = 1_024
+PLAIN_HEADERS = (
+    "host", "accept", "accept-encoding", "connection", "content-type", "content-length",
+)  # fmt: skip
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 NO_LOGPROBS = (
     "the server at {} answers without log-probabilities: serve the model with them (vLLM: "
@@ -182,18 +185,35 @@ def _client(endpoint: str, retries: int) -> Any:
             "asking an endpoint needs OpenAI's client: install it with pip install "
             "'hf-superfilter[api]'"
         ) from error
-    key = _key_for(endpoint) or "none"
-    return openai.OpenAI(base_url=endpoint, api_key=key, max_retries=retries)
+    key, hooks = "none", [_strip_environment]
+    if _owns_environment(endpoint):
+        key, hooks = _key_for(endpoint) or "none", []
+    # A server that sends its questions elsewhere would send the rows there.
+    http_client = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"request": hooks})
+    return openai.OpenAI(
+        base_url=endpoint, api_key=key, max_retries=retries, http_client=http_client
+    )
+
+
+def _owns_environment(endpoint: str) -> bool:
+    """Return whether the key and headers of the environment belong to this server."""
+    owner = urlsplit(os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1")
+    server = urlsplit(endpoint)
+    is_owner = (owner.scheme, owner.netloc) == (server.scheme, server.netloc)
+    return is_owner or server.hostname in LOCAL_HOSTS
 
 
 def _key_for(endpoint: str) -> str:
     """Return the key of the environment if it belongs to this server, else ''."""
-    owner = urlsplit(os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1")
-    server = urlsplit(endpoint)
-    is_owner = (owner.scheme, owner.netloc) == (server.scheme, server.netloc)
-    if is_owner or server.hostname in LOCAL_HOSTS:
-        return os.environ.get("OPENAI_API_KEY", "")
-    return ""
+    return os.environ.get("OPENAI_API_KEY", "") if _owns_environment(endpoint) else ""
+
+
+def _strip_environment(request: Any) -> None:
+    """Remove what the client adds from the environment: key, organization, project, own headers."""
+    for name in list(request.headers):
+        if name.lower() not in PLAIN_HEADERS:
+            del request.headers[name]
+    request.headers["user-agent"] = "hf_superfilter"
 
 
 def _ask(client: Any, server: Server, route: Route, question: str) -> list[tuple[str, float]]:
@@ -240,6 +260,12 @@ def _translated(error: Any, server: Server) -> Exception:
         return AccessError(
             f"{where} wants another key ({reason}): set OPENAI_API_KEY, and OPENAI_BASE_URL to "
             "this endpoint, for a key goes to its own server only"
+        )
+    if 300 <= error.status_code < 400:
+        target = error.response.headers.get("location", "another address")
+        return SuperfilterError(
+            f"{where} redirects to {target!r}, which is not followed: give that as the endpoint if "
+            "you trust it"
         )
     if error.status_code in REFUSALS:
         return RefusedError(

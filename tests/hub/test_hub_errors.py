@@ -11,7 +11,6 @@ from hf_superfilter.errors import (
     HubAccessError,
     HubError,
     HubNotFoundError,
-    HubOfflineError,
     NotFoundError,
     SuperfilterError,
 )
@@ -68,7 +67,7 @@ def test_gated_private_missing_rate_limited_and_offline_are_five_sentences(
         patch.setattr(constants, "HF_TOKEN_PATH", "/nowhere")
         sentences["private"] = sentence_of(HubNotFoundError, "other/secret")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    sentences["offline"] = sentence_of(HubOfflineError, "me/nothing")
+    sentences["offline"] = sentence_of(HubNotFoundError, "me/nothing")
     assert len(set(sentences.values())) == 5
     assert "is gated: accept its conditions" in sentences["gated"]
     assert "takes no more requests" in sentences["limited"]
