@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import traceback
 import warnings
 from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
@@ -40,7 +39,7 @@ for name, command in COMMANDS.items():
 # click's error for a wrong command line; typer brings click along or depends on it, by version
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 # What a user can act on: bad input, files and networks, too little memory. The rest is our defect.
-USER_ERRORS = (SuperfilterError, ValueError, OSError, MemoryError)
+USER_ERRORS = (SuperfilterError, OSError, MemoryError)
 
 
 @app.callback(invoke_without_command=True)
@@ -76,11 +75,6 @@ def main() -> None:
         _exit_with(f"{error.format_message().rstrip('.')}; see {command} --help")
     except typer.Abort:  # Ctrl-C, as older versions of typer hand it on
         sys.exit(130)
-    except TypeError as error:
-        raised_by = traceback.extract_tb(error.__traceback__)[-1].line or ""
-        if not raised_by.startswith("raise "):
-            raise
-        _exit_with(str(error))
     except USER_ERRORS as error:
         _exit_with(str(error) or type(error).__name__)
     finally:

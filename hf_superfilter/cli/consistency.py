@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import SuperfilterError
 from ._terminal import show
 
 
@@ -35,7 +36,11 @@ def consistency(
     from ..data.sources import load_rows
 
     pairs = format_pairs(load_rows(data, split=split), format)
-    compared = compare_models(pairs, [*weak, strong], folder, by=by, sample=sample, seed=seed)
+    try:
+        compared = compare_models(pairs, [*weak, strong], folder, by=by, sample=sample, seed=seed)
+    except ValueError as error:
+        # The metric is pushed to the Hub alone and raises built-in errors.
+        raise SuperfilterError(str(error)) from error
     show(str(compared))
     for number, one in enumerate(weak):
         name = "consistency.png" if len(weak) == 1 else f"consistency_{number + 1}.png"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import SuperfilterError
 from .loading import token_ids
 
 SCORED = ("ok", "truncated")
@@ -120,7 +121,7 @@ def limit_of(max_length: int | None, window: int, name: str) -> int:
     if max_length is None:
         return min(DEFAULT_MAX_LENGTH, window)
     if max_length > window:
-        raise ValueError(
+        raise SuperfilterError(
             f"max_length={max_length}, but {name} reads at most {window} tokens: lower it"
         )
     return max_length
@@ -177,7 +178,7 @@ class WindowReader:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         token = eos if wanted == "eos" or bos is None else bos
         if token is None:
-            raise ValueError(
+            raise SuperfilterError(
                 f"the tokenizer of {self.name} has no {wanted.upper()} token, which this setting needs"
             )
         return token
