@@ -63,8 +63,11 @@ ROWS = {
 
 
 def scorer_classes():
-    for module in pkgutil.iter_modules(scoring.__path__):
-        home = importlib.import_module(f"hf_superfilter.scoring.{module.name}")
+    names = [module.name for module in pkgutil.iter_modules(scoring.__path__)]
+    for name in names:
+        if name.startswith("_"):  # what scorers share
+            continue
+        home = importlib.import_module(f"hf_superfilter.scoring.{name}")
         yield from (
             value
             for value in vars(home).values()
