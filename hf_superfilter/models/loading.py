@@ -161,6 +161,8 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         engine.no_truncation()
     if engine.padding is not None:
         engine.no_padding()
+    if engine.encode_special_tokens != tokenizer.split_special_tokens:
+        engine.encode_special_tokens = tokenizer.split_special_tokens
     encoded = engine.encode_batch_fast(list(texts), add_special_tokens=False)
     return [encoding.ids for encoding in encoded]
 

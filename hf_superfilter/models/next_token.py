@@ -6,6 +6,7 @@ encoder-decoder    q0 q1 q2 q3 </s>     the state at the decoder's start token
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -29,10 +30,11 @@ from .loading import (
     window_of,
 )
 from .self_check import check_seq2seq, dtype_of
-from .tokenization import Ids, limit_of
+from .tokenization import Ids, MarkedText, limit_of, missing_front, text_tokenizer
 
 # What may stand before an answer; tokenizers differ in where they put a blank.
 CONTEXTS = ("", " ", "\n")
+TEMPLATE_DATE = datetime(2024, 7, 26)  # the same as in `format_pairs`
 
 
 @lru_cache(maxsize=4)
@@ -67,13 +69,10 @@ class TokenReader:
         self.name, self.tokenizer = model, load_tokenizer(model, revision)
         self.window = window_of(config)
         self.chat = bool(self.tokenizer.chat_template) and not config.is_encoder_decoder
-        marked, plain = self.tokenizer("x")["input_ids"], token_ids(self.tokenizer, ["x"])[0]
-        start = next(i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
-        self._front, self._end = marked[:start], marked[start + len(plain) :]
-        if not config.is_encoder_decoder:
-            self._end = []  # an end of text before the answer would end the question
-        if self.chat:
-            self._front = []  # the template writes its own
+        self.text = text_tokenizer(model, self.tokenizer)
+        # A chat template writes its own front; an end before the answer would end the question.
+        self._front = [] if self.chat else self.text.front
+        self._end = self.text.behind if config.is_encoder_decoder else []
 
     def limit(self, max_length: int | None) -> int:
         """Return the tokens that a question may have.
@@ -82,36 +81,55 @@ class TokenReader:
         """
         return limit_of(max_length, self.window, self.name)
 
-    def asked(self, question: str) -> str:
+    def read(self, questions: Sequence[MarkedText]) -> list[tuple[str, Ids]]:
+        """Return the text that each question is put in, and its token ids.
+
+        Special tokens are read where the chat template or the question's wording has them; those in
+        the texts of a row stay text. The ids hold what the tokenizer puts around a text.
+        """
+        texts = [self._put(question) for question in questions]
+        rows: list[tuple[str, Ids]] = []
+        for marked, ids in zip(texts, self.text.ids_of_marked(texts), strict=True):
+            front = missing_front(self._front, ids)
+            rows.append((marked.text, [*front, *ids, *self._end]))
+        return rows
+
+    def _put(self, question: MarkedText) -> MarkedText:
         """Write a question as a chat's single user turn, with the mark of the answer behind it."""
         if not self.chat:
             return question
-        messages = [{"role": "user", "content": question}]
-        # Models that think aloud would begin with a thought; other templates ignore the switch.
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        messages = [{"role": "user", "content": question.text}]
+        # Models that think aloud would begin with a thought; other templates ignore the switch. One
+        # that asks the clock is told a fixed date: the same row has the same question on any day.
+        text = str(
+            self.tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
+                strftime_now=TEMPLATE_DATE.strftime,
+            )
         )
-        return str(text)
-
-    def read(self, texts: list[str]) -> list[Ids]:
-        """Return the token ids of each text, with what the tokenizer puts around it."""
-        return [[*self._front, *ids, *self._end] for ids in token_ids(self.tokenizer, texts)]
+        for content in (question.text, question.text.strip()):  # some templates strip a turn
+            start = text.find(content)
+            if start >= 0:
+                shift, end = start - question.text.find(content), start + len(content)
+                spans = [
+                    (max(first + shift, start), min(last + shift, end))
+                    for first, last in question.plain
+                ]
+                return MarkedText(text, [span for span in spans if span[0] < span[1]])
+        return MarkedText(text)
 
     def shorter(self, text: str, excess: int) -> str:
         """Cut the last `excess` tokens off a text; more where a character takes several."""
-        after_fork()
-        encoding = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        offsets = encoding["offset_mapping"]
-        end = 0
-        if excess < len(offsets):
-            end = offsets[-excess][0]
-        return text[: min(end, len(text) - 1)].rstrip()
+        return self.text.cut(text, excess)
 
     def count(self, texts: list[str]) -> np.ndarray:
         """Return (n,) float64 tokens of each text by itself."""
-        return np.array([len(ids) for ids in token_ids(self.tokenizer, texts)], dtype=np.float64)
+        plain = [MarkedText(text, [(0, len(text))]) for text in texts]
+        counts = [len(ids) for ids in self.text.ids_of_marked(plain)]
+        return np.array(counts, dtype=np.float64)
 
     def tokens_of(self, forms: Sequence[str]) -> dict[str, int]:
         """Return the written forms of an answer that are a single token, with their token.

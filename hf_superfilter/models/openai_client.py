@@ -19,12 +19,15 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from ..errors import AccessError, SuperfilterError, UnreachableError
+
+if TYPE_CHECKING:
+    from .tokenization import MarkedText
 
 CONCURRENT_REQUESTS = 16
 RETRIES = 6  # the client waits 0.5 s, 1 s, 2 s ... up to 8 s, or as long as the server says
@@ -101,13 +104,9 @@ class Server:
         """Return the bytes that a question may have, 4 for each token."""
         return BYTES_PER_TOKEN * (max_length or DEFAULT_MAX_LENGTH)
 
-    def asked(self, question: str) -> str:
-        """Return the question: the server puts it into its chat template."""
-        return question
-
-    def read(self, texts: list[str]) -> list[Sequence[int]]:
-        """Return the bytes of each text."""
-        return [text.encode() for text in texts]
+    def read(self, questions: "Sequence[MarkedText]") -> list[tuple[str, Sequence[int]]]:
+        """Return each question, which the server puts into its chat template, and its bytes."""
+        return [(question.text, question.text.encode()) for question in questions]
 
     def shorter(self, text: str, excess: int) -> str:
         """Cut the last `excess` bytes off, and what is left of a character or a blank."""

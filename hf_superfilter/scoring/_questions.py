@@ -5,6 +5,7 @@ from string import Formatter
 from typing import NamedTuple, Protocol
 
 from ..errors import SuperfilterError, did_you_mean
+from ..models.tokenization import MarkedText
 
 # Whoever changes a wording raises the `arithmetic` of AskLLM: other questions, other scores.
 QUESTIONS = {
@@ -54,12 +55,8 @@ class Question(NamedTuple):
 class Reader(Protocol):
     """Read questions as the model behind them does."""
 
-    def asked(self, question: str) -> str:
-        """Put the question into the marks of a chat if need be."""
-        ...
-
-    def read(self, texts: list[str]) -> list[Sequence[int]]:
-        """Return the units that the limit counts: token ids, or bytes."""
+    def read(self, questions: Sequence[MarkedText]) -> list[tuple[str, Sequence[int]]]:
+        """Return each question as it is put, and the units that count towards the limit."""
         ...
 
     def shorter(self, text: str, excess: int) -> str:
@@ -117,23 +114,23 @@ def fit(
     template = template_of(prompt)
     about_text = "text" in _fields(template)  # prompt and response are one text
     cuts = [pair[0] + pair[1] if about_text else pair[1] for pair in pairs]
-    (bare,) = _put([_filled(template, "", "")], reader)
-    if len(bare[1]) >= limit:
+    ((_, bare),) = reader.read([_filled(template, "", "")])
+    if len(bare) >= limit:
         raise SuperfilterError(
-            f"the question alone takes {len(bare[1])} of the {limit} that max_length, or the "
+            f"the question alone takes {len(bare)} of the {limit} that max_length, or the "
             "model, allows: raise max_length, or ask a shorter question"
         )
     filled = [_filled(template, pair[0], cut) for pair, cut in zip(pairs, cuts, strict=True)]
     questions = [
         Question(text, units, "ok" if response.strip() else "empty_response")
-        for (text, units), (_, response) in zip(_put(filled, reader), pairs, strict=True)
+        for (text, units), (_, response) in zip(reader.read(filled), pairs, strict=True)
     ]
     too_long = [row for row in range(len(pairs)) if _exceeds(questions[row], limit)]
     while too_long:
         for row in too_long:
             cuts[row] = reader.shorter(cuts[row], len(questions[row].units) - limit)
         filled = [_filled(template, pairs[row][0], cuts[row]) for row in too_long]
-        for row, (text, units) in zip(too_long, _put(filled, reader), strict=True):
+        for row, (text, units) in zip(too_long, reader.read(filled), strict=True):
             status = "truncated" if cuts[row] else "prompt_too_long"
             questions[row] = Question(text, units, status)
         too_long = [row for row in too_long if _exceeds(questions[row], limit)]
@@ -156,10 +153,13 @@ def _fields(template: str) -> set[str]:
     return fields
 
 
-def _put(filled: list[str], reader: Reader) -> list[tuple[str, Sequence[int]]]:
-    texts = [reader.asked(question) for question in filled]
-    return list(zip(texts, reader.read(texts), strict=True))
-
-
-def _filled(template: str, prompt: str, cut: str) -> str:
-    return template.format(text=cut, prompt=prompt, response=cut)
+def _filled(template: str, prompt: str, cut: str) -> MarkedText:
+    """Fill a template; the texts of the row are plain."""
+    values = {"text": cut, "prompt": prompt, "response": cut}
+    text, plain = "", []
+    for literal, field, _, _ in Formatter().parse(template):
+        text += literal
+        if field is not None:
+            plain.append((len(text), len(text) + len(values[field])))
+            text += values[field]
+    return MarkedText(text, plain)

@@ -10,6 +10,7 @@ from ..errors import SuperfilterError, did_you_mean
 from ._model import ModelSettings, default_name
 
 VARIANTS = ("superfiltering", "bos", "aligned", "loss_ratio")
+COUNTED_VARIANTS = ("superfiltering", "loss_ratio")  # whose authors count the prompt's tokens
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,6 +68,7 @@ class IFD(ModelSettings):
             max_length=self.max_length,
             bos=self.variant == "bos",
             skip_first=self.variant == "aligned",
+            count_border=self.variant in COUNTED_VARIANTS,
         )
         # Both passes go through one queue: its batches are fuller.
         windows = [pair.given for pair in pairs] + [pair.alone for pair in pairs]

@@ -23,6 +23,7 @@ from transformers import (
 
 from hf_superfilter import IFD, AskLLM, Recipe, TopK, score
 from hf_superfilter.models.next_token import load_answers, load_reader
+from hf_superfilter.models.tokenization import MarkedText
 from hf_superfilter.revisions import resolve_revision
 from hf_superfilter.scoring._questions import QUESTIONS
 
@@ -168,7 +169,7 @@ def test_the_text_is_cut_and_the_question_stays(t5, weak):
         assert short == f"{begin}Water.{end}"
         kept = long.removeprefix(begin).removesuffix(end)
         assert long == begin + kept + end and LONG.startswith(kept) and len(kept) > 200
-        tokens = load_reader(folder, resolve_revision(folder)).read([long])[0]
+        ((_, tokens),) = load_reader(folder, resolve_revision(folder)).read([MarkedText(long)])
         assert limit - 4 <= len(tokens) <= limit, "no more is cut than has to be"
         assert ask({"prompt": [""], "response": [LONG]})["ask_llm_status"] == ["truncated"]
 
@@ -197,7 +198,8 @@ def test_any_text_is_cut_to_a_beginning_of_itself_that_fits(weak, text, limit):
         return
     kept = question.removeprefix("Good?\n").removesuffix("\nOPTIONS: yes no")
     assert text.startswith(kept)
-    assert len(load_reader(weak, resolve_revision(weak)).read([question])[0]) <= limit
+    ((_, tokens),) = load_reader(weak, resolve_revision(weak)).read([MarkedText(question)])
+    assert len(tokens) <= limit
 
 
 def test_statuses_say_why(weak):
@@ -345,7 +347,7 @@ def test_the_recipe_keeps_the_answers_and_the_run_the_tokens(tmp_path, sample):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [("yes: ['sure']", "as True: write 'yes'"), ("'yes': [yes]", "in YAML in quotes")],
+    [("yes: ['sure']", "in quotes"), ("'yes': [yes]", "in YAML in quotes")],
 )
 def test_yes_without_quotes_in_a_recipe_is_said(arguments, said):
     with pytest.raises(ValueError, match=said):
