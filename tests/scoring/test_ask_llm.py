@@ -345,15 +345,13 @@ def test_the_recipe_keeps_the_answers_and_the_run_the_tokens(tmp_path, sample):
 # Bad input
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [("yes: ['sure']", "in quotes"), ("'yes': [yes]", "in YAML in quotes")],
-)
-def test_yes_without_quotes_in_a_recipe_is_said(arguments, said):
-    with pytest.raises(ValueError, match=said):
-        Recipe.from_yaml(
-            f"dataset: embedded:sample\nscore:\n- AskLLM: {{model: 'embedded:weak', {arguments}}}\n"
-        )
+@pytest.mark.parametrize("arguments", ["yes: ['sure']", "'yes': [sure]"])
+def test_yes_is_a_word_in_a_recipe_with_and_without_quotes(arguments):
+    (scorer,) = Recipe.from_yaml(
+        "dataset: embedded:sample\nselect: [TopK: {by: ask_llm, k: 2}]\n"
+        f"score:\n- AskLLM: {{model: 'embedded:weak', {arguments}}}\n"
+    ).score
+    assert scorer == AskLLM("embedded:weak", yes=("sure",))
 
 
 @pytest.mark.parametrize(("settings", "said"), [
