@@ -197,7 +197,7 @@ def select(
     from ..reports.summary import Summary
     from ..reports.text import summary_text
     from ..runs.store import Store
-    from ..selection._ifd import IFD_LIMIT, is_ifd
+    from ..selection._ifd import IFD_LIMIT, has_low_ifd
     from ..selection.funnel import select as select_rows
     from ..selection.threshold import Threshold
 
@@ -206,7 +206,7 @@ def select(
     check_suffix(target)
     selectors = _build_selectors(by, k, below=below, above=above, smallest=smallest)
     table = scored_rows(run) if run else load_rows(data, split=split)
-    below_one = below is None and above is None and not smallest and is_ifd(table, by)
+    below_one = below is None and above is None and not smallest and has_low_ifd(table, by)
     if below_one:
         selectors.insert(0, Threshold(by, below=IFD_LIMIT))
     selection = select_rows(table, selectors, run=run)
