@@ -32,7 +32,10 @@ def retry_request(step: Callable[[], _T], *, max_failures: int = MAX_FAILURES) -
 
 
 def retry_commit(step: Callable[[], _T]) -> _T:
-    """Retry also after a lost race: the step looks again at what is there."""
+    """Retry also after a lost race.
+
+    The step looks again at what is there.
+    """
     return _retry(step, MAX_FAILURES, MAX_CONFLICTS)
 
 
@@ -196,7 +199,10 @@ def _status_of(error: BaseException) -> int | None:
 
 
 def _is_broken(error: BaseException) -> bool:
-    """Return whether a connection broke: neither an answer of the Hub nor offline mode."""
+    """Return whether a connection broke.
+
+    Neither an answer of the Hub nor offline mode.
+    """
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     cause = _hub_cause(error)

@@ -181,7 +181,10 @@ def _represent_float(representer: Any, value: float) -> Any:
 
 
 def _load_errors() -> tuple[type[Exception], ...]:
-    """Return what ruamel.yaml raises for bad text; ValueError is an impossible date or number."""
+    """Return what ruamel.yaml raises for bad text.
+
+    ValueError is an impossible date or number.
+    """
     from ruamel.yaml.error import YAMLError
 
     return YAMLError, ValueError, TypeError, OverflowError, RecursionError

@@ -13,6 +13,8 @@ FAMILY = {
     "NotFoundError": (ValueError, FileNotFoundError),
     "AccessError": (ValueError, PermissionError),
     "UnreachableError": (ValueError, ConnectionError),
+    "UnreadableFileError": (ValueError, OSError),
+    "NotEnoughMemoryError": (ValueError, MemoryError),
     "HubError": (ValueError, OSError),
     "HubNotFoundError": (ValueError, FileNotFoundError, errors.HubError, errors.NotFoundError),
     "HubAccessError": (ValueError, PermissionError, errors.HubError, errors.AccessError),

@@ -1,6 +1,7 @@
-"""Write the dataset card: YAML that makes subsets load by name, and a section for each split."""
+"""Write the dataset card: the YAML by which subsets load, and a section for each split."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -151,7 +152,10 @@ def _last_part(home: str) -> str:
 
 
 def section(name: str, split: str, facts: Mapping[str, Any], home: str) -> str:
-    """Write the Markdown about one split of a subset; what is not known reads "not recorded"."""
+    """Write the Markdown about one split of a subset.
+
+    What is not known reads "not recorded".
+    """
     parts = [*facts["scorers"], *facts["steps"]]
     kinds = [kind for part in parts for kind in part.get("entry") or {}]
     papers = list(dict.fromkeys(paper for kind in kinds for paper in PAPERS.get(kind, [])))
@@ -190,7 +194,7 @@ def format_number(value: float | None, form: str = "{:,}") -> str:
         >>> format_number(None), format_number(float("inf"))
         ('not recorded', 'not recorded')
     """
-    if value is None or not np.isfinite(value):
+    if value is None or not math.isfinite(value):
         return "not recorded"
     if abs(value) >= MAX_PLAIN and isinstance(value, float):
         return f"{value:.4g}"
@@ -198,7 +202,10 @@ def format_number(value: float | None, form: str = "{:,}") -> str:
 
 
 def default_of(metadata: Mapping[str, Any]) -> str | None:
-    """Return the subset that loads without a name, as `datasets` decides it; None if none does."""
+    """Return the subset that loads without a name, as `datasets` decides it.
+
+    None if none does.
+    """
     configs = configs_of(metadata)
     names = [str(config["config_name"]) for config in configs]
     for config in configs:
@@ -261,7 +268,10 @@ def _merge_configs(
     splits: Mapping[str, Mapping[str, Any]],
     set_default: bool,
 ) -> list[dict[str, Any]]:
-    """Put splits into one of the card's `configs`; the others and its other keys stay."""
+    """Put splits into one of the card's `configs`.
+
+    The others and its other keys stay.
+    """
     configs = configs_of(metadata)
     present_default = default_of(metadata)
     config = next((entry for entry in configs if str(entry["config_name"]) == name), None)
@@ -357,7 +367,10 @@ def plain(value: Any) -> Any:
 
 
 def rows_of(info: Mapping[str, Any]) -> int | None:
-    """Return the rows of all splits that an entry of `dataset_info` states; None for none."""
+    """Return the rows of all splits that an entry of `dataset_info` states.
+
+    None for none.
+    """
     splits = [split for split in as_list(info.get("splits")) if isinstance(split, dict)]
     return sum(split.get("num_examples", 0) for split in splits) or None
 

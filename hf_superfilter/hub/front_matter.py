@@ -127,7 +127,10 @@ def _parse_front(front: str) -> dict[str, Any]:
 
 
 def _languages(value: Any) -> Any:
-    """Return language codes as text: Norwegian is `no`, which YAML 1.1 reads as false."""
+    """Return language codes as text.
+
+    Norwegian is `no`, which YAML 1.1 reads as false.
+    """
     if isinstance(value, list):
         return [_languages(code) for code in value]
     return "no" if value is False else value
@@ -148,7 +151,10 @@ def _edit_blocks(front: str, changed: Mapping[str, Any]) -> str:
 
 
 def _blocks(front: str) -> list[tuple[str | None, str]]:
-    """Cut front matter into (key, its lines); what stands before the first key is under None."""
+    """Cut front matter into (key, its lines).
+
+    What stands before the first key is under None.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.nodes import MappingNode
 
@@ -163,7 +169,10 @@ def _blocks(front: str) -> list[tuple[str | None, str]]:
 
 
 def _without_end(block: str) -> str:
-    """Return a block without the comments and empty lines after it: they are about the next key."""
+    """Return a block without the comments and empty lines after it.
+
+    They are about the next key.
+    """
     lines = block.splitlines(keepends=True)
     while lines and (not lines[-1].strip() or lines[-1].startswith("#")):
         lines.pop()
@@ -252,7 +261,10 @@ def _text_resolver() -> type:
 
 
 def _is_equal(front: str, wanted: Mapping[str, Any]) -> bool:
-    """Compare what YAML means with what is wanted; as text, in which two nan are equal."""
+    """Compare what YAML means with what is wanted.
+
+    As text, in which two nan are equal.
+    """
     import yaml
 
     try:

@@ -51,7 +51,10 @@ def published_splits(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def digest_files(files: Iterable[Path]) -> str:
-    """Return the version of some files: a digest of their contents, in order."""
+    """Return the version of some files.
+
+    A digest of their contents, in order.
+    """
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:

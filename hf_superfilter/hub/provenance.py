@@ -1,4 +1,7 @@
-"""Trace where a selection comes from: data set, licence, models at fixed revisions, recipe."""
+"""Trace where a selection comes from.
+
+Data set, licence, models at fixed revisions, recipe.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -38,7 +41,10 @@ def provenance_of(summary: "Summary") -> dict[str, Any]:
 
 
 def _scorer(name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """Describe a scorer by its entry of the manifest; a plain function has no settings."""
+    """Describe a scorer by its entry of the manifest.
+
+    A plain function has no settings.
+    """
     settings, model = entry["scorer"], entry.get("made_with", {})
     return {
         "name": name,
@@ -64,7 +70,10 @@ def pin_recipe(recipe: Recipe, manifest: dict[str, Any]) -> Recipe:
 
 
 def _as_python(entry: Any) -> str:
-    """Write an entry as the Python that builds it; a plain function is its name."""
+    """Write an entry as the Python that builds it.
+
+    A plain function is its name.
+    """
     if not isinstance(entry, dict):
         return str(entry)
     name, arguments = next(iter(entry.items()))

@@ -155,7 +155,10 @@ class _Upload:
         return _Plan(str(head.sha), after, [path for path in deletions if path not in new_paths])
 
     def upload_data(self) -> None:
-        """Upload the data, once: the commits that follow find it on the Hub."""
+        """Upload the data, once.
+
+        The commits that follow find it on the Hub.
+        """
         self.target.api.preupload_lfs_files(
             self.target.repo_id,
             self._additions(),
@@ -166,7 +169,10 @@ class _Upload:
         )
 
     def commit(self) -> str:
-        """Commit on top of the head as it is now; status 412 where another came first."""
+        """Commit on top of the head as it is now.
+
+        Status 412 where another came first.
+        """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         plan, target = self.plan(), self.target
@@ -189,7 +195,10 @@ class _Upload:
         return sorted(path for path in self.folder.rglob("*") if path.is_file())
 
     def _additions(self) -> list[Any]:
-        """Return new operations: those of an earlier attempt remember what the Hub held then."""
+        """Return new operations.
+
+        Those of an earlier attempt remember what the Hub held then.
+        """
         from huggingface_hub import CommitOperationAdd
 
         return [

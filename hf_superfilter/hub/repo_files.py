@@ -1,4 +1,7 @@
-"""Write the files of a published subset to disk: Parquet shards, recipe, report, plots, facts."""
+"""Write the files of a published subset to disk.
+
+Parquet shards, recipe, report, plots, facts.
+"""
 
 import json
 import math
@@ -338,7 +341,10 @@ def _inherited_facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_on_the_hub(name: str | None, revision: str | None) -> bool:
-    """Return whether a data set or model is one of the Hub: only there are revisions commits."""
+    """Return whether a data set or model is one of the Hub.
+
+    Only there are revisions commits.
+    """
     return bool(name and is_commit(revision) and re.fullmatch(rf"({NAME}/)?{NAME}", name))
 
 

@@ -147,7 +147,10 @@ def _check_others(
 
 @contextmanager
 def _in_memory(paths: Iterable[str]) -> Iterator[str]:
-    """Lay empty files of some names into the memory file system; their folder is removed again."""
+    """Lay empty files of some names into the memory file system.
+
+    Their folder is removed again.
+    """
     import fsspec
 
     memory = fsspec.filesystem("memory")
@@ -162,7 +165,10 @@ def _in_memory(paths: Iterable[str]) -> Iterator[str]:
 
 
 def _resolve_unnamed(base: str) -> Resolution:
-    """Resolve a repository whose card names no subsets: `datasets` guesses splits by file names."""
+    """Resolve a repository whose card names no subsets.
+
+    `datasets` guesses splits by file names.
+    """
     from datasets.data_files import get_data_patterns
 
     files = _files_of(base, get_data_patterns(base))
@@ -194,7 +200,10 @@ def _files_of_config(base: str, config: Mapping[str, Any]) -> Files:
 
 
 def _files_of(base: str, patterns: Mapping[str, Any], folder: str | None = None) -> Files:
-    """Return split -> files, by their paths in the repository; other addresses stay as they are."""
+    """Return split -> files, by their paths in the repository.
+
+    Other addresses stay as they are.
+    """
     from datasets.data_files import resolve_pattern
     from datasets.load import _ALL_ALLOWED_EXTENSIONS
     from datasets.utils.file_utils import is_relative_path
@@ -239,7 +248,10 @@ def _infer_builder(base: str, files: Files) -> str | None:
 
 
 def _default_of(configs: Any, metadata: Mapping[str, Any]) -> str | None:
-    """Return the subset that loads without a name: the card's default, else the only info."""
+    """Return the subset that loads without a name.
+
+    The card's default, else the only info.
+    """
     from datasets.info import DatasetInfosDict
 
     default = configs.get_default_config_name()

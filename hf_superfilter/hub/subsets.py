@@ -187,7 +187,10 @@ def _check_origin(text: str, repo_id: str, allow_endpoint: bool) -> None:
 
 
 def _find_short_name(repo_id: str, name: str | None, revision: str | None) -> dict[str, Any] | None:
-    """Find the catalogue's entry of a short name; None for a repository or a folder."""
+    """Find the catalogue's entry of a short name.
+
+    None for a repository or a folder.
+    """
     if "/" in str(repo_id) or Path(repo_id).is_dir():
         return None
     if name is not None or revision is not None:
@@ -237,7 +240,10 @@ def _find_config(metadata: Mapping[str, Any], repo_id: str, name: str | None) ->
 
 
 def _read_facts(snapshot: Snapshot, path: str) -> dict[str, Any] | None:
-    """Read the facts of a split; None where there are none, or the cache lacks them offline."""
+    """Read the facts of a split.
+
+    None where there are none, or the cache lacks them offline.
+    """
     try:
         text = snapshot.read_text(path)
     except HubNotFoundError:
@@ -255,7 +261,10 @@ def _read_facts(snapshot: Snapshot, path: str) -> dict[str, Any] | None:
 
 
 def _check_facts(facts: Any) -> None:
-    """Refuse facts that somebody wrote by hand, wrongly: nothing of them is shown unchecked."""
+    """Refuse facts that somebody wrote by hand, wrongly.
+
+    Nothing of them is shown unchecked.
+    """
     if not isinstance(facts, dict):
         raise TypeError("no mapping")
     for key in ("kept", "rows"):

@@ -1,1 +1,4 @@
-"""A run written down in YAML: recipes of the package, and how to change one."""
+"""A run written down in YAML.
+
+Recipes of the package, and how to change one.
+"""

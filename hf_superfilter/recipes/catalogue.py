@@ -1,4 +1,7 @@
-"""Look up short names: recipes of the package, curated subsets, and the user's own entries."""
+"""Look up short names.
+
+Recipes of the package, curated subsets, and the user's own entries.
+"""
 
 import os
 from pathlib import Path

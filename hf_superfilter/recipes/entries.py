@@ -121,7 +121,10 @@ def as_entry(part: Any) -> dict[str, Any]:
 
 
 def names_in(recipe: Any) -> Iterator[str]:
-    """Yield every name of a class in a parsed recipe, whatever its form; nothing is built."""
+    """Yield every name of a class in a parsed recipe, whatever its form.
+
+    Nothing is built.
+    """
     for _, name, _ in _all_entries(recipe):
         yield name
 

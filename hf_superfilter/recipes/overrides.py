@@ -1,4 +1,7 @@
-"""Change a recipe from the command line: other data, another model, another budget."""
+"""Change a recipe from the command line.
+
+Other data, another model, another budget.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -80,5 +83,8 @@ def _override_argument(values: dict[str, Any], setting: str, value: Any) -> None
 
 
 def _names_of(key: str, name: str, arguments: dict[str, Any]) -> set[str]:
-    """Return what an entry can be addressed by: its class, and a scorer's own name."""
+    """Return what an entry can be addressed by.
+
+    Its class, and a scorer's own name.
+    """
     return {name, str(getattr(build({name: arguments}, key), "name", name))}

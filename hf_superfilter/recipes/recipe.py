@@ -1,4 +1,7 @@
-"""Write a whole run down: data set, format, scorers and selectors, in Python or in YAML."""
+"""Write a whole run down.
+
+Data set, format, scorers and selectors, in Python or in YAML.
+"""
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -100,12 +103,18 @@ class Recipe:
 
     @classmethod
     def from_yaml(cls, text: str) -> "Recipe":
-        """Build a recipe from YAML text; the errors are those of `read`."""
+        """Build a recipe from YAML text.
+
+        The errors are those of `read`.
+        """
         return cls.from_mapping(load_yaml(text, "the recipe"))
 
     @classmethod
     def from_mapping(cls, values: Any) -> "Recipe":
-        """Build a recipe from parsed YAML; the errors are those of `read`."""
+        """Build a recipe from parsed YAML.
+
+        The errors are those of `read`.
+        """
         needed = "it needs the keys dataset and score, and select to select"
         if not isinstance(values, dict):
             raise SuperfilterError(f"the recipe is not a mapping: {needed}")
@@ -234,7 +243,10 @@ class Recipe:
 
 
 def recorded_recipe(run: str | Path | None) -> Recipe | None:
-    """Read the recipe that made a run folder; None where none is recorded."""
+    """Read the recipe that made a run folder.
+
+    None where none is recorded.
+    """
     if run is None or not Store(run).has(FILE):
         return None
     return Recipe.from_yaml(Store(run).read(FILE).decode())

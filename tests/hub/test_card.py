@@ -519,7 +519,8 @@ def test_hostile_data_cannot_break_the_card(evil, tmp_path):
         body = check_unbroken(text)
         shown = words_of(text)
         assert " ".join(EVIL.split()) in shown, "it is shown as it is"
-        assert "49" not in body.split("### Cost")[0]
+        without_versions = re.sub(r"/[0-9a-f]{12}/", "/", body)
+        assert "49" not in without_versions.split("### Cost")[0]
         assert load_dataset(str(folder), "best", split="train").column_names == [
             name for name in chosen.subset.column_names if name not in ("prompt", "response")
         ]
