@@ -16,6 +16,22 @@ Batch = Mapping[str, Sequence[Any]]
 Columns = dict[str, "Sequence[Any] | np.ndarray"]
 """New column name -> n values, in the order of the batch."""
 
+
+class CountedColumns(dict[str, Any]):
+    """Add counts of rows to the columns of a batch.
+
+    A run sums them, logs each sum once at its end and keeps it in the manifest.
+
+    Args:
+        columns: new column name -> n values.
+        counts: what the rows have in common, in words -> how many they are.
+    """
+
+    def __init__(self, columns: Columns, counts: Mapping[str, int]) -> None:
+        super().__init__(columns)
+        self.counts = {words: int(rows) for words, rows in counts.items() if rows}
+
+
 # The column in which reading and formatting say why a row cannot be scored; null for all others.
 UNREADABLE = "unreadable"
 

@@ -23,7 +23,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..base import Columns, PreparedScorer, Scorer, as_scorer, scorer_name, takes_rank
+from ..base import (
+    Columns,
+    CountedColumns,
+    PreparedScorer,
+    Scorer,
+    as_scorer,
+    scorer_name,
+    takes_rank,
+)
 from ..checks import check_name
 from ..errors import SuperfilterError
 from .chunks import Chunks, layout_of
@@ -207,7 +215,8 @@ def _chunk_scorer(
     def score_chunk(number: int) -> dict[str, Any]:
         start, span = time.perf_counter(), chunks.span(number)
         batch = plain[span.start : span.stop]
-        columns = _check_columns(call(batch), batch, name, len(span))
+        returned = call(batch)
+        columns = _check_columns(returned, batch, name, len(span))
         tokens = np.asarray(columns.get(f"{name}_tokens", 0), dtype=np.float64)
         facts = {
             "seconds": time.perf_counter() - start,
@@ -215,6 +224,8 @@ def _chunk_scorer(
             "made_with": provenance(),
             "process": f"{socket.gethostname()}:{os.getpid()}",
         }
+        if isinstance(returned, CountedColumns) and returned.counts:
+            facts["counts"] = returned.counts
         chunks.write(number, columns, facts)
         return facts
 
@@ -280,10 +291,19 @@ def _summarise(chunks: Chunks, name: str, scorer: Any) -> dict[str, Any]:
         summary["tokens"] = int(sum(fact["tokens"] for fact in facts))
     if statuses:
         summary["status"] = dict(statuses.most_common())
-    provenance = _merge_provenance([fact["made_with"] for fact in facts])
-    if provenance:
-        summary["made_with"] = provenance
-    return summary
+    sums = {
+        "counts": _sum_counts(facts),
+        "made_with": _merge_provenance([fact["made_with"] for fact in facts]),
+    }
+    return summary | {key: value for key, value in sums.items() if value}
+
+
+def _sum_counts(facts: list[dict[str, Any]]) -> dict[str, int]:
+    """Sum the rows that a scorer counted in its chunks, see `CountedColumns`."""
+    counts = Counter[str]()
+    for fact in facts:
+        counts.update(fact.get("counts", {}))
+    return dict(counts)
 
 
 def _merge_provenance(entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -305,6 +325,8 @@ def _count_outside(values: pa.ChunkedArray, bounds: tuple[float, float]) -> dict
 
 
 def _warn_about(name: str, summary: Mapping[str, Any]) -> None:
+    for words, rows in summary.get("counts", {}).items():
+        logger.warning("%s: %s: %d of %d", name, words, rows, summary["rows"])
     if summary.get("undefined") == summary["rows"]:
         reasons = summary.get("status", "no reason recorded")
         warnings.warn(f"every row of {name!r} is undefined: {reasons}", stacklevel=3)

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import Batch, Columns
+from ..base import Batch, Columns, CountedColumns
 from ..data.chats import flatten_turns
 from ..errors import SuperfilterError, did_you_mean
 from ._model import ModelSettings, default_name
 
 VARIANTS = ("superfiltering", "bos", "aligned", "loss_ratio")
+SKIPPED = "rows whose first response tokens the authors' border leaves out"
 COUNTED_VARIANTS = ("superfiltering", "loss_ratio")  # whose authors count the prompt's tokens
 
 
@@ -85,13 +86,15 @@ class IFD(ModelSettings):
                 ifd = given / alone
         finite = np.isfinite(ifd) & np.isfinite(ppl) & np.isfinite(ppl_alone)
         statuses = [_worse(pair.given.status, pair.alone.status) for pair in pairs]
-        return {
+        skipped = turns.total(np.array([pair.given.skipped > 0 for pair in pairs], dtype=float))
+        columns: Columns = {
             self.name: np.where(finite, ifd, np.nan),
             f"{self.name}_ppl": np.where(finite, ppl, np.nan),
             f"{self.name}_ppl_alone": np.where(finite, ppl_alone, np.nan),
             f"{self.name}_tokens": totals[0],
             f"{self.name}_status": turns.statuses(statuses, scored, finite),
         }
+        return CountedColumns(columns, {SKIPPED: int(np.count_nonzero(skipped))})
 
 
 def _worse(given: str, alone: str) -> str:

@@ -429,3 +429,17 @@ def test_the_real_gpt2_gives_the_published_ifd():
 def test_a_dataset_of_numbers_in_the_response_column_is_said_by_map():
     with pytest.raises(TypeError, match="'response' holds 1"):
         Dataset.from_dict({"prompt": ["a"], "response": [1]}).map(Length(), batched=True)
+
+
+def test_a_run_says_once_how_many_rows_lose_response_tokens_by_the_authors_border(tmp_path, caplog):
+    import json
+
+    prompts = ["Mood: ", "Mood:\n", "Mood: ", "Mood: ", "Mood:\n"]
+    rows = Dataset.from_dict({"prompt": prompts, "response": ["happy and calm"] * 5})
+    hf_superfilter.score(rows, [IFD("embedded:weak")], tmp_path / "run", chunk_size=2)
+    told = [record.getMessage() for record in caplog.records if "border" in record.getMessage()]
+    assert told == ["ifd: rows whose first response tokens the authors' border leaves out: 3 of 5"]
+    entry = json.loads((tmp_path / "run/run.json").read_text())["scorers"]["ifd"]
+    assert list(entry["counts"].values()) == [3]
+    hf_superfilter.score(rows, [IFD("embedded:weak", variant="aligned")], tmp_path / "aligned")
+    assert "border" not in caplog.text.replace(told[0], "")
