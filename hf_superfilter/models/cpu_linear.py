@@ -83,16 +83,20 @@ class OneDnnConv1D(Conv1D):
 
 def _needs_torch(states: torch.Tensor, weight: torch.Tensor) -> bool:
     """Tell whether torch multiplies: another dtype, autocast to one, or nothing to multiply."""
-    return states.dtype != weight.dtype or torch.is_autocast_enabled("cpu") or not states.numel()
+    if states.dim() < 2 or not states.numel():
+        return True
+    return states.dtype != weight.dtype or torch.is_autocast_enabled("cpu")
 
 
 def _product(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    product: torch.Tensor = _Product.apply(states, weight, bias)  # type: ignore[no-untyped-call]
-    return product
+    # Flat, since oneDNN's product of more dimensions is a view, which no layer may change in place.
+    flat = states.flatten(0, -2)
+    product: torch.Tensor = _Product.apply(flat, weight, bias)  # type: ignore[no-untyped-call]
+    return product.view(*states.shape[:-1], -1)
 
 
 class _Product(torch.autograd.Function):
-    """Multiply (..., in) states by (out, in) weights, differentiable in all three."""
+    """Multiply (n, in) states by (out, in) weights, differentiable in all three."""
 
     @staticmethod
     def forward(
@@ -106,11 +110,10 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         states, weight = ctx.saved_tensors
         needs_states, needs_weight, needs_bias = ctx.needs_input_grad
-        flat_grad, flat_states = grad.flatten(0, -2), states.flatten(0, -2)
         return (
             _multiply(grad, weight.T) if needs_states else None,
-            _multiply(flat_grad.T, flat_states.T) if needs_weight else None,
-            flat_grad.sum(0) if needs_bias else None,
+            _multiply(grad.T, states.T) if needs_weight else None,
+            grad.sum(0) if needs_bias else None,
         )
 
 

@@ -205,7 +205,7 @@ def window_of(config: Any) -> int:
     text = config.get_text_config()
     for key in WINDOW_KEYS:
         window = getattr(text, key, None)
-        if window:
+        if window and window > 0:  # XLNet says -1
             return int(window)
     return NO_LIMIT
 
