@@ -174,7 +174,8 @@ class Chunks:
             OSError: it was damaged or replaced after it had been checked.
         """
         try:
-            return self._load(number).replace_schema_metadata(None)
+            table, _ = self._load(number)
+            return table.replace_schema_metadata(None)
         except (pa.ArrowException, OSError, ValueError) as error:
             self._facts.pop(number, None)
             raise OSError(
@@ -215,7 +216,7 @@ class Chunks:
 
     def _is_whole(self, number: int) -> bool:
         try:
-            metadata = self._load(number).schema.metadata
+            _, facts = self._load(number)
         except FileNotFoundError:
             return False
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -226,24 +227,29 @@ class Chunks:
                     f"{self.store.folder}/{self.object(number)}",
                     (str(error).splitlines() or ["unreadable"])[0],
                 )
+            if self.store.exclusive and self.store.writable():
+                self.store.set_aside(self.object(number))
             return False
-        self._facts[number] = json.loads(metadata[b"facts"])
+        self._facts[number] = facts
         return True
 
-    def _load(self, number: int) -> pa.Table:
-        """Read a chunk's file, and check that it is what its name says.
+    def _load(self, number: int) -> tuple[pa.Table, dict[str, Any]]:
+        """Read a chunk's file and its facts, and check that it is what its name says.
 
         Raises:
             ValueError: it says itself that it is something else.
         """
         table = read_parquet(self.store.read(self.object(number)))
-        label = json.loads((table.schema.metadata or {}).get(b"label", b"{}"))
+        metadata = table.schema.metadata or {}
+        label, facts = (json.loads(metadata.get(key, b"null")) for key in (b"label", b"facts"))
+        if not isinstance(label, dict) or not isinstance(facts, dict):
+            raise ValueError("not a file of score")
         for key, value in self._label(number).items():
             if label.get(key) != value:
                 raise ValueError(f"{key} {label.get(key, 'not stated')}, not {value}")
         if table.num_rows != len(self.span(number)):
             raise ValueError(f"{table.num_rows} rows, not {len(self.span(number))}")
-        return table
+        return table, facts
 
 
 def read_parquet(data: bytes) -> pa.Table:

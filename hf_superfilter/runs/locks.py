@@ -11,11 +11,9 @@ chunk; both then write the same file, each atomically. Machines that share a fol
 host names, or they take each other's processes for dead.
 """
 
-import logging
 import math
 import os
 import time
-import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -24,7 +22,6 @@ from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from .store import Store
 
-logger = logging.getLogger(__name__)
 LEASE = 30.0  # seconds without a heartbeat after which a lease is taken over
 
 
@@ -93,14 +90,17 @@ class Leases:
             return False
         return lease.owner is not None and lease.owner.token == lease.token
 
+    def _object(self, name: str) -> str:
+        return f"{self.folder}/{name}.lease"
+
     def _path(self, name: str) -> Path:
-        return self.store.path(f"{self.folder}/{name}.lease")
+        return self.store.path(self._object(name))
 
     def _acquire(self, name: str) -> bool:
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with self.store.explain_full_disk(f"{self.folder}/{name}.lease"):
+            with self.store.explain_full_disk(self._object(name)):
                 self._leases[name].acquire(blocking=False)
         except (Timeout, LeaseSettingsMismatch):
             return False
@@ -130,11 +130,6 @@ class Leases:
         return now - seen.stamp_since > LEASE or now - seen.owner_since > self.patience
 
     def _remove(self, name: str) -> None:
-        path = self._path(name)
         self._sightings.pop(name, None)
-        if path.is_dir() and not path.is_symlink():
-            aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.damaged")
-            logger.warning("%s is a folder in the place of a lease: renamed to %s", path, aside)
-            path.rename(aside)
-        else:
-            self._leases[name].force_break()
+        self.store.set_aside(self._object(name))
+        self._leases[name].force_break()

@@ -10,6 +10,7 @@ either: a local file is written under a temporary name and renamed.
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import socket
@@ -24,6 +25,7 @@ from typing import IO
 from ..checks import is_url
 from ..errors import SuperfilterError
 
+logger = logging.getLogger(__name__)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 REMOTE_LIFETIME = 3600.0  # seconds after which an untouched temporary file of another machine goes
@@ -137,9 +139,13 @@ class Store:
         with self.explain_full_disk(name), self.path(name).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def remove(self, name: str) -> None:
-        """Remove an object of a local folder, if it exists."""
-        self.path(name).unlink(missing_ok=True)
+    def set_aside(self, name: str) -> None:
+        """Rename a folder that lies in the place of an object of a local folder."""
+        path = self.path(name)
+        if path.is_dir() and not path.is_symlink():
+            aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.damaged")
+            logger.warning("%s is a folder in the place of a file: renamed to %s", path, aside)
+            path.rename(aside)
 
     @contextmanager
     def explain_full_disk(self, name: str) -> Iterator[None]:

@@ -144,7 +144,9 @@ def test_ray_data_scores_with_our_scorers_as_they_are(tmp_path, sample):
     pytest.importorskip("ray", reason="pip install hf-superfilter[ray]")
     (tmp_path / "pairs").mkdir()
     sample.to_parquet(tmp_path / "pairs/rows.parquet")
-    (tmp_path / "ray_data.py").write_text(RAY.format(block=blocks("py", ROOT / "docs/scaling.md")[0]))
+    (tmp_path / "ray_data.py").write_text(
+        RAY.format(block=blocks("py", ROOT / "docs/scaling.md")[0])
+    )
     done = run(["ray_data.py"], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     mine, theirs = (

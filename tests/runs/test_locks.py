@@ -150,7 +150,7 @@ def test_whatever_stands_in_the_place_of_a_lease_is_taken_over(tmp_path, monkeyp
     assert left == ["folder", "full folder"], (
         "set aside, not removed: somebody's files may lie there"
     )
-    assert caplog.text.count("is a folder in the place of a lease") == 2
+    assert caplog.text.count("is a folder in the place of a file") == 2
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_and_no_endless_wait(tmp_path):
