@@ -2,15 +2,17 @@
 PYTHON ?= python3
 # A virtual environment keeps its programs in another folder on Windows.
 ifeq ($(OS),Windows_NT)
-BIN := .venv/Scripts
+PROGRAMS := Scripts
 else
-BIN := .venv/bin
+PROGRAMS := bin
 endif
+BIN := .venv/$(PROGRAMS)
+LOWEST := .venv-lowest
 # The examples and tests run on what is in the package: nothing may ask the network.
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test test-lowest check docs bench clean
 
 demo: .venv/installed
 	$(BIN)/hf-superfilter demo
@@ -18,6 +20,10 @@ demo: .venv/installed
 # Two tests at once, each with one thread: torch's threads of several processes would wait for each other.
 test: .venv/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# The oldest release of every package that pyproject.toml names; uv picks them, pip cannot.
+test-lowest: $(LOWEST)/tested
+	OMP_NUM_THREADS=1 $(LOWEST)/$(PROGRAMS)/python -m pytest -n 2
 
 check: .venv/checked
 	$(BIN)/ruff check .
@@ -44,6 +50,14 @@ bench: .venv/tested
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
+# TORCH is for a machine that lacks the oldest torch: make test-lowest TORCH=torch==2.13.0+cpu
+$(LOWEST)/tested: pyproject.toml
+	test -x $(LOWEST)/$(PROGRAMS)/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/$(PROGRAMS)/python -m pip install --quiet --disable-pip-version-check uv
+	echo '$(TORCH)' > $(LOWEST)/overrides.txt
+	$(LOWEST)/$(PROGRAMS)/uv pip install --quiet --python $(LOWEST)/$(PROGRAMS)/python --resolution lowest-direct --overrides $(LOWEST)/overrides.txt -e '.[test]'
+	touch $@
+
 .venv/checked: .venv/tested
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
@@ -53,4 +67,4 @@ bench: .venv/tested
 	touch $@
 
 clean:
-	rm -rf .venv runs build dist site .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv $(LOWEST) runs build dist site .pytest_cache .ruff_cache .mypy_cache

@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import HealthCheck, settings
 from transformers import (
     AutoTokenizer,
     GPT2Config,
@@ -36,6 +37,11 @@ from transformers import (
 
 from hf_superfilter import embedded_model, embedded_sample, format_pairs, load_rows
 from hf_superfilter.cli import app as cli
+
+# On a busy machine an example, and the making of it, may take any time.
+NO_CHECKS = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
+settings.register_profile("no clock", deadline=None, suppress_health_check=NO_CHECKS)
+settings.load_profile("no clock")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
