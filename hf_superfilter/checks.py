@@ -1,4 +1,7 @@
-"""Checks of settings that several scorers and selectors share."""
+"""Check and normalise settings that several packages share.
+
+Each `check_` function raises a SuperfilterError that names the setting, the value and what to give.
+"""
 
 import math
 import os
@@ -9,71 +12,82 @@ from typing import Any
 
 import numpy as np
 
+from .errors import SuperfilterError
+
 
 def plain_numbers(settings: object, *names: str) -> None:
-    """Turn numpy scalars among the settings of a frozen dataclass into Python numbers, as repr and YAML need them."""
+    """Turn numpy scalars among settings into Python numbers.
+
+    The repr and the YAML of a frozen dataclass need them. A float goes by its text, so that float32
+    0.29 becomes 0.29 and not 0.28999999166.
+    """
     for name in names:
         value = getattr(settings, name)
-        if isinstance(
-            value, np.generic
-        ):  # by its text, so that float32 0.29 is 0.29 and not 0.28999999166
-            plain = float(str(value)) if isinstance(value, np.floating) else value.item()
-            object.__setattr__(settings, name, plain)
+        if isinstance(value, np.floating):
+            object.__setattr__(settings, name, float(str(value)))
+        elif isinstance(value, np.generic):
+            object.__setattr__(settings, name, value.item())
 
 
 def is_number(value: Any) -> bool:
-    """Whether a setting is a finite number; True and False are none."""
+    """Return whether a setting is a finite number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def is_count(value: Any, least: int = 1) -> bool:
-    """Whether a setting is a whole number, and large enough."""
+    """Return whether a setting is a whole number, and large enough."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def check_column(by: Any) -> None:
     """Refuse what cannot be the name of a column."""
     if not isinstance(by, str) or not by:
-        raise ValueError(f"by={by!r}: name the column to select by, such as 'ifd'")
+        raise SuperfilterError(f"by={by!r}: name the column to select by, such as 'ifd'")
 
 
 def check_seed(seed: Any) -> None:
     """Refuse a seed that is no whole number."""
     if not is_count(seed, least=0):
-        raise ValueError(f"seed={seed!r}: give a whole number, 0 or more")
+        raise SuperfilterError(f"seed={seed!r}: give a whole number, 0 or more")
 
 
 def check_switch(name: str, value: Any) -> None:
     """Refuse a switch that is neither True nor False."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r}: give True or False")
+        raise SuperfilterError(f"{name}={value!r}: give True or False")
 
 
 def check_name(name: str) -> None:
-    """Refuse a scorer's name that could not be a column prefix, a folder and a YAML value at once."""
+    """Refuse a scorer's name that is no column prefix, folder and YAML value."""
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
-        raise ValueError(f"name={name!r}: a scorer's name is made of letters, digits, '_' and '-'")
+        raise SuperfilterError(
+            f"name={name!r}: a scorer's name is made of letters, digits, '_' and '-'"
+        )
 
 
 def pair_of_columns(columns: Sequence[str]) -> tuple[str, str]:
-    """The names of the prompt and the response column, checked; YAML hands over a list."""
+    """Check the names of the prompt and response columns; YAML hands over a list."""
     listed = isinstance(columns, Sequence) and not isinstance(columns, str)
     if not listed or len(columns) != 2 or not all(isinstance(name, str) for name in columns):
-        raise ValueError(f"columns={columns!r}: name two columns, the prompt's and the response's")
+        raise SuperfilterError(
+            f"columns={columns!r}: name two columns, the prompt's and the response's"
+        )
     return columns[0], columns[1]
 
 
 def check_vector_column(column: Any) -> None:
     """Refuse what cannot be the name of a column of vectors."""
     if not isinstance(column, str) or not column:
-        raise ValueError(f"column={column!r}: name the column of vectors, such as 'embedding'")
+        raise SuperfilterError(
+            f"column={column!r}: name the column of vectors, such as 'embedding'"
+        )
 
 
-def is_url(folder: str | os.PathLike) -> bool:
-    """Whether a folder is an fsspec URL such as `s3://bucket/run`, not a local path."""
+def is_url(folder: "str | os.PathLike[str]") -> bool:
+    """Return whether a folder is an fsspec URL such as `s3://bucket/run`."""
     return "://" in str(folder)
 
 
-def folder_or_url(folder: str | os.PathLike) -> Path | str:
-    """A run folder as it is handed on: a path, or a URL as text, which a path would change."""
+def folder_or_url(folder: "str | os.PathLike[str]") -> Path | str:
+    """Return a local folder as a path, and a URL as text, which a path would change."""
     return str(folder) if is_url(folder) else Path(folder)
