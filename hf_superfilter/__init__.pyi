@@ -10,6 +10,7 @@ from .consistency.cascade import Cascade as Cascade
 from .consistency.cascade import cascade as cascade
 from .consistency.compare import Comparison as Comparison
 from .consistency.compare import compare_models as compare_models
+from .data.export import export as export
 from .data.formats import detect_format as detect_format
 from .data.pairs import format_pairs as format_pairs
 from .data.sources import load_rows as load_rows

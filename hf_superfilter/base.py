@@ -32,8 +32,8 @@ class CountedColumns(dict[str, Any]):
         self.counts = {words: int(rows) for words, rows in counts.items() if rows}
 
 
-# The column in which reading and formatting say why a row cannot be scored; null for all others.
-UNREADABLE = "unreadable"
+# The column in which reading and formatting say why a row is unreadable; null for all others.
+UNREADABLE = "unreadable_reason"
 
 
 @runtime_checkable

@@ -64,7 +64,7 @@ def undecodable_line(path: Path) -> str | None:
 
 
 def with_unreadable(rows: "Dataset", faults: Iterable[Fault]) -> "Dataset":
-    """Add the column `unreadable` with the reasons of some rows."""
+    """Add the column `unreadable_reason` with the reasons of some rows."""
     reasons: list[str | None] = [None] * len(rows)
     for fault in faults:
         reasons[fault.row] = f"{fault.place}, column {fault.column!r}: {fault.reason}"

@@ -4,7 +4,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,15 +34,13 @@ def read_json(path: Path, text_columns: Collection[str] = ()) -> "Dataset":
 
     Integers beyond 64 bits become decimals, and a column of mixed types is of the feature `Json`,
     in which each value keeps its own type. A cell that cannot be held (a lone surrogate; a number
-    among the texts of a column that a format reads) is null. If a format reads the column, the
-    column `unreadable` names line and reason, and scorers give the row that status; otherwise a
+    among the texts of a column that a format reads) is null. If a format reads the column, then
+    `unreadable_reason` names line and reason, and the row gets the status `unreadable`; else a
     warning names them.
 
     Raises:
         SuperfilterError: a line that is not JSON or not UTF-8, or an entry that is no object.
     """
-    from datasets import Dataset, Features
-
     columns: dict[str, list[Any]] = {}
     places: list[str] = []
     faults: list[Fault] = []
@@ -59,22 +57,44 @@ def read_json(path: Path, text_columns: Collection[str] = ()) -> "Dataset":
         for name, cells in columns.items():
             cells.append(row.value.get(name))
         places.append(row.place)
-    arrays, features = {}, {}
-    for name in list(columns):
-        cells = columns.pop(name)  # so that memory holds the Python objects of few columns
-        if is_text_column(name, text_columns):
-            faults += _remove_numbers(name, cells, places)
-            if not any(cell is not None for cell in cells):
-                features[name], arrays[name] = _text_column(cells)
-                continue
-        column = _column(name, cells, places, faults)
-        features[name], arrays[name] = column.features[name], column.data.column(name)
-    rows = Dataset.from_dict(arrays, features=Features(features))
+    texts = [name for name in columns if is_text_column(name, text_columns)]
+    for name in texts:
+        faults += _remove_numbers(name, columns[name], places)
+    rows = make_rows(columns, texts, places, faults)
     return _reported(rows, sorted(faults), text_columns)
 
 
+def make_rows(
+    columns: dict[str, list[Any]],
+    texts: Collection[str] = (),
+    places: Sequence[str] | None = None,
+    faults: list[Fault] | None = None,
+) -> "Dataset":
+    """Make a data set of Python values, each of which stays what it is.
+
+    Args:
+        columns: n values each; emptied, so that memory holds the values of few columns twice.
+        texts: the columns that hold text, also where no cell has any.
+        places: (n,) where each row stands in its file.
+        faults: what cannot be held, and is null, is added here.
+    """
+    from datasets import Dataset, Features
+
+    places = places or [f"row {row}" for row in range(len(next(iter(columns.values()), ())))]
+    faults = [] if faults is None else faults
+    arrays, features = {}, {}
+    for name in list(columns):
+        cells = columns.pop(name)
+        if name in texts and not any(cell is not None for cell in cells):
+            features[name], arrays[name] = _text_column(cells)
+            continue
+        column = _column(name, cells, places, faults)
+        features[name], arrays[name] = column.features[name], column.data.column(name)
+    return Dataset.from_dict(arrays, features=Features(features))
+
+
 def _reported(rows: "Dataset", faults: list[Fault], text_columns: Collection[str]) -> "Dataset":
-    """Name every fault, in the column `unreadable` or by a warning."""
+    """Name every fault, in the column `unreadable_reason` or by a warning."""
     unread = [fault for fault in faults if not is_text_column(fault.column, text_columns)]
     if unread:
         first = unread[0]
@@ -182,7 +202,7 @@ def _text_column(cells: list[Any]) -> tuple[Any, Any]:
     return Value("string"), pa.array(cells, pa.string())
 
 
-def _column(name: str, cells: list[Any], places: list[str], faults: list[Fault]) -> "Dataset":
+def _column(name: str, cells: list[Any], places: Sequence[str], faults: list[Fault]) -> "Dataset":
     """Make a column of a type that keeps every value."""
     import pyarrow as pa
     from datasets import Dataset, Features, Json

@@ -14,7 +14,7 @@ from .files import TEXT_COLUMNS
 from .formats import choose_columns
 from .json_rows import make_rows
 from .messages import Message, message_text
-from .pairs import PairFormatter
+from .pairs import PairFormatter, reader_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -90,7 +90,7 @@ def preference_layout(row: Conversation) -> dict[str, Any]:
     if len(row.rejected) != 1:
         raise SuperfilterError("two answers to compare, and the row has no rejected one")
     context, answer = _context_and_answer(row)
-    if not answer.text and not answer.calls or not message_text(row.rejected[0]):
+    if not message_text(answer) or not message_text(row.rejected[0]):
         raise SuperfilterError("two answers to compare, and one of them is empty")
     if row.is_chat:
         sides = {"chosen": [_chat_message(answer)], "rejected": [_chat_message(row.rejected[0])]}
@@ -143,7 +143,7 @@ def arrange(
             f"the layout {layout!r} needs a prompt and an answer, and these rows are plain text: "
             "take the layout 'source'"
         )
-    reader = PairFormatter.for_reading(rows, format, fields)
+    reader = reader_of(rows, format, fields)
     others = [name for name in rows.column_names if name not in fields.values()]
     extra = [name for name in others if name not in RESERVED]
     if extra != others:
@@ -164,7 +164,9 @@ def _written(
 ) -> dict[str, Any]:
     """Write one row in a layout, or say which row cannot be and why."""
     try:
-        conversation = Conversation(*reader.read_conversation(row), reader.is_chat)
+        messages, rejected, tools = reader.read_conversation(row)
+        schemas = tools.text if tools else None
+        conversation = Conversation(messages, list(rejected), schemas, reader.is_chat)
         media = sum(message.media for message in conversation.messages)
         if media:
             raise SuperfilterError(f"text, and the row holds {media} pictures, sounds or files")

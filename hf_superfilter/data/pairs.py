@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..base import UNREADABLE
 from ..errors import SuperfilterError, WrongTypeError, did_you_mean
+from ..media import read_row
 from .formats import FORMATS, REQUIRED, SOURCE_PREFIX, choose_columns
 from .messages import (
     Message,
@@ -51,21 +53,33 @@ class PairFormatter:
     reasoning: str
     into: tuple[str, ...]
     is_stream: bool = False
-    version: int = 2  # raise it when the text changes: the cache sees the fields, not the code
+    version: int = 3  # raise it when the text changes: the cache sees the fields, not the code
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Format n rows; every new column has n values."""
         # A column that is read from the original would be decoded and written again.
         batch = copy.copy(batch)
         cells = {field: batch[column] for field, column in self.columns.items() if column in batch}
-        output: dict[str, list[Any]] = {name: [] for name in (*self.into, MEDIA_COLUMN)}
-        for row in zip(*cells.values(), strict=True):
-            values = self.format_row(dict(zip(cells, row, strict=True)))
-            for name, value in zip(output, values, strict=True):
+        names = (*self.into, MEDIA_COLUMN, UNREADABLE)
+        output: dict[str, list[Any]] = {name: [] for name in names}
+        rows = list(zip(*cells.values(), strict=True))
+        reasons = batch[UNREADABLE] if UNREADABLE in batch else [None] * len(rows)
+        for row, reason in zip(rows, reasons, strict=True):
+            values = self._format_or_explain(dict(zip(cells, row, strict=True)), reason)
+            for name, value in zip(names, values, strict=True):
                 output[name].append(value)
         if self.is_stream and any(output[MEDIA_COLUMN]):
             _log_media_once(self.format)
         return output
+
+    def _format_or_explain(self, cells: Mapping[str, Any], reason: str | None) -> tuple[Any, ...]:
+        """Format a row, or leave it empty and say why it cannot be read."""
+        if reason is None:
+            try:
+                return (*self.format_row(cells), None)
+            except SuperfilterError as error:
+                reason = str(error)
+        return (*(None for _ in self.into), 0, reason)
 
     def format_row(self, cells: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return what one row holds in each new column.
@@ -73,12 +87,7 @@ class PairFormatter:
         Raises:
             SuperfilterError: a cell that cannot be read, or that the template refuses.
         """
-        row = {field: self._read(field, cells.get(field)) for field in self.columns}
-        system, tools, label = (row.pop(field, None) for field in ("system", "tools", "label"))
-        messages, rejected = FORMATS[self.format](**row)
-        messages = _with_system(messages, system)
-        if "label" in self.columns:
-            messages, rejected = _by_label(messages, label, self.columns["label"])
+        messages, rejected, tools = self.read_conversation(cells)
         media = sum(message.media for message in (*messages, *rejected))
 
         context = [self._as_context(message) for message in messages]
@@ -92,6 +101,22 @@ class PairFormatter:
         if self.is_chat:
             return (*sides, media)
         return (*(texts[0] for texts in sides), media)
+
+    def read_conversation(
+        self, cells: Mapping[str, Any]
+    ) -> tuple[list[Message], Sequence[Message], Tools | None]:
+        """Return the messages of a row, the rejected answer, and the tools.
+
+        Raises:
+            SuperfilterError: a cell that cannot be read.
+        """
+        row = {field: self._read(field, cells.get(field)) for field in self.columns}
+        system, tools, label = (row.pop(field, None) for field in ("system", "tools", "label"))
+        messages, rejected = FORMATS[self.format](**row)
+        messages = _with_system(messages, system)
+        if "label" in self.columns:
+            messages, rejected = _by_label(messages, label, self.columns["label"])
+        return messages, rejected, tools
 
     def _read(self, field: str, cell: Any) -> Any:
         column = self.columns[field]
@@ -222,6 +247,10 @@ def format_pairs(
             messages is read only when named here.
         into: the new columns. One that exists is overwritten, unless it is read.
 
+    A row that cannot be read has null in the new columns, and the reason in `unreadable_reason`,
+    which is only there if some row has one, and in streams: scorers give it the status
+    `unreadable`.
+
     Returns:
         The data set with two more columns (n,) of text; for chats of lists of text, one entry per
         response: all messages before it, and its text (reasoning, answer, tool calls in compact
@@ -229,9 +258,10 @@ def format_pairs(
         `response_rejected`. None, and nothing before, are "".
 
     Raises:
-        SuperfilterError: a format, template, column, role, key or part type that is not known, or
-            messages that a chat template refuses.
-        WrongTypeError: a cell that holds neither text nor messages: a number is not made text.
+        SuperfilterError: a format, template or column that is not known; or no row can be read: a
+            role, key or part type that is not known, messages that a chat template refuses.
+        WrongTypeError: the same for cells that hold neither text nor messages: a number is not
+            made text.
 
     Example:
         >>> from datasets import Dataset
@@ -308,6 +338,7 @@ def _map(dataset: Any, formatter: PairFormatter) -> Any:
         return Dataset.from_dict({name: [] for name in features}, features, split=dataset.split)
     if features is not None:
         features[MEDIA_COLUMN] = Value("int64")
+        features[UNREADABLE] = Value("string")
     # In small batches, because each prompt of a chat repeats all that stands before it.
     table = dataset.map(formatter, batched=True, batch_size=100, features=features)
     if isinstance(dataset, Dataset):
@@ -316,7 +347,34 @@ def _map(dataset: Any, formatter: PairFormatter) -> Any:
             logger.warning(
                 "%d pictures, sounds and files in the rows are left out of the text", media
             )
+        table = _report_unreadable(table, formatter)
     return table.remove_columns(MEDIA_COLUMN)
+
+
+def _report_unreadable(table: Dataset, formatter: PairFormatter) -> Dataset:
+    """Keep the column of reasons only where there are some, and log the first."""
+    reasons = table[UNREADABLE][:]
+    rows = [number for number, reason in enumerate(reasons) if reason is not None]
+    if not rows:
+        return table.remove_columns(UNREADABLE)
+    first = reasons[rows[0]]
+    if len(rows) == len(table):  # nothing is right: the columns, the format or the template
+        columns = formatter.columns.values()
+        cells = read_row(table.select_columns([*columns]), 0)
+        formatter.format_row({field: cells[name] for field, name in formatter.columns.items()})
+        raise SuperfilterError(f"no row can be read: row 0: {first}")
+    logger.warning(
+        "%d of %d rows cannot be read: row %d is the first: %s",
+        len(rows), len(table), rows[0], first,
+    )  # fmt: skip
+    return table
+
+
+def reader_of(dataset: Dataset, format: str, columns: Mapping[str, str]) -> PairFormatter:
+    """Return a formatter that reads the conversations of a data set."""
+    kinds = {field: dataset.features[column] for field, column in columns.items()}
+    is_chat = _is_chat(format, columns, dataset.features)
+    return PairFormatter(format, columns, kinds, is_chat, plain, "keep", OUTPUT)
 
 
 @dataclass(frozen=True)

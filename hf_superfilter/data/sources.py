@@ -31,7 +31,8 @@ def load_rows(
 
     Text stays as it stands in a file: `007` and `nan` in a CSV column that a format reads are text.
     What no column can hold (a lone surrogate, say) is null, and named with its line: in the column
-    `unreadable` where a format reads the cell, so that no scorer scores the row, else by a warning.
+    `unreadable_reason` where a format reads the cell, so that no scorer scores the row, else by a
+    warning.
 
     Args:
         source: a file (json, jsonl or csv, also gz, zst or xz; parquet), a local folder (a saved

@@ -446,7 +446,7 @@ def test_what_cannot_be_held_where_a_format_reads_makes_the_row_unreadable(tmp_p
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     loaded = load_rows(tmp_path / "x.jsonl")
     assert loaded["output"][:] == ["x", None, "x", None, "x", "x"]
-    reasons = loaded["unreadable"][:]
+    reasons = loaded["unreadable_reason"][:]
     assert [number for number, reason in enumerate(reasons) if reason] == [1, 3, 4]
     assert reasons[1].startswith("line 2, column 'output': a lone surrogate, '\\ud83d', at")
     assert reasons[3] == "line 4, column 'output': holds int 8, not text"
