@@ -4,7 +4,6 @@ A run folder is text here: a local path or an fsspec URL.
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NotFoundError, SuperfilterError
@@ -15,12 +14,6 @@ if TYPE_CHECKING:
 
     from ..reports.summary import Summary
     from ..selection.funnel import Selection
-
-WRITERS: dict[str, Any] = {
-    ".parquet": lambda rows, path: rows.to_parquet(path),
-    ".jsonl": lambda rows, path: rows.to_json(path, force_ascii=False),
-    ".csv": lambda rows, path: rows.to_csv(path),
-}
 
 
 def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) -> bool:
@@ -89,17 +82,16 @@ def _read_parquet(data: bytes) -> "Dataset":
 
 def selection_in(run: str) -> "Selection":
     """Select again as a run folder records."""
-    from ..recipes.recipe import recorded_recipe
-    from ..runs.manifest import read_manifest
+    from ..recipes.recipe import recorded_recipe, recorded_source_columns
     from ..selection.funnel import select as select_rows
 
-    read_manifest(run)  # says so where the folder is no run
+    columns = recorded_source_columns(run)  # says so where the folder is no run
     table, recipe = scored_rows(run), recorded_recipe(run)
     if recipe is None or not recipe.select:
         raise SuperfilterError(
             f"nothing was selected in {run!r} yet: call hf-superfilter select {run} --k 0.10"
         )
-    return select_rows(table, recipe.select, run=run)
+    return select_rows(table, recipe.select, run=run, source_columns=columns)
 
 
 def record_selectors(run: str, selectors: list[Any]) -> None:
@@ -162,19 +154,3 @@ def fail_if_all_undefined(folder: str) -> None:
         if "undefined" in scorer and scorer["undefined"] == scorer["rows"]:
             status = scorer.get("status", "no reason recorded")
             raise SuperfilterError(f"every row of {name!r} is undefined ({status})")
-
-
-def check_suffix(target: Path) -> None:
-    """Refuse a file of a kind that cannot be written."""
-    if target.suffix not in WRITERS:
-        raise SuperfilterError(
-            f"cannot write {str(target)!r}: give a file ending in {', '.join(WRITERS)}"
-        )
-
-
-def write_rows(rows: "Dataset", target: Path) -> None:
-    """Write rows to a file of the kind that its name says."""
-    from ..runs.store import atomic_write
-
-    with atomic_write(target) as unfinished:
-        WRITERS[target.suffix](rows, str(unfinished))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..checks import is_url
-from ._run_folders import check_suffix, run_recipe, selection_in, write_rows
+from ._run_folders import run_recipe, selection_in
 from ._terminal import show
 
 
@@ -81,11 +81,12 @@ def load(
     ] = False,
 ) -> None:
     """Load a published subset by name into a file."""
+    from ..data.export import check_suffix, export
     from ..hub.subsets import load_subset
 
     check_suffix(to)
     rows = load_subset(repo, name, split=split, revision=revision, make=make)
-    write_rows(rows, to)
+    export(rows, to)
     show(f"{len(rows):,} rows: {to}")
 
 

@@ -8,7 +8,6 @@ import typer
 
 from ..errors import SuperfilterError
 from ._run_folders import (
-    check_suffix,
     fail_if_all_undefined,
     in_folder,
     record_selectors,
@@ -19,7 +18,6 @@ from ._run_folders import (
     selection_in,
     show_manifest,
     show_summary,
-    write_rows,
 )
 from ._terminal import show
 
@@ -186,14 +184,26 @@ def select(
     ] = False,
     split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
     to: Annotated[
-        Path | None, typer.Option(help="The file to write: .parquet, .jsonl or .csv.")
+        Path | None,
+        typer.Option(help="The file to write: .jsonl, .parquet or .csv; or an Arrow folder."),
     ] = None,
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            help="The layout of --to: source, messages, prompt-completion, sharegpt, alpaca or "
+            "preference.",
+        ),
+    ] = "source",
 ) -> None:
     """Keep the best rows of a scored data set, in selected.parquet.
 
     Of a run folder, the file and a report are written there, unless --to names another file.
     """
+    from ..data.export import check_suffix, export
+    from ..data.layouts import check_layout
     from ..data.sources import load_rows
+    from ..recipes.recipe import recorded_recipe, recorded_source_columns
     from ..reports.summary import Summary
     from ..reports.text import summary_text
     from ..runs.store import Store
@@ -204,15 +214,21 @@ def select(
     run = data if Store(data).has("run.json") else None
     target = to or Path("selected.parquet")
     check_suffix(target)
+    check_layout(layout)
+    if layout != "source" and to is None:
+        raise SuperfilterError(f"--as {layout} needs a file to write: give --to FILE.jsonl")
     selectors = _build_selectors(by, k, below=below, above=above, smallest=smallest)
     table = scored_rows(run) if run else load_rows(data, split=split)
     below_one = below is None and above is None and not smallest and has_low_ifd(table, by)
     if below_one:
         selectors.insert(0, Threshold(by, below=IFD_LIMIT))
-    selection = select_rows(table, selectors, run=run)
+    columns = recorded_source_columns(run) if run else None
+    selection = select_rows(table, selectors, run=run, source_columns=columns)
     summary = Summary(selection)
     if not run or to:
-        write_rows(selection.subset, target)
+        recipe = recorded_recipe(run)
+        as_read = {"format": recipe.format, "columns": recipe.columns} if recipe else {}
+        export(selection, target, layout, **as_read)
         show(summary_text(summary))
         show(f"selected rows: {target}")
         _say_default(by, below_one)

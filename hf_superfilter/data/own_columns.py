@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ..base import UNREADABLE
 from ..errors import SuperfilterError
 from ..media import read_batch
+from .files import TEXT_COLUMNS
 from .formats import SOURCE_PREFIX, detect_format
 
 if TYPE_CHECKING:
@@ -46,10 +47,16 @@ def added_columns(table: "Dataset", source_columns: Sequence[str] | None = None)
     if not set(PAIR) <= set(names):
         return renamed + reasons
     others = [name for name in names if name not in ADDED and name != UNREADABLE]
-    own = _pair_of_source(others)
+    own = _pair_of_source(others) | _before_others(names, others)
     if own == set(PAIR) and ("response_rejected" in present or _is_copied(table, others)):
         own = set()
     return [name for name in present if name in renamed or name not in own] + reasons
+
+
+def _before_others(names: list[str], others: list[str]) -> set[str]:
+    """Name those that stand before a column of the source: what is added stands behind them all."""
+    last = max((names.index(name) for name in others if name in TEXT_COLUMNS), default=-1)
+    return {name for name in ADDED if name in names and names.index(name) < last}
 
 
 def _pair_of_source(others: list[str]) -> set[str]:
@@ -65,7 +72,7 @@ def _pair_of_source(others: list[str]) -> set[str]:
 
 
 def _is_copied(table: "Dataset", others: Collection[str]) -> bool:
-    """Check whether every response is also a text in another column of its row.
+    """Check whether other columns hold every response, and something of every prompt.
 
     So it is where `format_pairs(..., columns=)` named columns that no format knows.
     """
@@ -73,15 +80,16 @@ def _is_copied(table: "Dataset", others: Collection[str]) -> bool:
         return False
     head = read_batch(table, 0, min(ROWS_COMPARED, len(table)))
     compared = 0
-    for number, response in enumerate(head["response"]):
-        if not response:
-            continue
-        texts: set[str] = set()
-        for name in others:
-            texts |= set(_texts(head[name][number]))
-        if not set(_texts(response)) <= texts:
-            return False
-        compared += 1
+    for number, (prompt, response) in enumerate(zip(*(head[name] for name in PAIR), strict=True)):
+        texts = _texts([head[name][number] for name in others])
+        for answer in filter(None, _texts(response)):
+            if answer not in texts:
+                return False
+            texts.remove(answer)
+            compared += 1
+        for text in filter(None, _texts(prompt)):
+            if not any(part and part in text for part in texts):
+                return False
     return compared > 0
 
 

@@ -7,7 +7,6 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.formats import detect_format
 from ..data.sources import SAMPLE
 from ..errors import HubError, HubNotFoundError, HubOfflineError, SuperfilterError
 from ..hub_client import retry_request, translate_errors
@@ -78,35 +77,6 @@ def _as_python(entry: Any) -> str:
         return str(entry)
     name, arguments = next(iter(entry.items()))
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
-
-
-def own_columns(selection: "Selection", source: dict[str, Any] | None) -> list[str]:
-    """List the table's columns without the `prompt` and `response` that were added for scoring.
-
-    Which were added is on record for a recipe's run. Else they count as added where the other
-    columns are those of a format that adds them.
-    """
-    columns = selection.table.column_names
-    added = {"prompt", "response"} & set(columns)
-    if source and source.get("columns") is not None:
-        added -= set(source["columns"])
-    elif added == {"prompt", "response"}:
-        added -= _columns_of_a_format([name for name in columns if name not in added])
-    else:
-        added = set()
-    return [name for name in columns if name not in added]
-
-
-def _columns_of_a_format(others: list[str]) -> set[str]:
-    """Return which of prompt and response the rows had before formatting."""
-    choices: tuple[set[str], ...] = (set(), {"response"}, {"prompt"})
-    for own in choices:
-        try:
-            if detect_format([*others, *own]) != "text":
-                return own
-        except ValueError:
-            continue
-    return {"prompt", "response"}
 
 
 def source_metadata(source: dict[str, Any] | None) -> dict[str, Any]:

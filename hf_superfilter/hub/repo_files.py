@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checks import is_count
+from ..data.own_columns import restore_source
 from ..data.sources import SAMPLE
 from ..errors import SuperfilterError
 from ..recipes.recipe import FILE as RECIPE
@@ -25,7 +26,7 @@ from ..runs.store import atomic_write
 from .card import as_list, merge_card, plain
 from .front_matter import CARD, decode_card
 from .layout import ABOUT, ROWS, about_folder, digest_files, is_version, rows_folder
-from .provenance import own_columns, provenance_of, source_metadata
+from .provenance import provenance_of, source_metadata
 from .resolution import Files, check_no_script, check_repository, resolve
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ def write_split(
     provenance = provenance_of(summary)
     rows = summary.table.select(selection.rows)
     if not pairs:
-        rows = rows.select_columns(own_columns(selection, provenance["source"]))
+        rows = restore_source(rows, (provenance["source"] or {}).get("columns"))
     unversioned = home / "unversioned"
     unversioned.mkdir()
     num_bytes = _write_shards(rows, unversioned, max_shard_bytes)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base import scorer_name
+from ..base import UNREADABLE, scorer_name
 from ..data.pairs import format_pairs
 from ..data.sources import load_rows, revision_of_rows
 from ..errors import NotFoundError, SuperfilterError, did_you_mean
 from ..revisions import is_commit
 from ..runs.distributed import this_process
-from ..runs.manifest import record_source
+from ..runs.manifest import read_manifest, record_source
 from ..runs.runner import score
 from ..runs.store import Store
 from ..selection.funnel import Selection, select
@@ -178,7 +178,7 @@ class Recipe:
             "revision": revision,
             "config": self.config,
             "split": self.split,
-            "columns": rows.column_names,
+            "columns": [name for name in rows.column_names if name != UNREADABLE],
         }
         record_source(store, source)
         with store.file(SCORED) as unfinished:
@@ -236,10 +236,18 @@ class Recipe:
         table = self.score_rows(folder, expect_processes=expect_processes)
         if table is None:
             return None
-        selection = select(table, self.select, run=folder)
+        columns = recorded_source_columns(folder)
+        selection = select(table, self.select, run=folder, source_columns=columns)
         with Store(folder).file("selected.parquet") as unfinished:
             selection.subset.to_parquet(str(unfinished))
         return selection
+
+
+def recorded_source_columns(run: str | Path) -> list[str] | None:
+    """Read the names of the source's own columns; None where they are not recorded."""
+    source = read_manifest(run).get("source") or {}
+    columns: list[str] | None = source.get("columns")
+    return columns
 
 
 def recorded_recipe(run: str | Path | None) -> Recipe | None:

@@ -3,7 +3,7 @@
 import html
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from ..base import Kept, Settings
 from ..checks import folder_or_url
 from ..data.columns import holds_numbers, numbers_of
+from ..data.own_columns import restore_source
 from ..data.texts import text_lengths
 from ..errors import SuperfilterError, WrongTypeError
 from ._ifd import IFD_LIMIT, is_ifd
@@ -70,6 +71,7 @@ class Selection:
         steps: the funnel, one step per selector.
         dropped_by: (n,) int16 number of the step that dropped the row, -1 for kept. Why a score is
             undefined stands in the table's `*_status` column.
+        source_columns: the source's own columns, None where they are not recorded.
         run: the run folder that the scores come from, a path or the text of a URL; None without
             one.
 
@@ -89,11 +91,16 @@ class Selection:
     steps: tuple[Step, ...]
     dropped_by: np.ndarray
     run: Path | str | None = None
+    source_columns: Sequence[str] | None = None
 
     @cached_property
     def subset(self) -> "Dataset":
-        """Take the kept rows with all their columns."""
-        return self.table.select(self.rows)
+        """Kept rows, best first: the source's own columns and all scores.
+
+        Not the columns that `format_pairs` added, over which trainers would stumble; `table` has
+        them.
+        """
+        return restore_source(self.table, self.source_columns).select(self.rows)
 
     @property
     def by(self) -> str | None:
@@ -217,6 +224,7 @@ def select(
     selectors: "Selector | Callable[..., Any] | Iterable[Selector | Callable[..., Any]]",
     *,
     run: str | Path | None = None,
+    source_columns: Sequence[str] | None = None,
 ) -> Selection:
     """Apply selectors in order to the rows in play.
 
@@ -225,6 +233,8 @@ def select(
             behind it.
         selectors: one or more, `(table, pool) -> rows`; plain functions are welcome.
         run: the run folder of the scores, so that reports and cards can tell their history.
+        source_columns: the source's own columns. Without them `prompt` and `response` count as
+            added by `format_pairs` where the other columns are those of a format.
 
     Returns:
         The selection. A budget that the rows do not fill is a warning; kept rows of an IFD of 1 or
@@ -255,7 +265,7 @@ def select(
         steps.append(_step(selector, len(pool), kept))
         pool = kept.rows
     place = None if run is None else folder_or_url(run)
-    selection = Selection(table, pool, tuple(steps), dropped_by, place)
+    selection = Selection(table, pool, tuple(steps), dropped_by, place, source_columns)
     _log_high_ifd(selection)
     return selection
 

@@ -21,7 +21,7 @@ from hf_superfilter import (
     select,
     write_repo,
 )
-from hf_superfilter.hub.provenance import own_columns, pin_recipe, provenance_of, source_metadata
+from hf_superfilter.hub.provenance import pin_recipe, provenance_of, source_metadata
 from hf_superfilter.recipes.recipe import recipe_of
 from hf_superfilter.reports.summary import Summary
 
@@ -155,11 +155,7 @@ def test_prompt_and_response_are_own_columns_only_where_the_source_has_them(tmp_
     else:
         table = score(format_pairs(load_rows(source)), [Length()], tmp_path / "run")
         selection = select(table, TopK("length", 1), run=tmp_path / "run")
-        if (
-            format == "text"
-        ):  # pairs that have a text too look the same: without a record nothing is left out
-            own = ["text", "prompt", "response"]
-    assert own_columns(selection, provenance_of(Summary(selection))["source"]) == [*own, "length"]
+    assert selection.subset.column_names == [*own, "length"]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +163,7 @@ def test_prompt_and_response_are_own_columns_only_where_the_source_has_them(tmp_
 )
 def test_a_table_without_a_run_keeps_what_cannot_be_known_to_be_made(columns):
     selection = select(Dataset.from_dict({name: ["a"] for name in columns}), everything_passes)
-    assert own_columns(selection, None) == columns
+    assert selection.subset.column_names == columns
 
 
 def test_made_columns_are_written_when_they_are_asked_for(source, tmp_path):

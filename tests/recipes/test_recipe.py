@@ -375,5 +375,5 @@ def test_every_way_of_reading_rows_in_a_recipe_reaches_the_scorer(tmp_path):
             columns={"instruction": "q", "response": "a"}, select=[{"RandomSample": {"k": 1}}],
         )
     )  # fmt: skip
-    row = recipe.run(tmp_path / "run").subset[0]
+    row = recipe.run(tmp_path / "run").table[0]
     assert (row["prompt"], row["response"], row["length"]) == ("Q: Hi A:", "Hello", 5)
