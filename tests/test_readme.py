@@ -22,6 +22,7 @@ def with_blocks(language: str) -> list[Path]:
     return [page for page in PAGES if blocks(language, page)]
 
 
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated")  # TRL's own default
 @pytest.mark.parametrize("page", with_blocks("python"), ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs_in_order(page, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
