@@ -227,8 +227,10 @@ def select(
     summary = Summary(selection)
     if not run or to:
         recipe = recorded_recipe(run)
-        as_read = {"format": recipe.format, "columns": recipe.columns} if recipe else {}
-        export(selection, target, layout, **as_read)
+        if recipe:
+            export(selection, target, layout, format=recipe.format, columns=recipe.columns)
+        else:
+            export(selection, target, layout)
         show(summary_text(summary))
         show(f"selected rows: {target}")
         _say_default(by, below_one)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import Batch
+from ..base import UNREADABLE, Batch
 from ..errors import SuperfilterError, WrongTypeError
 
+UNREADABLE_STATUS = "unreadable"
 UNDEFINED = ("empty_response", "no_prompt", "too_short", "prompt_too_long", "not_finite")
 
 
@@ -20,12 +21,14 @@ class Turns:
         responses: (turns,) texts.
         rows: (turns,) int64, the row of the batch that each turn belongs to.
         count: rows of the batch; a row may have no turn.
+        unreadable: rows of the batch that could not be read; they have no turn.
     """
 
     prompts: list[str]
     responses: list[str]
     rows: np.ndarray
     count: int
+    unreadable: frozenset[int] = frozenset()
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """Sum (turns,) values by row to (count,) float64; 0 for a row without turns."""
@@ -35,8 +38,9 @@ class Turns:
         """Join the statuses of turns to one a row.
 
         A row without a used turn takes the reason of its first turn, and `empty_response` where it
-        has no turn. A row that uses some is `truncated` where a turn was cut or did not fit, else
-        `ok`. It is `not_finite` where turns were used and its number is not finite.
+        has no turn; one that could not be read is `unreadable`. A row that uses some is `truncated`
+        where a turn was cut or did not fit, else `ok`. It is `not_finite` where turns were used and
+        its number is not finite.
 
         Args:
             by_turn: (turns,) statuses.
@@ -53,7 +57,9 @@ class Turns:
         is_cut[self.rows[np.isin(by_turn, ("truncated", "prompt_too_long"))]] = True
         statuses = []
         for row in range(self.count):
-            if is_used[row] and finite[row]:
+            if row in self.unreadable:
+                statuses.append(UNREADABLE_STATUS)
+            elif is_used[row] and finite[row]:
                 statuses.append("truncated" if is_cut[row] else "ok")
             elif is_used[row]:
                 statuses.append("not_finite")
@@ -68,15 +74,18 @@ class Turns:
 def flatten_turns(batch: Batch, columns: tuple[str, str]) -> Turns:
     """List the turns of a batch.
 
-    None counts as empty text: the row gets the status `empty_response`, its neighbours are scored.
+    A response of nothing but white space, or None, is empty: the row gets the status
+    `empty_response`. A row whose cells are no texts, or that has a reason in `unreadable_reason`,
+    has no turns and is `unreadable`. Its neighbours are scored.
 
     Args:
         batch: n rows; both columns hold texts, or, for chats, lists of texts of equal length.
         columns: of the prompts and of the responses.
 
     Raises:
-        SuperfilterError: a column is missing, or a chat's lists have unequal lengths.
-        WrongTypeError: a cell is neither text nor a list of texts.
+        SuperfilterError: a column is missing, or no row can be read: a chat's lists have unequal
+            lengths.
+        WrongTypeError: the same where cells are neither text nor lists of texts.
     """
     for name in columns:
         if name not in batch:
@@ -84,21 +93,43 @@ def flatten_turns(batch: Batch, columns: tuple[str, str]) -> Turns:
                 f"no column {name!r}: the rows have {sorted(batch)}; make it with format_pairs, "
                 "or name the two columns to read with columns=(prompt, response)"
             )
+    count = len(batch[columns[0]])
+    reasons = batch[UNREADABLE] if UNREADABLE in batch else [None] * count
     prompts: list[str] = []
     responses: list[str] = []
     rows: list[int] = []
+    unreadable = {row for row, reason in enumerate(reasons) if reason is not None}
+    errors: list[SuperfilterError] = []
     for row, cells in enumerate(zip(batch[columns[0]], batch[columns[1]], strict=True)):
-        of_row = [_texts(cell, name, row) for cell, name in zip(cells, columns, strict=True)]
-        if len(of_row[0]) != len(of_row[1]):
-            raise SuperfilterError(
-                f"row {row} of the batch has {len(of_row[0])} prompts in {columns[0]!r} "
-                f"and {len(of_row[1])} responses in {columns[1]!r}: "
-                "a chat needs one prompt for each response"
-            )
+        if row in unreadable:
+            continue
+        try:
+            of_row = _turns_of_row(cells, columns, row)
+        except SuperfilterError as error:
+            unreadable.add(row)
+            errors.append(error)
+            continue
         prompts += of_row[0]
-        responses += of_row[1]
+        responses += [text if text.strip() else "" for text in of_row[1]]
         rows += [row] * len(of_row[0])
-    return Turns(prompts, responses, np.array(rows, dtype=np.int64), len(batch[columns[0]]))
+    if errors and len(errors) == count:  # no row's fault, but that of the columns
+        raise errors[0]
+    return Turns(prompts, responses, np.array(rows, dtype=np.int64), count, frozenset(unreadable))
+
+
+def _turns_of_row(
+    cells: tuple[object, object], columns: tuple[str, str], row: int
+) -> tuple[list[str], list[str]]:
+    """Read the prompts and the responses of one row."""
+    prompts = _texts(cells[0], columns[0], row)
+    responses = _texts(cells[1], columns[1], row)
+    if len(prompts) != len(responses):
+        raise SuperfilterError(
+            f"row {row} of the batch has {len(prompts)} prompts in {columns[0]!r} "
+            f"and {len(responses)} responses in {columns[1]!r}: "
+            "a chat needs one prompt for each response"
+        )
+    return prompts, responses
 
 
 def _texts(cell: object, column: str, row: int) -> list[str]:

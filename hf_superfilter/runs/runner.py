@@ -34,6 +34,7 @@ from ..base import (
 )
 from ..checks import check_name
 from ..errors import SuperfilterError
+from ..media import read_batch
 from .chunks import Chunks, layout_of
 from .distributed import Process, this_process
 from .manifest import (
@@ -49,6 +50,7 @@ from .prepare import prepare_scorer
 from .scheduler import run_chunks
 from .store import Store, sweep_unfinished
 from .stream import join_columns, spool_stream
+from .unreadable import RECORDED, check_count, check_reasons, check_share, unreadable_entries
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -64,6 +66,7 @@ def score(
     *,
     chunk_size: int = 2_048,
     expect_processes: int | None = None,
+    max_unreadable: float = 0.01,
 ) -> "Dataset | None":
     """Add every scorer's columns to the rows, and keep finished chunks in a folder.
 
@@ -84,6 +87,8 @@ def score(
             there each process of a launch takes a fixed share, and then whatever is missing.
         chunk_size: rows of a chunk at most; 500 kB of text end one earlier. What a kill can cost.
         expect_processes: refuse to run if the launcher started another number.
+        max_unreadable: stop if more than this share of the rows cannot be read or formatted. Up to
+            it they get the status `unreadable`, and `run.log.jsonl` their numbers and reasons.
 
     Returns:
         The rows in their order with all score columns; None on all processes of a launch but the
@@ -91,7 +96,8 @@ def score(
 
     Raises:
         SuperfilterError: no rows, two scorers of one name, a folder that holds a run of other rows
-            or settings, a column that exists already, or a wrong number of values or processes.
+            or settings, a column that exists already, too many unreadable rows, or a wrong number
+            of values or processes.
         OSError: the folder cannot be written.
 
     Example:
@@ -106,8 +112,10 @@ def score(
     names = [scorer_name(scorer) for scorer in adapted]
     process = this_process(expect_processes)
     _check_arguments(names, chunk_size)
+    check_share(max_unreadable)
     store = Store(folder)
     table, parts = _open_rows(rows, store, chunk_size)
+    check_reasons(table, max_unreadable)
     run = open_manifest(store, len(table), chunk_size)["run"]
     if store.exclusive:
         sweep_unfinished(store.folder)
@@ -121,11 +129,12 @@ def score(
         if process.is_main:
             _check_scorer(scorer, name, store, table, process)
         may_exit = name == names[-1] and not process.is_main  # it returns no table
-        score_chunk = _chunk_scorer(scorer, name, table, chunks, process)
+        score_chunk = _chunk_scorer(scorer, name, table, chunks, process, max_unreadable)
         run_chunks(chunks, sizes, score_chunk, process, may_exit=may_exit)
         if may_exit:
             return None
         if process.is_main:
+            check_count(_unreadable_rows(chunks), len(table), max_unreadable)
             summary = _summarise(chunks, name, scorer)
             check_fingerprint(store, name, fingerprint)  # where two could take it: a plain URL
             record_scorer(store, name, {**fingerprint, "run": run, **summary})
@@ -206,15 +215,22 @@ def _identity(run: str, fingerprint: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _chunk_scorer(
-    scorer: Any, name: str, table: "Dataset", chunks: Chunks, process: Process
+    scorer: Any,
+    name: str,
+    table: "Dataset",
+    chunks: Chunks,
+    process: Process,
+    max_unreadable: float,
 ) -> Callable[[int], dict[str, Any]]:
     """Return a function that scores one chunk, writes its file and returns facts about it."""
-    plain, call = table.with_format(None), _on_device(scorer, process)
+    call = _on_device(scorer, process)
+    read = scorer.columns or table.column_names
+    unreadable: list[dict[str, Any]] = []  # of this process, so that it need not score all rows
     provenance = _on_device(scorer.provenance, process)
 
     def score_chunk(number: int) -> dict[str, Any]:
         start, span = time.perf_counter(), chunks.span(number)
-        batch = plain[span.start : span.stop]
+        batch = read_batch(table, span.start, span.stop)
         returned = call(batch)
         columns = _check_columns(returned, batch, name, len(span))
         tokens = np.asarray(columns.get(f"{name}_tokens", 0), dtype=np.float64)
@@ -226,6 +242,12 @@ def _chunk_scorer(
         }
         if isinstance(returned, CountedColumns) and returned.counts:
             facts["counts"] = returned.counts
+        statuses: Any = columns.get(f"{name}_status", ())
+        entries = unreadable_entries(batch, statuses, read, span.start)
+        if entries:
+            facts["unreadable"] = entries
+            unreadable.extend(entries)
+            check_count(unreadable, len(table), max_unreadable)
         chunks.write(number, columns, facts)
         return facts
 
@@ -293,6 +315,7 @@ def _summarise(chunks: Chunks, name: str, scorer: Any) -> dict[str, Any]:
         summary["status"] = dict(statuses.most_common())
     sums = {
         "counts": _sum_counts(facts),
+        "unreadable": _unreadable_rows(chunks)[:RECORDED],
         "made_with": _merge_provenance([fact["made_with"] for fact in facts]),
     }
     return summary | {key: value for key, value in sums.items() if value}
@@ -304,6 +327,11 @@ def _sum_counts(facts: list[dict[str, Any]]) -> dict[str, int]:
     for fact in facts:
         counts.update(fact.get("counts", {}))
     return dict(counts)
+
+
+def _unreadable_rows(chunks: Chunks) -> list[dict[str, Any]]:
+    """List the unreadable rows of all chunks with their reasons."""
+    return [entry for facts in chunks.facts().values() for entry in facts.get("unreadable", [])]
 
 
 def _merge_provenance(entries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..base import Batch, Columns
-from ..data.chats import flatten_turns
+from ..data.chats import UNREADABLE_STATUS, Turns, flatten_turns
 from ..embedded import model_folder
 from ..errors import SuperfilterError
 from ..models.tokenization import SCORED
 from ..revisions import resolve_revision
 from ._model import ModelSettings, default_name
 from ._questions import Question, fit, template_of
+from ._rows import takes_rows
 
 if TYPE_CHECKING:
     from ..models.next_token import Answers, TokenReader
@@ -122,7 +123,7 @@ class AskLLM(ModelSettings):
         It holds a local model's chat marks; a server adds its own. It needs the tokenizer, not the
         weights.
         """
-        questions = self._questions(batch)
+        questions = self._questions(flatten_turns(batch, self.columns))
         return [question.text if question.status in SCORED else None for question in questions]
 
     def provenance(self, rank: int | None = None) -> dict[str, Any]:
@@ -132,9 +133,11 @@ class AskLLM(ModelSettings):
         forms = {"yes": _listed(self._tokens(self.yes)), "no": _listed(self._tokens(self.no))}
         return self.facts_of_model(self._answers(rank)) | forms
 
+    @takes_rows
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Score a batch of n rows."""
-        questions = self._questions(batch)
+        turns = flatten_turns(batch, self.columns)
+        questions = self._questions(turns)
         defined = [row for row, question in enumerate(questions) if question.status in SCORED]
         probabilities = np.full((len(questions), 2), np.nan)
         probabilities[defined] = self._probability([questions[row] for row in defined], rank)
@@ -147,14 +150,14 @@ class AskLLM(ModelSettings):
                 status[row] = "not_finite" if self.endpoint is None else "not_in_top"
         columns: Columns = {self.name: yes, f"{self.name}_relative": relative}
         if self.endpoint is None:
-            turns = flatten_turns(batch, self.columns)
             counts = self._local_reader().count(turns.responses)
             columns[f"{self.name}_tokens"] = turns.total(counts)
+        for row in turns.unreadable:
+            status[row] = UNREADABLE_STATUS
         columns[f"{self.name}_status"] = status
         return columns
 
-    def _questions(self, batch: Batch) -> list[Question]:
-        turns = flatten_turns(batch, self.columns)
+    def _questions(self, turns: Turns) -> list[Question]:
         pairs = [("", "")] * turns.count
         rows = turns.rows.tolist()
         for row, prompt, response in zip(rows, turns.prompts, turns.responses, strict=True):

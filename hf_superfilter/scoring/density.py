@@ -15,6 +15,7 @@ from ..checks import check_name, check_seed, check_vector_column, is_count, is_n
 from ..data.columns import vectors_or_nan
 from ..errors import NotFoundError, SuperfilterError, did_you_mean
 from ..runs.store import Store
+from ._rows import takes_rows
 from ._sketch import Sketch, auto_bandwidth, new_sketch, sketch_from
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class Density(Settings):
         sketch = self._load_sketch()
         return {"bandwidth": sketch.bandwidth, "sketched_rows": sketch.rows}
 
+    @takes_rows
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Look up a batch of n rows: the second pass.
 

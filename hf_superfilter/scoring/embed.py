@@ -7,8 +7,9 @@ import numpy as np
 
 from ..base import Batch, Columns
 from ..checks import check_switch
-from ..data.chats import flatten_turns
+from ..data.chats import Turns, flatten_turns
 from ._model import DTYPES, ModelSettings, default_name
+from ._rows import takes_rows
 
 if TYPE_CHECKING:
     from ..models.encoder import TextEncoder
@@ -26,8 +27,8 @@ class Embed(ModelSettings):
     Columns: `embedding`, (n, d) float32 (half of the bits would save half of the disk, cost three
     decimals of every distance, and many Parquet readers know no float16); `embedding_tokens`, the
     tokens read, nan where the vector is; `embedding_status`, `ok`, `truncated` (cut at `max_length`
-    and embedded), or why the vector is nan: `empty_text`, `not_finite`. Rows without a vector are
-    dropped by `Threshold("embedding_tokens", above=0)`.
+    and embedded), or why the vector is nan: `empty_text`, `not_finite`, `unreadable`. Rows without
+    a vector are dropped by `Threshold("embedding_tokens", above=0)`.
 
     Args:
         model: a sentence-transformers model, which is pooled and normalised as its files say; of
@@ -73,17 +74,13 @@ class Embed(ModelSettings):
 
     def texts(self, batch: Batch) -> list[str]:
         """Join each row's prompt and response; a chat's last turn holds all."""
-        turns = flatten_turns(batch, self.columns)
-        texts = [""] * turns.count
-        rows = turns.rows.tolist()
-        for row, prompt, response in zip(rows, turns.prompts, turns.responses, strict=True):
-            separated = not prompt or not response or prompt[-1].isspace()
-            texts[row] = prompt + ("" if separated else "\n") + response
-        return texts
+        return _join(flatten_turns(batch, self.columns))
 
+    @takes_rows
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Embed a batch of n rows."""
-        texts = [text if text.strip() else "" for text in self.texts(batch)]
+        turns = flatten_turns(batch, self.columns)
+        texts = [text if text.strip() else "" for text in _join(turns)]
         vectors, tokens, cut = self.encoder(rank).embed(
             texts,
             normalize=self.normalize,
@@ -92,10 +89,23 @@ class Embed(ModelSettings):
         )
         finite = np.isfinite(vectors).all(axis=1)
         vectors[~finite] = np.nan
-        conditions = [tokens == 0, ~finite, cut]
-        status = np.select(conditions, ["empty_text", "not_finite", "truncated"], "ok")
+        unreadable = np.isin(np.arange(turns.count), sorted(turns.unreadable))
+        conditions = [unreadable, tokens == 0, ~finite, cut]
+        status = np.select(
+            conditions, ["unreadable", "empty_text", "not_finite", "truncated"], "ok"
+        )
         return {
             self.name: vectors,
             f"{self.name}_tokens": np.where(finite, tokens, np.nan),
             f"{self.name}_status": status.tolist(),
         }
+
+
+def _join(turns: Turns) -> list[str]:
+    """Return the text of each row, "" of one without turns."""
+    texts = [""] * turns.count
+    rows = turns.rows.tolist()
+    for row, prompt, response in zip(rows, turns.prompts, turns.responses, strict=True):
+        separated = not prompt or not response or prompt[-1].isspace()
+        texts[row] = prompt + ("" if separated else "\n") + response
+    return texts

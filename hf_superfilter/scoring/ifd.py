@@ -8,6 +8,7 @@ from ..base import Batch, Columns, CountedColumns
 from ..data.chats import flatten_turns
 from ..errors import SuperfilterError, did_you_mean
 from ._model import ModelSettings, default_name
+from ._rows import takes_rows
 
 VARIANTS = ("superfiltering", "bos", "aligned", "loss_ratio")
 SKIPPED = "rows whose first response tokens the authors' border leaves out"
@@ -59,6 +60,7 @@ class IFD(ModelSettings):
             suggestion = did_you_mean(str(self.variant), VARIANTS)
             raise SuperfilterError(f"variant={self.variant!r}: {suggestion}")
 
+    @takes_rows
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Score a batch of n rows."""
         lm = self.language_model(rank)

@@ -18,6 +18,7 @@ from ..revisions import resolve_revision
 from ..runs.manifest import digest_columns
 from ..runs.store import atomic_write
 from ._model import DTYPES, ModelSettings, default_name, revision_of
+from ._rows import takes_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -263,6 +264,7 @@ class LearningPercentage(ModelSettings):
         config = load_config(folder, revision)
         return WindowReader(folder, load_tokenizer(folder, revision), window_of(config))
 
+    @takes_rows
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Score a batch of n rows with the model of each epoch."""
         if not self.checkpoints:

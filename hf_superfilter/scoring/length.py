@@ -11,6 +11,7 @@ from ..embedded import model_folder, portable_name
 from ..errors import SuperfilterError, did_you_mean
 from ..revisions import resolve_revision
 from ._model import revision_of
+from ._rows import takes_rows
 
 UNITS = ("characters", "tokens")
 
@@ -70,6 +71,7 @@ class Length(Settings):
             return {}
         return revision_of(self.model, self.revision)
 
+    @takes_rows
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Measure a batch of n rows."""
         turns = flatten_turns(batch, self.columns)

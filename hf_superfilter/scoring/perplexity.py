@@ -8,6 +8,7 @@ from ..base import Batch, Columns
 from ..checks import check_switch
 from ..data.chats import flatten_turns
 from ._model import ModelSettings, default_name
+from ._rows import takes_rows
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,6 +44,7 @@ class Perplexity(ModelSettings):
         super().__post_init__()
         check_switch("append_eos", self.append_eos)
 
+    @takes_rows
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Score a batch of n rows."""
         lm = self.language_model(rank)
