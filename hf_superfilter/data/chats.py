@@ -71,7 +71,7 @@ class Turns:
         return statuses
 
 
-def flatten_turns(batch: Batch, columns: tuple[str, str]) -> Turns:
+def flatten_turns(batch: Batch, columns: tuple[str, str], *, keep_blank: bool = False) -> Turns:
     """List the turns of a batch.
 
     A response of nothing but white space, or None, is empty: the row gets the status
@@ -81,6 +81,7 @@ def flatten_turns(batch: Batch, columns: tuple[str, str]) -> Turns:
     Args:
         batch: n rows; both columns hold texts, or, for chats, lists of texts of equal length.
         columns: of the prompts and of the responses.
+        keep_blank: leave responses of white space as they are, to be measured.
 
     Raises:
         SuperfilterError: a column is missing, or no row can be read: a chat's lists have unequal
@@ -110,7 +111,7 @@ def flatten_turns(batch: Batch, columns: tuple[str, str]) -> Turns:
             errors.append(error)
             continue
         prompts += of_row[0]
-        responses += [text if text.strip() else "" for text in of_row[1]]
+        responses += [text if keep_blank or text.strip() else "" for text in of_row[1]]
         rows += [row] * len(of_row[0])
     if errors and len(errors) == count:  # no row's fault, but that of the columns
         raise errors[0]

@@ -105,7 +105,7 @@ def score(
         >>> from hf_superfilter import Length, score
         >>> rows = Dataset.from_dict({"prompt": ["Hi"], "response": ["Hello"]})
         >>> score(rows, [Length()], "runs/docs")["length"][:]
-        [5.0]
+        [5]
     """
     listed = [scorers] if callable(scorers) else scorers
     adapted: list[Any] = [as_scorer(scorer) for scorer in listed]
@@ -233,6 +233,7 @@ def _chunk_scorer(
         batch = read_batch(table, span.start, span.stop)
         returned = call(batch)
         columns = _check_columns(returned, batch, name, len(span))
+        _make_counts_whole(columns, name)
         tokens = np.asarray(columns.get(f"{name}_tokens", 0), dtype=np.float64)
         facts = {
             "seconds": time.perf_counter() - start,
@@ -252,6 +253,13 @@ def _chunk_scorer(
         return facts
 
     return score_chunk
+
+
+def _make_counts_whole(columns: Columns, name: str) -> None:
+    """Turn the tokens of a batch to integers, null where they are nan."""
+    counts = columns.get(f"{name}_tokens")
+    if isinstance(counts, np.ndarray) and np.issubdtype(counts.dtype, np.floating):
+        columns[f"{name}_tokens"] = [None if np.isnan(n) else int(n) for n in counts.tolist()]
 
 
 def _check_scorer(scorer: Any, name: str, store: Store, table: "Dataset", process: Process) -> None:
@@ -293,12 +301,15 @@ def _summarise(chunks: Chunks, name: str, scorer: Any) -> dict[str, Any]:
     facts = list(chunks.facts().values())
     schema = chunks.table(0).schema
     main, bounds = scorer.main or schema.names[0], scorer.bounds
-    has_scores = main in schema.names and pa.types.is_floating(schema.field(main).type)
+    kind = schema.field(main).type if main in schema.names else pa.string()
+    has_scores = any(
+        is_kind(kind) for is_kind in (pa.types.is_floating, pa.types.is_integer, pa.types.is_null)
+    )
     undefined, outside, statuses = 0, Counter[str](), Counter[str]()
     for number in range(len(chunks)):
         table = chunks.table(number)
         if has_scores:
-            missing = pc.fill_null(pc.is_nan(table.column(main)), True)
+            missing = pc.is_null(table.column(main), nan_is_null=True)
             undefined += int(pc.sum(missing).as_py() or 0)
             outside.update(_count_outside(table.column(main), bounds) if bounds else {})
         if f"{name}_status" in schema.names:

@@ -31,6 +31,20 @@ def takes_rows(call: Call) -> Callable[..., Any]:
     return score
 
 
+def as_counts(values: np.ndarray, defined: np.ndarray | None = None) -> np.ndarray:
+    """Return counts as int64; as float64 with nan in a batch where some are undefined.
+
+    A run writes both as int64, null where undefined.
+
+    Args:
+        values: (n,) whole numbers of any type.
+        defined: (n,) bool; all are without it.
+    """
+    if defined is None or defined.all():
+        return np.asarray(values).astype(np.int64)
+    return np.where(defined, values, np.nan)
+
+
 def _is_row(batch: Any, columns: tuple[str, ...]) -> bool:
     """Check for a single row: as datasets hands it over, or by a cell of text."""
     if not isinstance(batch, Mapping):
@@ -54,7 +68,7 @@ def _length(cell: Any) -> int | None:
         return None
 
 
-def _columns_of(table: Any, columns: tuple[str, ...]) -> Columns:
+def _columns_of(table: Any, columns: tuple[str, ...]) -> Batch:
     """Read the columns that a scorer needs from an Arrow table or a DataFrame."""
     import pandas as pd
     import pyarrow as pa

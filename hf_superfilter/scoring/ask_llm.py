@@ -14,7 +14,7 @@ from ..models.tokenization import SCORED
 from ..revisions import resolve_revision
 from ._model import ModelSettings, default_name
 from ._questions import Question, fit, template_of
-from ._rows import takes_rows
+from ._rows import as_counts, takes_rows
 
 if TYPE_CHECKING:
     from ..models.next_token import Answers, TokenReader
@@ -35,7 +35,7 @@ class AskLLM(ModelSettings):
     with each other across sizes: a small one does not stand in for a large. arXiv 2402.09668,
     section 3.1.
 
-    Columns, all float64 but the last: `ask_llm`, P(yes) over the whole vocabulary;
+    Columns, float64, counts int64: `ask_llm`, P(yes) over the whole vocabulary;
     `ask_llm_relative`, P(yes) / (P(yes) + P(no)); `ask_llm_tokens`, tokens of the response (not
     with an endpoint, whose tokenizer is not here); `ask_llm_status`, `ok`, `truncated` (the text
     was cut, never the question), or
@@ -151,7 +151,7 @@ class AskLLM(ModelSettings):
         columns: Columns = {self.name: yes, f"{self.name}_relative": relative}
         if self.endpoint is None:
             counts = self._local_reader().count(turns.responses)
-            columns[f"{self.name}_tokens"] = turns.total(counts)
+            columns[f"{self.name}_tokens"] = as_counts(turns.total(counts))
         for row in turns.unreadable:
             status[row] = UNREADABLE_STATUS
         columns[f"{self.name}_status"] = status

@@ -9,7 +9,7 @@ from ..base import Batch, Columns
 from ..checks import check_switch
 from ..data.chats import Turns, flatten_turns
 from ._model import DTYPES, ModelSettings, default_name
-from ._rows import takes_rows
+from ._rows import as_counts, takes_rows
 
 if TYPE_CHECKING:
     from ..models.encoder import TextEncoder
@@ -26,9 +26,9 @@ class Embed(ModelSettings):
 
     Columns: `embedding`, (n, d) float32 (half of the bits would save half of the disk, cost three
     decimals of every distance, and many Parquet readers know no float16); `embedding_tokens`, the
-    tokens read, nan where the vector is; `embedding_status`, `ok`, `truncated` (cut at `max_length`
-    and embedded), or why the vector is nan: `empty_text`, `not_finite`, `unreadable`. Rows without
-    a vector are dropped by `Threshold("embedding_tokens", above=0)`.
+    tokens read, int64, null where the vector is nan; `embedding_status`, `ok`, `truncated` (cut at
+    `max_length` and embedded), or why the vector is nan: `empty_text`, `not_finite`, `unreadable`.
+    Rows without a vector are dropped by `Threshold("embedding_tokens", above=0)`.
 
     Args:
         model: a sentence-transformers model, which is pooled and normalised as its files say; of
@@ -96,7 +96,7 @@ class Embed(ModelSettings):
         )
         return {
             self.name: vectors,
-            f"{self.name}_tokens": np.where(finite, tokens, np.nan),
+            f"{self.name}_tokens": as_counts(tokens, finite),
             f"{self.name}_status": status.tolist(),
         }
 

@@ -8,7 +8,7 @@ from ..base import Batch, Columns, CountedColumns
 from ..data.chats import flatten_turns
 from ..errors import SuperfilterError, did_you_mean
 from ._model import ModelSettings, default_name
-from ._rows import takes_rows
+from ._rows import as_counts, takes_rows
 
 VARIANTS = ("superfiltering", "bos", "aligned", "loss_ratio")
 SKIPPED = "rows whose first response tokens the authors' border leaves out"
@@ -24,7 +24,7 @@ class IFD(ModelSettings):
     near 0 the prompt gives the response away. Keep `ifd < 1`, then the HIGHEST:
     `Threshold("ifd", below=1.0)`, `TopK("ifd", k)`. Superfiltering, arXiv 2402.00530, section 2.
 
-    Columns, all float64 but the last: `ifd`; `ifd_ppl` and `ifd_ppl_alone`, the two perplexities;
+    Columns, float64, counts int64: `ifd`; `ifd_ppl` and `ifd_ppl_alone`, the two perplexities;
     `ifd_tokens`, the tokens scored given the prompt; `ifd_status`, `ok`, `truncated` (cut at
     `max_length` and scored), or why the numbers are nan: `empty_response`, `too_short` (one token
     and none in front: nothing to score alone), `prompt_too_long`, `not_finite`. A chat has one
@@ -93,7 +93,7 @@ class IFD(ModelSettings):
             self.name: np.where(finite, ifd, np.nan),
             f"{self.name}_ppl": np.where(finite, ppl, np.nan),
             f"{self.name}_ppl_alone": np.where(finite, ppl_alone, np.nan),
-            f"{self.name}_tokens": totals[0],
+            f"{self.name}_tokens": as_counts(totals[0]),
             f"{self.name}_status": turns.statuses(statuses, scored, finite),
         }
         return CountedColumns(columns, {SKIPPED: int(np.count_nonzero(skipped))})

@@ -18,7 +18,7 @@ from ..revisions import resolve_revision
 from ..runs.manifest import digest_columns
 from ..runs.store import atomic_write
 from ._model import DTYPES, ModelSettings, default_name, revision_of
-from ._rows import takes_rows
+from ._rows import as_counts, takes_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,7 +50,7 @@ class LearningPercentage(ModelSettings):
     to be at hand: a stream is written to the run folder before. Training needs about 16 bytes of
     memory a parameter, scoring the weights of n + 1 models.
 
-    Columns, all float64 but the last: `lp_1` ... `lp_<n>`, mostly between 0 and 1; values below
+    Columns, float64, counts int64: `lp_1` ... `lp_<n>`, mostly between 0 and 1; values below
     (the perplexity rose) and above are kept as they are and counted in the manifest; `lp_app`,
     `(P_0 - P_1) / P_0`, at most 1, a selector of its own that needs one epoch; `lp_ppl_0` ...
     `lp_ppl_<n>`, the perplexities; `lp_tokens`, scored tokens; `lp_status`, `ok`, `truncated`, or
@@ -301,7 +301,7 @@ class LearningPercentage(ModelSettings):
         columns[f"{self.name}_app"] = approximation
         for epoch, values in enumerate(np.where(finite, ppl, np.nan)):
             columns[f"{self.name}_ppl_{epoch}"] = values
-        columns[f"{self.name}_tokens"] = total
+        columns[f"{self.name}_tokens"] = as_counts(total)
         columns[f"{self.name}_status"] = status
         return columns
 

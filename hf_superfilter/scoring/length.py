@@ -11,7 +11,7 @@ from ..embedded import model_folder, portable_name
 from ..errors import SuperfilterError, did_you_mean
 from ..revisions import resolve_revision
 from ._model import revision_of
-from ._rows import takes_rows
+from ._rows import as_counts, takes_rows
 
 UNITS = ("characters", "tokens")
 
@@ -20,8 +20,9 @@ UNITS = ("characters", "tokens")
 class Length(Settings):
     """Count the characters or tokens of the response.
 
-    A chat's length is the sum over its assistant turns. Column `length`, float64, 0 for an empty
-    response. Long answers alone are a strong selection: Zhao et al., arXiv 2402.04833.
+    A chat's length is the sum over its assistant turns. Column `length`, int64: 0 for an empty
+    response, null for a row that cannot be read; white space counts. Long answers alone are a
+    strong selection: Zhao et al., arXiv 2402.04833.
 
     Args:
         unit: `characters`, or `tokens` of the tokenizer of `model`, special tokens left out.
@@ -36,7 +37,7 @@ class Length(Settings):
     Example:
         >>> from hf_superfilter import Length
         >>> Length()({"prompt": ["Hi", "Hi"], "response": ["Hello", ""]})["length"].tolist()
-        [5.0, 0.0]
+        [5, 0]
     """
 
     unit: str = "characters"
@@ -74,7 +75,7 @@ class Length(Settings):
     @takes_rows
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Measure a batch of n rows."""
-        turns = flatten_turns(batch, self.columns)
+        turns = flatten_turns(batch, self.columns, keep_blank=True)
         if self.model is None:
             sizes = [len(response) for response in turns.responses]
         else:
@@ -83,4 +84,5 @@ class Length(Settings):
             folder = model_folder(self.model)
             tokenizer = load_tokenizer(folder, resolve_revision(folder, self.revision))
             sizes = [len(ids) for ids in token_ids(tokenizer, turns.responses)]
-        return {self.name: turns.total(np.array(sizes, dtype=np.float64))}
+        readable = ~np.isin(np.arange(turns.count), sorted(turns.unreadable))
+        return {self.name: as_counts(turns.total(np.array(sizes)), readable)}

@@ -8,7 +8,7 @@ from ..base import Batch, Columns
 from ..checks import check_switch
 from ..data.chats import flatten_turns
 from ._model import ModelSettings, default_name
-from ._rows import takes_rows
+from ._rows import as_counts, takes_rows
 
 
 @dataclass(frozen=True, repr=False)
@@ -19,7 +19,7 @@ class Perplexity(ModelSettings):
     character of the response, in nats; 1 to infinity. To keep fluent text, keep the LOW values
     (`TopK("ppl", k, largest=False)`); Superfiltering found the highest ones a poor selection.
 
-    Columns, all float64 but the last: `ppl`; `ppl_tokens`, the scored tokens; `ppl_status`, `ok`,
+    Columns, float64, counts int64: `ppl`; `ppl_tokens`, the scored tokens; `ppl_status`, `ok`,
     `truncated`, or why `ppl` is nan: `empty_response`, `too_short`, `prompt_too_long`,
     `not_finite`. A chat has one value, over the tokens of all its assistant turns. Rows without a
     prompt (plain text) are scored from their second token on, and from the first where the
@@ -65,6 +65,6 @@ class Perplexity(ModelSettings):
         statuses = [window.status for window in windows]
         return {
             self.name: np.where(finite, ppl, np.nan),
-            f"{self.name}_tokens": total,
+            f"{self.name}_tokens": as_counts(total),
             f"{self.name}_status": turns.statuses(statuses, scored, finite),
         }

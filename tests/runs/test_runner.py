@@ -49,7 +49,8 @@ def test_the_table_is_the_rows_with_the_columns_of_map(tmp_path, rows):
         assert table[column][:] == rows[column][:]
     np.testing.assert_allclose(table["ifd"][:], mapped["ifd"][:], rtol=1e-5)
     assert table["length"][:] == mapped["length"][:]
-    assert table.features["ifd"].dtype == table.features["ifd_tokens"].dtype == "float64"
+    assert table.features["ifd"].dtype == "float64"
+    assert table.features["ifd_tokens"].dtype == table.features["length"].dtype == "int64"
 
 
 def test_rows_behind_an_indices_mapping_keep_their_order(tmp_path, rows):

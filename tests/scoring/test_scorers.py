@@ -127,7 +127,9 @@ def test_columns_start_with_the_name_and_hold_one_value_a_row(scorer):
         if column == scorer.name != scorer.main:  # vectors, which have no order
             assert values.dtype == np.float32 and values.ndim == 2
         elif not column.endswith("_status"):
-            assert np.asarray(values).dtype == np.float64 and np.ndim(values) == 1
+            is_count = column in (f"{scorer.name}_tokens", "length")
+            kinds = (np.int64, np.float64) if is_count else (np.float64,)
+            assert np.asarray(values).dtype in kinds and np.ndim(values) == 1
 
 
 def test_undefined_is_nan_with_a_reason_and_defined_is_finite(scorer):
