@@ -16,7 +16,6 @@ from .front_matter import CARD, decode_card, read_metadata
 
 if TYPE_CHECKING:
     from ..reports.summary import Summary
-    from ..selection.funnel import Selection
 
 
 def provenance_of(summary: "Summary") -> dict[str, Any]:
