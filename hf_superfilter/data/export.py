@@ -148,8 +148,8 @@ def _write_csv(rows: "Dataset", path: Path) -> None:
 
 
 WRITERS: "dict[str, Callable[[Dataset, Path], None]]" = {
-    ".jsonl": _write_jsonl,
     ".parquet": _write_parquet,
+    ".jsonl": _write_jsonl,
     ".csv": _write_csv,
     "": _write_folder,
 }

@@ -216,7 +216,7 @@ def test_an_unknown_layout_or_ending_is_refused_before_anything_is_written(tmp_p
     rows = rows_of("alpaca", tmp_path)
     with pytest.raises(ValueError, match="did you mean 'sharegpt'"):
         export(rows, tmp_path / "x.jsonl", "sharegtp")
-    with pytest.raises(ValueError, match=r"ending in \.jsonl, \.parquet, \.csv, or a folder"):
+    with pytest.raises(ValueError, match=r"ending in \.parquet, \.jsonl, \.csv, or a folder"):
         export(rows, tmp_path / "x.xlsx")
     assert {path.name for path in tmp_path.iterdir()} == {"source.jsonl"}
 
