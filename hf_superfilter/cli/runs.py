@@ -34,6 +34,13 @@ GPT2 = "openai-community/gpt2"
 Folder = Annotated[
     str, typer.Option(help="The run folder: a path or an fsspec URL, s3://bucket/run.")
 ]
+TemplateKwargs = Annotated[
+    list[str] | None,
+    typer.Option(help="A value for the chat template: enable_thinking=false. May be repeated."),
+]
+REASONING_HELP = (
+    "Of responses with reasoning: keep it, drop it, or only score it (keep, drop, only)."
+)
 ExpectProcesses = Annotated[
     int | None,
     typer.Option(min=1, help="Refuse to run if the launcher started another number of processes."),
@@ -63,6 +70,8 @@ def run(
     model: Annotated[
         str | None, typer.Option(help="Another model for every scorer that names one.")
     ] = None,
+    template_kwargs: TemplateKwargs = None,
+    reasoning: Annotated[str | None, typer.Option(help=REASONING_HELP)] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Another value: k=0.05, or IFD.model=gpt2. May be repeated."),
@@ -78,7 +87,13 @@ def run(
     overrides: dict[str, Any] = {"model": model} if model else {}
     overrides |= dict(map(_parse_setting, settings or []))
     chosen = override(
-        _find_recipe(recipe), dataset=dataset, format=format, split=split, settings=overrides
+        _find_recipe(recipe),
+        dataset=dataset,
+        format=format,
+        split=split,
+        template_kwargs=_parse_template_kwargs(template_kwargs),
+        reasoning=reasoning,
+        settings=overrides,
     )
     run_recipe(chosen, folder or f"runs/{Path(recipe).stem}", expect_processes)
 
@@ -120,6 +135,11 @@ def score(
     template: Annotated[
         str, typer.Option(help="none, alpaca, chat, or your own with {instruction}.")
     ] = "none",
+    tokenizer: Annotated[
+        str | None, typer.Option(help="With --template chat: whose chat template.")
+    ] = None,
+    template_kwargs: TemplateKwargs = None,
+    reasoning: Annotated[str, typer.Option(help=REASONING_HELP)] = "keep",
     columns: Annotated[
         list[str] | None,
         typer.Option(
@@ -141,6 +161,9 @@ def score(
         split=split,
         format=format,
         template=template,
+        tokenizer=tokenizer,
+        template_kwargs=_parse_template_kwargs(template_kwargs),
+        reasoning=reasoning,
         columns=dict(map(_parse_column, columns or [])) or None,
     )
     recipe = requested.merge(recorded_recipe(folder))
@@ -293,6 +316,25 @@ def _parse_setting(text: str) -> tuple[str, Any]:
     if not name or not equals:
         raise SuperfilterError(f"--set {text!r}: give an argument and its value, such as k=0.05")
     return name, load_yaml(value, f"--set {text!r}: {value!r}")
+
+
+def _parse_template_kwargs(texts: list[str] | None) -> dict[str, Any] | None:
+    """Parse names and values for a chat template: name=value, or a mapping in JSON."""
+    from ..yaml_io import load_yaml
+
+    values: dict[str, Any] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if text.lstrip().startswith("{"):
+            values |= load_yaml(text, f"--template-kwargs {text!r}")
+        elif name and equals:
+            values[name] = load_yaml(value, f"--template-kwargs {text!r}: {value!r}")
+        else:
+            raise SuperfilterError(
+                f"--template-kwargs {text!r}: give a name in the chat template and its value, "
+                "such as enable_thinking=false"
+            )
+    return values or None
 
 
 def _parse_column(text: str) -> tuple[str, str]:

@@ -18,6 +18,8 @@ def override(
     dataset: str | None = None,
     format: str | None = None,
     split: str | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+    reasoning: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Replace parts of a recipe.
@@ -26,6 +28,7 @@ def override(
         dataset: another data set, of which nothing is known: format, split, config, revision and
             columns of the old one are forgotten.
         format, split: how and which part of it is read.
+        template_kwargs, reasoning: as `format_pairs` takes them.
         settings: `argument` or `Name.argument` -> value. An argument is replaced wherever the
             recipe states it, or, where it nowhere does, in every scorer and selector that has one;
             with a name in front (a class, or a scorer's name) in that one only.
@@ -42,12 +45,15 @@ def override(
     """
     values = load_yaml(recipe.to_yaml())
     if dataset is not None:
-        kept = (*KINDS, "template", "tokenizer")
+        kept = (*KINDS, "template", "tokenizer", "template_kwargs", "reasoning")
         values = {key: values[key] for key in kept if key in values} | {"dataset": dataset}
-    if format is not None:
-        values["format"] = format
-    if split is not None:
-        values["split"] = split
+    changes = {
+        "format": format,
+        "split": split,
+        "template_kwargs": template_kwargs,
+        "reasoning": reasoning,
+    }
+    values |= {key: value for key, value in changes.items() if value is not None}
     for setting, value in (settings or {}).items():
         _override_argument(values, setting, value)
     return Recipe.from_mapping(values)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..base import UNREADABLE, scorer_name
 from ..data.pairs import format_pairs
 from ..data.sources import load_rows, revision_of_rows
+from ..data.templates import date_in_template
 from ..errors import NotFoundError, SuperfilterError, did_you_mean
 from ..revisions import is_commit
 from ..runs.distributed import this_process
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 FILE, SCORED = "recipe.yaml", "scored.parquet"
-REQUIRED_TEXTS = ("dataset", "format", "template")
+REQUIRED_TEXTS = ("dataset", "format", "template", "reasoning")
 OPTIONAL_TEXTS = ("split", "config", "revision", "tokenizer")
 
 
@@ -37,7 +38,8 @@ class Recipe:
         score: scorers, in order.
         select: selectors, in order; a recipe without any only scores.
         split, config, revision: which part of the data set.
-        format, template, tokenizer, columns: as `format_pairs` takes them.
+        format, template, tokenizer, template_kwargs, reasoning, columns: as `format_pairs` takes
+            them.
 
     Example:
         >>> from hf_superfilter import IFD, Recipe, TopK
@@ -63,6 +65,8 @@ class Recipe:
     format: str = "auto"
     template: str = "none"
     tokenizer: str | None = None
+    template_kwargs: dict[str, Any] | None = field(default=None)
+    reasoning: str = "keep"
     columns: dict[str, str] | None = field(default=None)
 
     def __post_init__(self) -> None:
@@ -80,6 +84,7 @@ class Recipe:
             if getattr(self, key) is not None:
                 _check_text(key, getattr(self, key))
         _check_columns(self.columns)
+        _check_template_kwargs(self.template_kwargs)
 
     @classmethod
     def read(cls, path: str | Path) -> "Recipe":
@@ -168,6 +173,8 @@ class Recipe:
             self.format,
             template=self.template,
             tokenizer=self.tokenizer,
+            template_kwargs=self.template_kwargs,
+            reasoning=self.reasoning,
             columns=self.columns,
         )
         table = score(pairs, self.score, folder)
@@ -180,6 +187,9 @@ class Recipe:
             "split": self.split,
             "columns": [name for name in rows.column_names if name != UNREADABLE],
         }
+        date = date_in_template(self.template, self.tokenizer)
+        if date is not None:
+            source["template_date"] = date
         record_source(store, source)
         with store.file(SCORED) as unfinished:
             table.to_parquet(str(unfinished))
@@ -190,9 +200,9 @@ class Recipe:
         """Put the scorers of a run's recorded recipe before the own ones.
 
         A second `score` on a folder so loses no scorer of the first; one of the same name takes
-        its place. What the command line cannot say (config, revision, tokenizer, columns) and,
-        without selectors here, the selectors are the recorded ones. Whether both read the same
-        rows is checked by the run folder.
+        its place. What the command line cannot say (config, revision), and what it does not say
+        of tokenizer, template_kwargs, columns and selectors, are the recorded ones. Whether both
+        read the same rows is checked by the run folder.
 
         Example:
             >>> from hf_superfilter import Length, Perplexity
@@ -210,7 +220,8 @@ class Recipe:
             select=self.select or recorded.select,
             config=recorded.config,
             revision=recorded.revision,
-            tokenizer=recorded.tokenizer,
+            tokenizer=self.tokenizer or recorded.tokenizer,
+            template_kwargs=self.template_kwargs or recorded.template_kwargs,
             columns=self.columns or recorded.columns,
         )
 
@@ -287,4 +298,14 @@ def _check_columns(columns: Any) -> None:
     ):
         raise SuperfilterError(
             f"columns: {columns!r} in the recipe has to map a format's names to the data set's"
+        )
+
+
+def _check_template_kwargs(values: Any) -> None:
+    if values is None:
+        return
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise SuperfilterError(
+            f"template_kwargs: {values!r} in the recipe has to map names in the chat template "
+            "to values, such as {enable_thinking: false}"
         )
