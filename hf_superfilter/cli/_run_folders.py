@@ -153,4 +153,7 @@ def fail_if_all_undefined(folder: str) -> None:
     for name, scorer in read_manifest(folder)["scorers"].items():
         if "undefined" in scorer and scorer["undefined"] == scorer["rows"]:
             status = scorer.get("status", "no reason recorded")
-            raise SuperfilterError(f"every row of {name!r} is undefined ({status})")
+            remedy = ""
+            if "no_prompt" in status:
+                remedy = ": where there is no prompt, as in plain text, score with Perplexity"
+            raise SuperfilterError(f"every row of {name!r} is undefined ({status}){remedy}")

@@ -30,6 +30,11 @@ class Turns:
     count: int
     unreadable: frozenset[int] = frozenset()
 
+    @property
+    def has_prompt(self) -> np.ndarray:
+        """Return (turns,) bool: whether anything but white space stands before the response."""
+        return np.array([bool(prompt.strip()) for prompt in self.prompts], dtype=bool)
+
     def total(self, values: np.ndarray) -> np.ndarray:
         """Sum (turns,) values by row to (count,) float64; 0 for a row without turns."""
         return np.bincount(self.rows, weights=values, minlength=self.count)

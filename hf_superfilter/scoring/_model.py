@@ -6,7 +6,9 @@ import os
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..base import Settings
+import numpy as np
+
+from ..base import Columns, Settings
 from ..checks import check_name, is_count, pair_of_columns
 from ..embedded import model_folder, portable_name
 from ..errors import SuperfilterError, did_you_mean
@@ -187,3 +189,20 @@ def revision_of(model: str, revision: str | None) -> dict[str, str]:
 def default_name(name: str) -> Any:
     """Make the dataclass field of a scorer's name, keyword-only."""
     return dataclasses.field(default=name, kw_only=True)
+
+
+def rejected_columns(columns: tuple[str, str]) -> tuple[str, str]:
+    """Return the prompt column and that of the response that a preference turns down."""
+    return columns[0], f"{columns[1]}_rejected"
+
+
+def compare_sides(name: str, chosen: Columns, rejected: Columns) -> Columns:
+    """Build the columns of the rejected response's score, its status, and the difference.
+
+    The difference is chosen - rejected, nan where one of both is undefined.
+    """
+    return {
+        f"{name}_rejected": rejected[name],
+        f"{name}_difference": np.subtract(chosen[name], rejected[name]),
+        f"{name}_rejected_status": rejected[f"{name}_status"],
+    }

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..base import Batch, Columns, CountedColumns
+from ..checks import check_switch
 from ..data.chats import flatten_turns
 from ..errors import SuperfilterError, did_you_mean
-from ._model import ModelSettings, default_name
+from ._model import ModelSettings, compare_sides, default_name, rejected_columns
 from ._rows import as_counts, takes_rows
 
 VARIANTS = ("superfiltering", "bos", "aligned", "loss_ratio")
@@ -26,9 +27,10 @@ class IFD(ModelSettings):
 
     Columns, float64, counts int64: `ifd`; `ifd_ppl` and `ifd_ppl_alone`, the two perplexities;
     `ifd_tokens`, the tokens scored given the prompt; `ifd_status`, `ok`, `truncated` (cut at
-    `max_length` and scored), or why the numbers are nan: `empty_response`, `too_short` (one token
-    and none in front: nothing to score alone), `prompt_too_long`, `not_finite`. A chat has one
-    value: both means run over the assistant turns that can be scored in both passes.
+    `max_length` and scored), or why the numbers are nan: `empty_response`, `no_prompt` (plain text,
+    an opening assistant turn, an empty instruction), `too_short` (one token and none in front:
+    nothing to score alone), `prompt_too_long`, `not_finite`. A chat has one value: both means run
+    over the assistant turns that have a prompt and can be scored in both passes.
 
     Args:
         variant: the tools of the field disagree on what IFD is:
@@ -38,6 +40,8 @@ class IFD(ModelSettings):
             token;
             `aligned` - both passes leave the first response token out;
             `loss_ratio` - `L_given / L_alone`, as in the ancestor, Cherry_LLM (arXiv 2308.12032).
+        rejected: score the response that a preference turns down, too: `ifd_rejected`,
+            `ifd_rejected_status`, and `ifd_difference`, `ifd - ifd_rejected`.
 
     Example:
         >>> from hf_superfilter import IFD, embedded_model
@@ -51,11 +55,13 @@ class IFD(ModelSettings):
     """
 
     variant: str = "superfiltering"
+    rejected: bool = False
     name: str = default_name("ifd")
 
     def __post_init__(self) -> None:
         """Check the variant too."""
         super().__post_init__()
+        check_switch("rejected", self.rejected)
         if self.variant not in VARIANTS:
             suggestion = did_you_mean(str(self.variant), VARIANTS)
             raise SuperfilterError(f"variant={self.variant!r}: {suggestion}")
@@ -63,11 +69,22 @@ class IFD(ModelSettings):
     @takes_rows
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Score a batch of n rows."""
+        columns = self._score(batch, self.columns, rank)
+        if self.rejected:
+            rejected = self._score(batch, rejected_columns(self.columns), rank)
+            columns |= compare_sides(self.name, columns, rejected)
+        return columns
+
+    def _score(self, batch: Batch, columns: tuple[str, str], rank: int | None) -> Columns:
         lm = self.language_model(rank)
-        turns = flatten_turns(batch, self.columns)
+        turns = flatten_turns(batch, columns)
+        has_prompt = turns.has_prompt
+        responses = list(turns.responses)
+        for turn in np.flatnonzero(~has_prompt):
+            responses[turn] = ""  # costs nothing
         pairs = lm.windows(
             turns.prompts,
-            turns.responses,
+            responses,
             max_length=self.max_length,
             bos=self.variant == "bos",
             skip_first=self.variant == "aligned",
@@ -88,15 +105,18 @@ class IFD(ModelSettings):
                 ifd = given / alone
         finite = np.isfinite(ifd) & np.isfinite(ppl) & np.isfinite(ppl_alone)
         statuses = [_worse(pair.given.status, pair.alone.status) for pair in pairs]
+        for turn in np.flatnonzero(~has_prompt):
+            if turns.responses[turn].strip():
+                statuses[turn] = "no_prompt"
         skipped = turns.total(np.array([pair.given.skipped > 0 for pair in pairs], dtype=float))
-        columns: Columns = {
+        values: Columns = {
             self.name: np.where(finite, ifd, np.nan),
             f"{self.name}_ppl": np.where(finite, ppl, np.nan),
             f"{self.name}_ppl_alone": np.where(finite, ppl_alone, np.nan),
             f"{self.name}_tokens": as_counts(totals[0]),
             f"{self.name}_status": turns.statuses(statuses, scored, finite),
         }
-        return CountedColumns(columns, {SKIPPED: int(np.count_nonzero(skipped))})
+        return CountedColumns(values, {SKIPPED: int(np.count_nonzero(skipped))})
 
 
 def _worse(given: str, alone: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from ..base import Batch, Columns
 from ..checks import check_switch
 from ..data.chats import flatten_turns
-from ._model import ModelSettings, default_name
+from ._model import ModelSettings, compare_sides, default_name, rejected_columns
 from ._rows import as_counts, takes_rows
 
 
@@ -28,6 +28,8 @@ class Perplexity(ModelSettings):
     Args:
         append_eos: score the end-of-text token as the response's last one, as arXiv 2402.10430
             does.
+        rejected: score the response that a preference turns down, too: `ppl_rejected`,
+            `ppl_rejected_status`, and `ppl_difference`, `ppl - ppl_rejected`.
 
     Example:
         >>> from hf_superfilter import Perplexity, embedded_model
@@ -37,18 +39,27 @@ class Perplexity(ModelSettings):
     """
 
     append_eos: bool = False
+    rejected: bool = False
     name: str = default_name("ppl")
 
     def __post_init__(self) -> None:
         """Check the end of text too."""
         super().__post_init__()
         check_switch("append_eos", self.append_eos)
+        check_switch("rejected", self.rejected)
 
     @takes_rows
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Score a batch of n rows."""
+        columns = self._score(batch, self.columns, rank)
+        if self.rejected:
+            rejected = self._score(batch, rejected_columns(self.columns), rank)
+            columns |= compare_sides(self.name, columns, rejected)
+        return columns
+
+    def _score(self, batch: Batch, columns: tuple[str, str], rank: int | None) -> Columns:
         lm = self.language_model(rank)
-        turns = flatten_turns(batch, self.columns)
+        turns = flatten_turns(batch, columns)
         pairs = lm.windows(
             turns.prompts,
             turns.responses,
