@@ -52,7 +52,8 @@ class OneRowAtATime:
         if not response:
             return Reference(math.nan, math.nan, math.nan)
         given, alone = self.loss(whole, length), self.loss(own, 0)
-        return Reference(given, alone, math.exp(given - alone))
+        ifd = math.exp(given - alone) if prompt.strip() else math.nan  # no prompt: not defined
+        return Reference(given, alone, ifd)
 
 
 class OneQuestionAtATime:

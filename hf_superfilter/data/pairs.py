@@ -412,7 +412,7 @@ def _is_chat(format: str, columns: Mapping[str, str], schema: Mapping[str, Any])
     """Whether the rows hold messages, so that a row may have several responses."""
     from datasets import Value
 
-    if format in ("messages", "sharegpt") or columns.get("history") in schema:
+    if columns.get("history") in schema or any(field in columns for field in MESSAGE_FIELDS):
         return True
     kinds = [schema.get(columns.get(field, "")) for field in MESSAGE_OR_TEXT_FIELDS]
     return not all(isinstance(kind, str | Value | None) for kind in kinds)

@@ -436,3 +436,113 @@ def test_a_prompt_and_a_response_column_stay_as_they_are():
     assert named.to_dict() == {"q": ["a", "b"], "response": ["x", "y"], "prompt": ["a", "b"]}
     with pytest.raises(ValueError, match="has its prompts already"):
         format_pairs(rows, template="alpaca")
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("question-answer", {"question": "a", "answer": "b"}),
+        ("question-response", {"system_prompt": "", "question": "a", "response": "b"}),
+        ("query-response", {"query": "a", "response": "b"}),
+        ("problem-solution", {"problem": "a", "solution": "b", "answer": "c"}),
+    ],
+)
+def test_questions_under_other_names_are_read(name, row):
+    assert detect_format(row) == name
+    assert pairs([row]) == pairs([row], name) == [("a\n", "b")]
+
+
+def test_a_chat_under_conversation_and_a_system_column_of_a_chat_are_read():
+    row = {"conversation": CHAT[1:3], "system": "Be brief."}
+    assert pairs([row]) == [(["Be brief.\nOne?\n"], ["1"])]
+    assert pairs([{**row, "conversation": CHAT[:3]}]) == [(["Be brief.\nOne?\n"], ["1"])]
+    orca = {"system_prompt": "Be brief.", "question": "a", "response": "b"}
+    assert pairs([orca]) == [("Be brief.\na\n", "b")]
+
+
+def test_the_rounds_of_a_history_are_responses_too():
+    rows = [{**ROWS[0], "history": [["One?", "1"]]}, {**ROWS[1], "history": None}]
+    assert pairs(rows) == [
+        (["One?\n", "One?\n1\nAdd.\n2 2\n"], ["1", "4"]),
+        (["Say hi.\n"], ["hi"]),
+    ]
+    with pytest.raises(ValueError, match=r"column 'history' holds the round \['One"):
+        pairs([{**ROWS[0], "history": [["One?"]]}])
+
+
+def test_a_conversational_prompt_and_completion_of_trl_are_read():
+    row = {"prompt": CHAT[:4], "completion": CHAT[4:5]}
+    table = format_pairs(Dataset.from_list([row]))
+    assert table[0]["prompt"] == ["Be brief.\nOne?\n1\nTwo?\n"] and table[0]["response"] == ["2"]
+    assert table[0]["source_prompt"] == CHAT[:4]
+
+
+@pytest.mark.parametrize(
+    "schemas",
+    ['[{"name": "add", "limit": null, "step": 1e3}]', '[ {"name":"add","limit":null,"step":1e3} ]'],
+)
+def test_tool_schemas_stand_behind_the_system_text_as_they_are_written(schemas):
+    written = '[{"name":"add","limit":null,"step":1e3}]\n'
+    row = {"conversations": SHAREGPT, "tools": schemas}
+    assert pairs([row])[0][0][0] == f"{written}Go.\n"
+    row = {"messages": CHAT[:3], "functions": schemas}
+    assert pairs([row])[0][0] == [f"Be brief.\n{written}One?\n"]
+    assert f"### Instruction:\nBe brief.\n{written}One?" in pairs([row], template="alpaca")[0][0][0]
+    assert pairs([row], template="{system}|{instruction}")[0][0] == [
+        f"Be brief.\n{written[:-1]}|One?"
+    ]
+
+
+def test_no_tools_are_no_prompt():
+    for tools in ("", "[]", None):
+        assert pairs([{"messages": CHAT[1:3], "tools": tools}])[0][0] == ["One?\n"]
+    with pytest.raises(ValueError, match="column 'tools' holds 'add': tool schemas are a list"):
+        pairs([{"messages": CHAT[1:3], "tools": "add"}])
+
+
+CLOCK = "{{ strftime_now('%d %b %Y') }} {% if think %}<think>{% endif %}" + CHATML
+
+
+def test_a_template_that_asks_the_clock_gets_one_date_and_template_kwargs_reach_it():
+    from hf_superfilter.data.templates import date_in_template
+
+    made = tokenizer(True, "\n" + CLOCK)
+    ((prompt, _),) = pairs(ROWS[1:2], template="chat", tokenizer=made)
+    assert prompt == "\n26 Jul 2024 <s><user>Say hi.<end><assistant>"
+    ((prompt, _),) = pairs(
+        ROWS[1:2], template="chat", tokenizer=made, template_kwargs={"think": True}
+    )
+    assert prompt.startswith("\n26 Jul 2024 <think><s>")
+    assert date_in_template("chat", made) == "2024-07-26"
+    assert date_in_template("chat", tokenizer(True)) is None
+    assert date_in_template("none", None) is None
+    with pytest.raises(ValueError, match=r"template_kwargs=.* are for template='chat', not 'none'"):
+        pairs(ROWS, template_kwargs={"think": True})
+
+
+def test_a_fixed_date_follows_every_directive_of_strftime():
+    import datetime
+
+    directives = "%A %a %B %b %d %-d %H:%M:%S %j %m %-m %p %U %w %W %y %Y 100%%"
+    made = tokenizer(True, "{{ strftime_now('" + directives + "') }}" + CHATML)
+    ((prompt, _),) = pairs(ROWS[1:2], template="chat", tokenizer=made)
+    assert prompt.split("<s>")[0] == datetime.datetime(2024, 7, 26).strftime(directives)
+
+
+def test_a_template_without_a_place_for_tools_or_reasoning_loses_no_tools():
+    without = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    rows = [{"messages": CHAT[:3], "tools": '[{"name": "add"}]'}]
+    ((prompt,), _) = pairs(rows, template="chat", tokenizer=tokenizer(True, without))[0]
+    assert prompt == '<system>Be brief.\n[{"name":"add"}]<user>One?'
+
+
+def test_reasoning_reaches_a_chat_template_under_its_own_name():
+    thinking = (
+        "{% for m in messages %}<{{ m.role }}>({{ m.reasoning_content }})"
+        "{{ m.content }}{% endfor %}"
+    )
+    chat = [{**CHAT[1]}, {**CHAT[2], "thinking": "one"}, *CHAT[3:5]]
+    options = {"template": "chat", "tokenizer": tokenizer(True, thinking)}
+    assert turns(chat, **options)[1] == ("<user>()One?<assistant>(one)1<user>()Two?", "2")
+    dropped = turns(chat, reasoning="drop", **options)
+    assert dropped[1] == ("<user>()One?<assistant>()1<user>()Two?", "2")
