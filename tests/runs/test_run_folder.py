@@ -254,7 +254,7 @@ for name, kind in {"table": rows, "stream": rows.to_iterable_dataset()}.items():
     table = score(kind, [Length()], folder, chunk_size=10)
     selection = select(table, TopK("length", 0.1), run=folder)
     write_report(selection, f"{scratch}/{name}.html")
-    print(sum(table["length"][:]), len(selection.rows))
+    print(f"{sum(table['length'][:]):.0f}", len(selection.rows))
 try:
     score(rows, [Length()], f"{scratch}/run/unfinished", chunk_size=10)
 except OSError as error:
@@ -290,7 +290,7 @@ def test_finished_runs_that_cannot_be_written_are_read_and_unfinished_ones_say_w
         path.chmod(mode)
     assert done.returncode == 0, done.stderr[-3000:]
     table, stream, error, *inspected = done.stdout.splitlines()
-    assert table == stream == f"{sum(LENGTHS)} 6"
+    assert table == stream == f"{sum(LENGTHS):.0f} 6"
     assert "cannot be written, and 1 of the 6 chunks of 'length' are missing" in error
     assert any("length" in line for line in inspected)
     assert (tmp_path / "table.html").exists() and (tmp_path / "stream.html").exists()
