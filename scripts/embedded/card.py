@@ -1,4 +1,6 @@
-"""The card of an embedded model, made of its training log and its measured figures; and the digests of all files."""
+"""The card of an embedded model, made of its training log and its measured figures; and the digests
+of all files.
+"""
 
 import hashlib
 import json
@@ -51,7 +53,9 @@ By `python -m benchmarks.embedded_quality`, on rows that were never read.
 
 
 def write_card(folder: Path, corpus: int = 30_112_479) -> None:
-    """Write `README.md` of a model folder from its `training.jsonl` and, where it is there, `quality.md`."""
+    """Write `README.md` of a model folder from its `training.jsonl` and, where it is there,
+    `quality.md`.
+    """
     first, *log = [
         json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()
     ]

@@ -25,7 +25,8 @@ INSTRUCTIONS = (
 )
 NOVEL_SHARE = 0.45  # of each novel: prose in plenty, but its English is 150 years old
 ALPACA_PROMPT = (
-    "Below is an instruction that describes a task{with_input}. Write a response that appropriately "
+    "Below is an instruction that describes a task{with_input}. Write a response that "
+    "appropriately "
     "completes the request.\n\n### Instruction:\n{instruction}\n\n{input}### Response:"
 )
 TITLE_PROMPTS = (
@@ -68,7 +69,9 @@ def title_of(document: dict) -> str:
 
 
 def shaped_like_instructions(document: dict, rng: random.Random) -> Iterator[tuple[str, str, str]]:
-    """(instruction, input, response) rows made from one document: its subject asked for, a sentence found in it."""
+    """(instruction, input, response) rows made from one document: its subject asked for, a sentence
+    found in it.
+    """
     paragraphs = [
         " ".join(p.split()) for p in re.split(r"\n\s*\n", document["text"]) if 200 < len(p) < 1500
     ]

@@ -2,7 +2,8 @@
 
 Makes the folders `weak` and `strong` (GPT-2 architecture, one byte-level BPE tokenizer), each with
 a model card and `training.jsonl`, the log of loss against tokens. Fixed seed; a killed training
-goes on from its last checkpoint in `--work`. On a CPU under glibc it runs 1.6 times as fast when large
+goes on from its last checkpoint in `--work`. On a CPU under glibc it runs 1.6 times as fast when
+large
 blocks stay in the heap:
 `MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 python -m ...`.
 """
@@ -33,7 +34,9 @@ HELD_OUT_TOKENS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """One model's shape and schedule; the learning rate rises, stays, then falls linearly to a twentieth."""
+    """One model's shape and schedule; the learning rate rises, stays, then falls linearly to a
+    twentieth.
+    """
 
     layers: int
     width: int
@@ -80,7 +83,9 @@ def tokenise(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> np.ndarr
 
 
 def learning_rate(plan: Plan, step: int, steps: int) -> float:
-    """The rate at a step: linear warm-up, constant, linear cool-down over the last `cool_down` of the steps."""
+    """The rate at a step: linear warm-up, constant, linear cool-down over the last `cool_down` of
+    the steps.
+    """
     up = (step + 1) / plan.warm_up
     down = (steps - step) / (plan.cool_down * steps)
     return plan.learning_rate * max(min(1.0, up, down), 0.05)
@@ -127,7 +132,9 @@ def new_model(plan: Plan) -> Any:
 def batch_of(
     source: np.ndarray, number: int, plan: Plan, length: int, device: Any
 ) -> "torch.Tensor":
-    """(batch, length + 1) windows of the token stream, one after another; it goes round again when it ends."""
+    """(batch, length + 1) windows of the token stream, one after another; it goes round again when
+    it ends.
+    """
     import torch
 
     start = number * plan.batch_tokens % (len(source) - plan.batch_tokens - WINDOW)

@@ -33,9 +33,13 @@ HEAVY = (
 def in_a_process(*arguments, folder):
     return subprocess.run(
         [sys.executable, "-m", "hf_superfilter", *map(str, arguments)],
-        cwd=folder, env=os.environ | {"HF_DATASETS_CACHE": str(folder / "cache")},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env=os.environ | {"HF_DATASETS_CACHE": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -73,8 +77,15 @@ def rows(tmp_path):
 def test_the_demo_writes_its_files_and_prints_funnel_and_rows(demo):
     folder, done = demo
     assert {path.name for path in folder.iterdir()} >= {
-        "run.json", "recipe.yaml", "scored.parquet", "selected.parquet", "summary.txt", "report.html", "ifd", "length",
-    }  # fmt: skip
+        "run.json",
+        "recipe.yaml",
+        "scored.parquet",
+        "selected.parquet",
+        "summary.txt",
+        "report.html",
+        "ifd",
+        "length",
+    }
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr
     assert (folder / "summary.txt").read_text() in done.stdout
     for said in (

@@ -1,4 +1,6 @@
-"""Rank consistency: equal to scipy, to the definitions, and to what resampling the rows themselves would give."""
+"""Rank consistency: equal to scipy, to the definitions, and to what resampling the rows themselves
+would give.
+"""
 
 import math
 
@@ -253,7 +255,9 @@ def test_intervals_are_as_wide_as_resampling_the_rows_makes_them():
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
-    """500 simulations: between 92% and 98% for a true 95% (3 standard errors); those of shares may be wider."""
+    """500 simulations: between 92% and 98% for a true 95% (3 standard errors); those of shares may
+    be wider.
+    """
     rng, times = np.random.default_rng(7), 500
     truth = {
         "spearman": 6 / math.pi * math.asin(0.4),

@@ -1,4 +1,6 @@
-"""The `evaluate` module of rank consistency: loaded from its folder, with no network, it gives our own numbers."""
+"""The `evaluate` module of rank consistency: loaded from its folder, with no network, it gives our
+own numbers.
+"""
 
 import doctest
 import importlib

@@ -1,4 +1,6 @@
-"""The dataset card: true figures, "not recorded" for the rest, code that runs, and data that stays data."""
+"""The dataset card: true figures, "not recorded" for the rest, code that runs, and data that stays
+data.
+"""
 
 import dataclasses
 import html
@@ -193,10 +195,23 @@ def test_the_head_of_the_card_holds_what_the_issue_asks_for(run, written):
 
 @pytest.mark.parametrize(
     ("rows", "category"),
-    [(1, "n<1K"), (999, "n<1K"), (1_000, "1K<n<10K"), (9_999, "1K<n<10K"), (10_000, "10K<n<100K"),
-     (99_999, "10K<n<100K"), (100_000, "100K<n<1M"), (999_999, "100K<n<1M"), (10**6, "1M<n<10M"),
-     (10**9 - 1, "100M<n<1B"), (10**9, "1B<n<10B"), (10**12 - 1, "100B<n<1T"), (10**12, "n>1T"), (10**15, "n>1T")],
-)  # fmt: skip
+    [
+        (1, "n<1K"),
+        (999, "n<1K"),
+        (1_000, "1K<n<10K"),
+        (9_999, "1K<n<10K"),
+        (10_000, "10K<n<100K"),
+        (99_999, "10K<n<100K"),
+        (100_000, "100K<n<1M"),
+        (999_999, "100K<n<1M"),
+        (10**6, "1M<n<10M"),
+        (10**9 - 1, "100M<n<1B"),
+        (10**9, "1B<n<10B"),
+        (10**12 - 1, "100B<n<1T"),
+        (10**12, "n>1T"),
+        (10**15, "n>1T"),
+    ],
+)
 def test_size_categories_are_exact_at_their_borders(facts, rows, category):
     card = merge_card("", "best", {"train": {**facts, "kept": rows}}, "me/rows", False)
     assert read_metadata(card)["size_categories"] == [category]
@@ -240,9 +255,29 @@ def test_a_name_that_the_template_is_not_given_is_an_error(written):
     facts = json.loads(
         (written / about_of(files_in(written), "ifd-15", "train", "facts.json")).read_text()
     )
-    used = {"kept", "rows", "share", "source", "created", "license", "source_missing", "columns", "left_out", "steps",
-            "scorers", "pictures", "score", "length", "tokens", "scripts", "groups", "language", "cost",
-            "recipe", "by"}  # fmt: skip
+    used = {
+        "kept",
+        "rows",
+        "share",
+        "source",
+        "created",
+        "license",
+        "source_missing",
+        "columns",
+        "left_out",
+        "steps",
+        "scorers",
+        "pictures",
+        "score",
+        "length",
+        "tokens",
+        "scripts",
+        "groups",
+        "language",
+        "cost",
+        "recipe",
+        "by",
+    }
     assert used <= set(facts)
     given = {
         "name": "a",
@@ -371,8 +406,8 @@ def test_licence_and_language_come_from_the_sources_card_on_the_hub(hub, tmp_pat
     assert ("WARNING" in said) == (licence != "mit")
     card = hub.files("dataset", "me/rows")["README.md"].decode()
     assert (
-        "[me/source](https://huggingface.co/datasets/me/source), best first, picked by hf_superfilter"
-        in card
+        "[me/source](https://huggingface.co/datasets/me/source), best first, picked by "
+        "hf_superfilter" in card
     )
     assert f"Revision of the source: <code>{pin}</code>." in card
     assert "Languages stated by the source: <code>en</code>, <code>no</code>." in card
@@ -436,7 +471,8 @@ def test_the_code_of_a_folder_of_any_name_runs(tmp_path, folder):
 
 MARKS = "<!-- hf_superfilter: best/train --> <!-- /hf_superfilter: best/train --> <!-- hf_superfilter: x -->"
 EVIL = (
-    f"{{{{ 7*7 }}}} {{% if %}} | a | `b` ``` [c](d) **e** __f__ <script>alert(1)</script> {MARKS} --- $x$ ~y~ &lt;"
+    f"{{{{ 7*7 }}}} {{% if %}} | a | `b` ``` [c](d) **e** __f__ <script>alert(1)</script> {MARKS} "
+    "--- $x$ ~y~ &lt;"
     "\n---\n\n# H\n| i | j |\n|---|---|\n```\n"
     "<!-- /hf_superfilter: best/train -->\n<!-- hf_superfilter: best/train -->\n"
 )
@@ -467,9 +503,14 @@ def evil(tmp_path_factory, weak):
     (home / FILE_EVIL).mkdir()
     shutil.copytree(weak, home / FILE_EVIL / "model")
     columns = {
-        EVIL: [0.5, 0.25, 0.75, 1.0], f"{EVIL}_tokens": [1, 2, 3, 4], "x": [1, 2, 3, 4], "x_status": [EVIL, "ok"] * 2,
-        f"group {EVIL}": [EVIL, "---", "<b>", "|"], "instruction": ["Why is the sky blue?"] * 4, "output": [EVIL] * 4,
-    }  # fmt: skip
+        EVIL: [0.5, 0.25, 0.75, 1.0],
+        f"{EVIL}_tokens": [1, 2, 3, 4],
+        "x": [1, 2, 3, 4],
+        "x_status": [EVIL, "ok"] * 2,
+        f"group {EVIL}": [EVIL, "---", "<b>", "|"],
+        "instruction": ["Why is the sky blue?"] * 4,
+        "output": [EVIL] * 4,
+    }
     source = home / FILE_EVIL / f"{FILE_EVIL}.parquet"
     Dataset.from_dict(columns).to_parquet(str(source))
     (home / FILE_EVIL / "README.md").write_text("---\nlicense: '<script>|`'\n---\n")
@@ -505,8 +546,13 @@ def check_unbroken(card, name="best"):
     for table in tables_in(card):
         assert len({len(row) for row in table}) == 1, table
     assert re.findall(r"^#+ (.*)$", FENCE.sub("", body), re.MULTILINE)[2:8] == [
-        "The funnel", "Scores, lengths, languages", "Cost", "Make it again", "Limits and biases", "Licence",
-    ]  # fmt: skip
+        "The funnel",
+        "Scores, lengths, languages",
+        "Cost",
+        "Make it again",
+        "Limits and biases",
+        "Licence",
+    ]
     return body
 
 
@@ -560,14 +606,31 @@ def test_hostile_facts_of_every_kind_stay_facts(facts):
     group = {"value": EVIL, "rows": 1, "kept": 1, "share": 1.0}
     cost = {"name": EVIL, "rows": 1, "tokens": 1, "seconds": 1.0, "device": EVIL, "dtype": EVIL}
     hostile = {
-        **facts, "steps": [step], "scorers": [scorer], "source": source, "groups": {EVIL: [group]}, "cost": [cost],
-        "columns": [EVIL, EVIL], "left_out": [EVIL], "license": EVIL, "language": [EVIL], "created": EVIL, "by": EVIL,
-        "tokens": [{"column": EVIL, "kept": 1, "all": 1, "mean_kept": 1.0, "mean_all": 1.0}], "source_missing": EVIL,
-        "scripts": [{"script": EVIL, "rows": 1, "kept": 1}], "recipe": EVIL, "base_model": [EVIL],
-        "pictures": [{"file": "scores.png", "alt": EVIL}], "features": [{"name": EVIL, "dtype": "string"}],
-        "score": dict.fromkeys(("min", "q25", "median", "q75", "max", "cut"), 1.0), "source_datasets": [EVIL],
-        "length": dict.fromkeys((f"{m}_{p}" for m in ("mean", "median") for p in ("kept", "all", "dropped")), 1.0),
-    }  # fmt: skip
+        **facts,
+        "steps": [step],
+        "scorers": [scorer],
+        "source": source,
+        "groups": {EVIL: [group]},
+        "cost": [cost],
+        "columns": [EVIL, EVIL],
+        "left_out": [EVIL],
+        "license": EVIL,
+        "language": [EVIL],
+        "created": EVIL,
+        "by": EVIL,
+        "tokens": [{"column": EVIL, "kept": 1, "all": 1, "mean_kept": 1.0, "mean_all": 1.0}],
+        "source_missing": EVIL,
+        "scripts": [{"script": EVIL, "rows": 1, "kept": 1}],
+        "recipe": EVIL,
+        "base_model": [EVIL],
+        "pictures": [{"file": "scores.png", "alt": EVIL}],
+        "features": [{"name": EVIL, "dtype": "string"}],
+        "score": dict.fromkeys(("min", "q25", "median", "q75", "max", "cut"), 1.0),
+        "source_datasets": [EVIL],
+        "length": dict.fromkeys(
+            (f"{m}_{p}" for m in ("mean", "median") for p in ("kept", "all", "dropped")), 1.0
+        ),
+    }
     card = merge_card("# Rows\n\nBy hand.\n", "best", {"train": hostile}, "me/rows", False)
     check_unbroken(card)
     assert words_of(card).count(" ".join(EVIL.split())) >= 20

@@ -32,10 +32,14 @@ configs:
 """
 keys = st.from_regex(r"[a-z_]{1,8}", fullmatch=True).filter(lambda key: key != "language")
 scalars = st.one_of(
-    st.text(st.characters(exclude_categories=["Cs"]), max_size=20), st.integers(), st.booleans(), st.none(),
-    st.dates(), st.floats(allow_nan=False),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    st.integers(),
+    st.booleans(),
+    st.none(),
+    st.dates(),
+    st.floats(allow_nan=False),
     st.sampled_from(["---", "no", "\n---\n", "<!-- hf_superfilter: x -->", "a: b", "# c", "|"]),
-)  # fmt: skip
+)
 values = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
@@ -46,16 +50,29 @@ names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}/[a-z]{1,5}", fullmatch=Tr
 lines = st.lists(
     st.one_of(
         st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=20),
-        st.sampled_from(["---", "", "```", "<!-- hf_superfilter: a/b -->", "<!-- /hf_superfilter: a/b -->", "<!--"]),
+        st.sampled_from(
+            [
+                "---",
+                "",
+                "```",
+                "<!-- hf_superfilter: a/b -->",
+                "<!-- /hf_superfilter: a/b -->",
+                "<!--",
+            ]
+        ),
     ),
     max_size=6,
-)  # fmt: skip
+)
 endings = st.sampled_from(["\n", "\r\n"])
 texts = st.builds(lambda found, end: end.join(found), lines, endings)
 styles = st.fixed_dictionaries(
-    {"default_flow_style": st.sampled_from([None, False, True]), "allow_unicode": st.booleans(),
-     "indent": st.sampled_from([2, 4]), "width": st.sampled_from([20, 10_000])},
-)  # fmt: skip
+    {
+        "default_flow_style": st.sampled_from([None, False, True]),
+        "allow_unicode": st.booleans(),
+        "indent": st.sampled_from([2, 4]),
+        "width": st.sampled_from([20, 10_000]),
+    },
+)
 
 
 def card_of(metadata, body, end, **style):

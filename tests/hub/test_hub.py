@@ -1,4 +1,6 @@
-"""publish through the real clients against the local Hub: one whole commit, whoever else commits meanwhile."""
+"""publish through the real clients against the local Hub: one whole commit, whoever else commits
+meanwhile.
+"""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -191,7 +193,9 @@ def test_eight_publishers_of_one_name_leave_it_whole_after_every_commit(hub, the
 
 
 def test_a_file_that_another_replaced_meanwhile_is_committed_again(hub):
-    """The client leaves out what is on the Hub already: what was there when it looked, not when it commits."""
+    """The client leaves out what is on the Hub already: what was there when it looked, not when it
+    commits.
+    """
     publish(picked(1, 2, who="x"), "me/rows", name="best")
     hub.before(
         lambda: publish(picked(8, 9, who="y"), "me/rows", name="best"),
@@ -247,11 +251,12 @@ TITLE, MIDDLE, LAST = (
     "\n\n<b>After</b>\n\n\n",
 )
 FOREIGN = [
-    "# who made this\nlicense: mit  # really\nlanguage: no\npretty_name: \"Rows: of all sorts\"\n",
-    "annotations_creators:\n- 'no'   # Norwegian\n\nthumbnail: |\n  first\n\n    second\n  # no comment\n",
+    '# who made this\nlicense: mit  # really\nlanguage: no\npretty_name: "Rows: of all sorts"\n',
+    "annotations_creators:\n- 'no'   # Norwegian\n\nthumbnail: |\n  first\n\n    second\n  # no "
+    "comment\n",
     "extra_gated_prompt: >-\n  you\n  agree\n",
     "my_list: [1, 0x1F, no, 1.50]\n",
-]  # fmt: skip
+]
 
 
 def parquet_of(selection):
@@ -285,14 +290,19 @@ def test_publishing_again_replaces_the_shards_and_leaves_all_that_is_foreign_byt
         for part in FOREIGN:
             assert part in text
         body = text.split("---\n", 2)[2]
-        outside = [part.split("<!-- /hf_superfilter")[-1].split(" -->\n")[-1] for part in
-                   body.split("<!-- hf_superfilter: ")]  # fmt: skip
+        outside = [
+            part.split("<!-- /hf_superfilter")[-1].split(" -->\n")[-1]
+            for part in body.split("<!-- hf_superfilter: ")
+        ]
         assert [outside[0], outside[1], outside[2]] == [TITLE + "\n", MIDDLE, LAST]
     theirs = HfApi().dataset_info("me/rows").card_data["configs"][0]
     assert theirs == {
-        "config_name": "theirs", "data_files": [{"split": "train", "path": "other/*.parquet"}], "default": True,
-        "sep": "\t", "version": "1.10.0",
-    }  # fmt: skip
+        "config_name": "theirs",
+        "data_files": [{"split": "train", "path": "other/*.parquet"}],
+        "default": True,
+        "sep": "\t",
+        "version": "1.10.0",
+    }
     assert (numbers_of(name="one"), numbers_of(name="two"), numbers_of()) == ([9, 8], [4], [5])
     section_of_two = before[
         before.index("<!-- hf_superfilter: two/") : before.index("<!-- /hf_superfilter: two/")

@@ -1,4 +1,6 @@
-"""Provenance: what a run tells of its source, models and recipe, and which columns are the source's own."""
+"""Provenance: what a run tells of its source, models and recipe, and which columns are the source's
+own.
+"""
 
 import json
 from dataclasses import dataclass

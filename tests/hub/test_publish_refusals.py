@@ -1,4 +1,6 @@
-"""What publish refuses, and what it says when the Hub or the network does: one sentence, nothing changed, no token."""
+"""What publish refuses, and what it says when the Hub or the network does: one sentence, nothing
+changed, no token.
+"""
 
 import logging
 import subprocess
@@ -18,10 +20,32 @@ from hf_superfilter import Length, Recipe, SuperfilterError, TopK, load_subset, 
 
 @pytest.mark.parametrize(
     "repo_id",
-    ["rows", "", "me/", "/rows", "me/rows/best", "me/ro ws", "me/rows.git", "me/ro--ws", "me/ro..ws", "me/rows-",
-     "me/rows.", "me-/rows", "me./rows", "-me/rows", "me/-rows", "me/.rows", "me/röws", "me/" + "r" * 97, "me/rows\n",
-     "../rows", "me\\rows", "https://huggingface.co/me/rows", "me/rows@main"],
-)  # fmt: skip
+    [
+        "rows",
+        "",
+        "me/",
+        "/rows",
+        "me/rows/best",
+        "me/ro ws",
+        "me/rows.git",
+        "me/ro--ws",
+        "me/ro..ws",
+        "me/rows-",
+        "me/rows.",
+        "me-/rows",
+        "me./rows",
+        "-me/rows",
+        "me/-rows",
+        "me/.rows",
+        "me/röws",
+        "me/" + "r" * 97,
+        "me/rows\n",
+        "../rows",
+        "me\\rows",
+        "https://huggingface.co/me/rows",
+        "me/rows@main",
+    ],
+)
 def test_a_repository_that_the_hub_could_not_have_is_refused_at_once(hub, repo_id):
     with pytest.raises(ValueError, match=r"^repo_id=.*: give 'user/name'"):
         publish(picked(1), repo_id)
@@ -30,9 +54,29 @@ def test_a_repository_that_the_hub_could_not_have_is_refused_at_once(hub, repo_i
 
 @pytest.mark.parametrize(
     "name",
-    ["", "data", "a/b", "a b", ".a", "-a", "_a", "a..b", "..", "a\n", "a:b", "a|b", "a?b", "a*b", "a<b", "a>b", "a\\b",
-     "ä", "a" * 97, None],
-)  # fmt: skip
+    [
+        "",
+        "data",
+        "a/b",
+        "a b",
+        ".a",
+        "-a",
+        "_a",
+        "a..b",
+        "..",
+        "a\n",
+        "a:b",
+        "a|b",
+        "a?b",
+        "a*b",
+        "a<b",
+        "a>b",
+        "a\\b",
+        "ä",
+        "a" * 97,
+        None,
+    ],
+)
 def test_a_name_that_datasets_or_a_path_could_not_hold_is_refused_at_once(hub, name):
     with pytest.raises(ValueError, match=r"^name=.*: a subset's name is made of letters"):
         publish(picked(1), "me/rows", name=name)

@@ -1,4 +1,6 @@
-"""write_repo: the files that publish commits, in a folder; what was there before survives whatever goes wrong."""
+"""write_repo: the files that publish commits, in a folder; what was there before survives whatever
+goes wrong.
+"""
 
 import resource
 from contextlib import contextmanager

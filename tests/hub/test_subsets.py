@@ -1,4 +1,6 @@
-"""load_subset, list_subsets, load_recipe: from the local Hub, from folders, at pinned revisions, offline."""
+"""load_subset, list_subsets, load_recipe: from the local Hub, from folders, at pinned revisions,
+offline.
+"""
 
 import json
 import subprocess
@@ -64,20 +66,60 @@ def test_the_default_the_name_and_the_split_decide_what_is_loaded(hub):
 @pytest.mark.parametrize(
     ("arguments", "kind", "said"),
     [
-        (["me/rows", "ifd-01"], ValueError, "'me/rows' has no subset 'ifd-01': did you mean 'ifd-10'?"),
+        (
+            ["me/rows", "ifd-01"],
+            ValueError,
+            "'me/rows' has no subset 'ifd-01': did you mean 'ifd-10'?",
+        ),
         (["me/rows", "zzz"], ValueError, "'me/rows' has no subset 'zzz': there are: ifd-10, ifd-5"),
-        (["me/rows", None, "tset"], ValueError, "'me/rows' has no split 'tset': did you mean 'test'?"),
-        (["me/nothing"], FileNotFoundError, "the Hub has no data set 'me/nothing': check the name, and that"),
-        (["other/secret"], FileNotFoundError, "the Hub has no data set 'other/secret': check the name, and that"),
-        (["me/plain"], ValueError, "'me/plain' names no subsets in its README.md: load_rows('me/plain') loads"),
-        (["me/rows", None, None, "v9"], FileNotFoundError, "the Hub has no data set 'me/rows' at revision 'v9': check"),
-        (["me/rows", None, None, "0" * 40], FileNotFoundError, "the Hub has no data set 'me/rows' at revision '0000"),
+        (
+            ["me/rows", None, "tset"],
+            ValueError,
+            "'me/rows' has no split 'tset': did you mean 'test'?",
+        ),
+        (
+            ["me/nothing"],
+            FileNotFoundError,
+            "the Hub has no data set 'me/nothing': check the name, and that",
+        ),
+        (
+            ["other/secret"],
+            FileNotFoundError,
+            "the Hub has no data set 'other/secret': check the name, and that",
+        ),
+        (
+            ["me/plain"],
+            ValueError,
+            "'me/plain' names no subsets in its README.md: load_rows('me/plain') loads",
+        ),
+        (
+            ["me/rows", None, None, "v9"],
+            FileNotFoundError,
+            "the Hub has no data set 'me/rows' at revision 'v9': check",
+        ),
+        (
+            ["me/rows", None, None, "0" * 40],
+            FileNotFoundError,
+            "the Hub has no data set 'me/rows' at revision '0000",
+        ),
         (["me rows/x"], FileNotFoundError, "the Hub has no data set 'me rows/x': check the name"),
-        (["alpaca-ifd-01"], FileNotFoundError, "no subset 'alpaca-ifd-01' in the catalogue: did you mean 'alpaca-ifd"),
-        (["alpaca-ifd-10", "x"], ValueError, "'alpaca-ifd-10' is a short name, which stands for one"),
-        (["alpaca-ifd-10", None, None, "main"], ValueError, "'alpaca-ifd-10' is a short name, which stands for one"),
+        (
+            ["alpaca-ifd-01"],
+            FileNotFoundError,
+            "no subset 'alpaca-ifd-01' in the catalogue: did you mean 'alpaca-ifd",
+        ),
+        (
+            ["alpaca-ifd-10", "x"],
+            ValueError,
+            "'alpaca-ifd-10' is a short name, which stands for one",
+        ),
+        (
+            ["alpaca-ifd-10", None, None, "main"],
+            ValueError,
+            "'alpaca-ifd-10' is a short name, which stands for one",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_there_is_said_in_one_sentence_with_the_nearest_that_is(
     hub, arguments, kind, said
 ):
@@ -133,13 +175,19 @@ def test_a_token_that_the_hub_does_not_know_is_said(hub, monkeypatch):
 
 CHAT = {
     "messages": [
-        [{"role": "user", "content": "Hi 👋", "tool_calls": None},
-         {"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": {"x": 1.5}}]}],
+        [
+            {"role": "user", "content": "Hi 👋", "tool_calls": None},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"name": "f", "arguments": {"x": 1.5}}],
+            },
+        ],
         [],
         [{"role": "user", "content": "\u2028<script>", "tool_calls": []}],
     ],
     "tools": [None, [{"name": "f", "parameters": ["x"]}], []],
-}  # fmt: skip
+}
 CALL = {"name": Value("string"), "arguments": {"x": Value("float64")}}
 CHAT_FEATURES = Features(
     {
@@ -150,19 +198,33 @@ CHAT_FEATURES = Features(
     }
 )
 ODD = {
-    "label": [1, 0, None], "large": ["x" * 100_000, "", None], "vector": [[1.5, 2.5], [0.0, 0.0], [1.0, 2.0]],
-    "many": [[1], [], [2, 3]], "été 👩🏽‍🚀": [1, 2, 3], "{{ 7*7 }} | `<b>`\n---": ["a", "b", "c"],
-    "no": [True, False, None], "1": [b"\x00\xff", b"", None], "größe": [0.1, float("nan"), float("inf")],
-    "": ["empty", "name", "d"], "prompt": ["mine", "is", "kept"],
-}  # fmt: skip
+    "label": [1, 0, None],
+    "large": ["x" * 100_000, "", None],
+    "vector": [[1.5, 2.5], [0.0, 0.0], [1.0, 2.0]],
+    "many": [[1], [], [2, 3]],
+    "été 👩🏽‍🚀": [1, 2, 3],
+    "{{ 7*7 }} | `<b>`\n---": ["a", "b", "c"],
+    "no": [True, False, None],
+    "1": [b"\x00\xff", b"", None],
+    "größe": [0.1, float("nan"), float("inf")],
+    "": ["empty", "name", "d"],
+    "prompt": ["mine", "is", "kept"],
+}
 ODD_FEATURES = Features(
     {
-        "label": ClassLabel(names=["no", "yes: {x}", "---"]), "large": Value("large_string"),
-        "vector": Sequence(Value("float32"), length=2), "many": LargeList(Value("int8")), "été 👩🏽‍🚀": Value("int32"),
-        "{{ 7*7 }} | `<b>`\n---": Value("string"), "no": Value("bool"), "1": Value("binary"), "größe": Value("float16"),
-        "": Value("string"), "prompt": Value("string"),
+        "label": ClassLabel(names=["no", "yes: {x}", "---"]),
+        "large": Value("large_string"),
+        "vector": Sequence(Value("float32"), length=2),
+        "many": LargeList(Value("int8")),
+        "été 👩🏽‍🚀": Value("int32"),
+        "{{ 7*7 }} | `<b>`\n---": Value("string"),
+        "no": Value("bool"),
+        "1": Value("binary"),
+        "größe": Value("float16"),
+        "": Value("string"),
+        "prompt": Value("string"),
     }
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(
@@ -298,12 +360,17 @@ def test_every_split_has_its_recipe_and_where_there_is_none_it_is_said(hub, tmp_
 
 @pytest.mark.parametrize(
     "recipe",
-    ["score: [{'subprocess:Popen': {args: [touch, PATH]}}]", "score: [Length]\nselect: [{'pathlib:Path.touch': {}}]",
-     "score: ['os:system']", "score: {'subprocess:Popen': {args: [touch, PATH]}}",
-     "score: [&x {'subprocess:Popen': {args: [touch, PATH]}}, *x]",
-     "score: !!python/object/apply:os.system ['touch PATH']",
-     "score: [Length]\nselect: [{TopK: {by: x, k: 1}, 'subprocess:Popen': {args: [touch, PATH]}}]"],
-)  # fmt: skip
+    [
+        "score: [{'subprocess:Popen': {args: [touch, PATH]}}]",
+        "score: [Length]\nselect: [{'pathlib:Path.touch': {}}]",
+        "score: ['os:system']",
+        "score: {'subprocess:Popen': {args: [touch, PATH]}}",
+        "score: [&x {'subprocess:Popen': {args: [touch, PATH]}}, *x]",
+        "score: !!python/object/apply:os.system ['touch PATH']",
+        "score: [Length]\nselect: [{TopK: {by: x, k: 1}, 'subprocess:Popen': {args: [touch, "
+        "PATH]}}]",
+    ],
+)
 def test_a_recipe_of_somebody_else_runs_no_code_that_is_not_of_ours(hub, tmp_path, recipe):
     publish(picked(1), "other/rows", name="best", token="hf_other_write", private=False)
     text = "dataset: embedded:sample\n" + recipe.replace("PATH", str(tmp_path / "touched"))

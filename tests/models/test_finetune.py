@@ -143,7 +143,9 @@ def test_a_single_batch_is_learned_by_heart(tmp_path, llama, some):
 
 
 def reference(model, windows, labels_of):
-    """Loss and gradient norm of transformers' own masked loss, one row at a time; a label of -100 is no target."""
+    """Loss and gradient norm of transformers' own masked loss, one row at a time; a label of -100
+    is no target.
+    """
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).train()
     total = sum(window.scored for window in windows)
     whole = 0.0
@@ -411,7 +413,9 @@ def finish(command):
 
 
 def killed_after(command, log, steps, delay=0.0):
-    """Kill it so many seconds after it has made so many steps more, and answer the steps that it made."""
+    """Kill it so many seconds after it has made so many steps more, and answer the steps that it
+    made.
+    """
     before = len(log.read_text().splitlines()) if log.exists() else 0
     process = start(command)
     while process.poll() is None and (

@@ -1,4 +1,6 @@
-"""Ask-LLM behind an endpoint: the same numbers as here, and a failure costs time or is a sentence, never a score."""
+"""Ask-LLM behind an endpoint: the same numbers as here, and a failure costs time or is a sentence,
+never a score.
+"""
 
 import json
 import logging
@@ -242,10 +244,15 @@ def test_a_server_that_is_not_there_is_one_sentence():
         AskLLM("tiny", endpoint="http://127.0.0.1:9/v1")({"prompt": [""], "response": ["Water."]})
 
 
-@pytest.mark.parametrize(("fault", "error", "said"), [
-    ("mute", ValueError, "--max-logprobs 20"), ("page", ValueError, "does not answer as OpenAI's protocol says"),
-    ("500", ConnectionError, "still fails after .* 500 - .*try again"), ("cut", ConnectionError, "cannot be reached"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fault", "error", "said"),
+    [
+        ("mute", ValueError, "--max-logprobs 20"),
+        ("page", ValueError, "does not answer as OpenAI's protocol says"),
+        ("500", ConnectionError, "still fails after .* 500 - .*try again"),
+        ("cut", ConnectionError, "cannot be reached"),
+    ],
+)
 def test_a_server_that_never_answers_well_is_said(chat, rows, fault, error, said):
     with OpenAIServer(chat, fault=lambda number: fault) as server, pytest.raises(error, match=said):
         ask(server)(rows[:2])
@@ -259,10 +266,19 @@ def test_a_model_that_the_server_does_not_know_is_said(chat, rows):
         AskLLM("other", endpoint=server.url)(rows[:1])
 
 
-@pytest.mark.parametrize("endpoint", [
-    "", "localhost:8000", "ftp://localhost/v1", "http://", "http://localhost:x/v1", 3,
-    "http://me:secret@localhost/v1", "http://localhost/v1?key=secret",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "",
+        "localhost:8000",
+        "ftp://localhost/v1",
+        "http://",
+        "http://localhost:x/v1",
+        3,
+        "http://me:secret@localhost/v1",
+        "http://localhost/v1?key=secret",
+    ],
+)
 def test_what_is_no_address_or_holds_a_secret_is_refused(endpoint):
     with pytest.raises(ValueError, match="endpoint") as error:
         AskLLM("tiny", endpoint=endpoint)
@@ -280,7 +296,8 @@ def test_what_only_the_server_can_choose_is_refused(setting):
 def test_without_the_extra_the_command_says_what_to_install(tmp_path):
     (tmp_path / "openai.py").write_text("raise ModuleNotFoundError('No module named openai')")
     (tmp_path / "recipe.yaml").write_text(
-        "dataset: embedded:sample\nscore:\n- AskLLM: {model: tiny, endpoint: 'http://127.0.0.1:9/v1'}\n"
+        "dataset: embedded:sample\nscore:\n- AskLLM: {model: tiny, endpoint: "
+        "'http://127.0.0.1:9/v1'}\n"
     )
     program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from hf_superfilter.cli.app import main; main()"
     command = [
@@ -297,7 +314,8 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        "error: asking an endpoint needs OpenAI's client: install it with pip install 'hf-superfilter[api]'"
+        "error: asking an endpoint needs OpenAI's client: install it with pip install "
+        "'hf-superfilter[api]'"
     )
 
 

@@ -1,4 +1,6 @@
-"""Short names: the package's entries are recipes that parse, the user's come beside them, damage is one sentence."""
+"""Short names: the package's entries are recipes that parse, the user's come beside them, damage is
+one sentence.
+"""
 
 import pytest
 import yaml

@@ -1,4 +1,6 @@
-"""Every recipe of the package runs as it is and by name, on other data and models too, and says what it is."""
+"""Every recipe of the package runs as it is and by name, on other data and models too, and says
+what it is.
+"""
 
 import hashlib
 import json
@@ -208,8 +210,10 @@ def test_settings_go_where_they_are_stated_and_else_where_they_can():
         "embedded:sample",
         (IFD("a"), IFD("b", name="other"), Embed("c"), Length()),
         (Threshold("ifd", below=1.0), PerCluster("ifd", 0.1)),
-        split="train", columns={"instruction": "x"}, template="alpaca",
-    )  # fmt: skip
+        split="train",
+        columns={"instruction": "x"},
+        template="alpaca",
+    )
     assert models_of(override(recipe, settings={"model": "m"})) == ["m", "m", "m"]
     assert models_of(override(recipe, settings={"Embed.model": "m"})) == ["a", "b", "m"]
     assert models_of(override(recipe, settings={"other.model": "m"})) == ["a", "m", "c"]
@@ -217,8 +221,12 @@ def test_settings_go_where_they_are_stated_and_else_where_they_can():
     assert override(recipe) == recipe
     moved = override(recipe, dataset="elsewhere", format="dolly")
     assert (moved.dataset, moved.format, moved.split, moved.columns, moved.template) == (
-        "elsewhere", "dolly", None, None, "alpaca",
-    )  # fmt: skip
+        "elsewhere",
+        "dolly",
+        None,
+        None,
+        "alpaca",
+    )
     assert override(Recipe("x", (Length(),), (TopK("length", 1),)), settings={"k": 2}).select == (
         TopK("length", 2),
     )

@@ -1,4 +1,6 @@
-"""Recipes: what YAML says is what the constructors are given, and one sentence for whatever it says wrong."""
+"""Recipes: what YAML says is what the constructors are given, and one sentence for whatever it says
+wrong.
+"""
 
 import sys
 from pathlib import Path
@@ -18,12 +20,19 @@ columns = st.tuples(texts, texts)
 budgets = st.one_of(st.integers(1, 10**9), st.floats(1e-9, 1))
 numbers = st.one_of(st.integers(-100, 100), st.floats(-1e30, 1e30))
 scorers = st.one_of(
-    st.builds(IFD, texts, variant=st.sampled_from(["superfiltering", "bos", "aligned", "loss_ratio"]), columns=columns,
-              name=names, max_length=st.none() | st.integers(2, 4096), dtype=st.sampled_from(["auto", "float32"])),
+    st.builds(
+        IFD,
+        texts,
+        variant=st.sampled_from(["superfiltering", "bos", "aligned", "loss_ratio"]),
+        columns=columns,
+        name=names,
+        max_length=st.none() | st.integers(2, 4096),
+        dtype=st.sampled_from(["auto", "float32"]),
+    ),
     st.builds(Perplexity, texts, append_eos=st.booleans(), revision=st.none() | texts),
     st.builds(Length, columns=columns, name=names),
     st.builds(Length, st.just("tokens"), model=texts),
-)  # fmt: skip
+)
 selectors = st.one_of(
     st.builds(TopK, texts, budgets, largest=st.booleans()),
     st.builds(TopK, texts, tokens=st.integers(1, 10**9)),
@@ -39,10 +48,18 @@ selectors = st.one_of(
     ),
 )
 recipes = st.builds(
-    Recipe, texts, score=st.lists(scorers, min_size=1, max_size=3), select=st.lists(selectors, min_size=1, max_size=3),
-    split=st.none() | texts, config=st.none() | texts, revision=st.none() | texts, format=texts, template=texts,
-    tokenizer=st.none() | texts, columns=st.none() | st.dictionaries(texts, texts, max_size=2),
-)  # fmt: skip
+    Recipe,
+    texts,
+    score=st.lists(scorers, min_size=1, max_size=3),
+    select=st.lists(selectors, min_size=1, max_size=3),
+    split=st.none() | texts,
+    config=st.none() | texts,
+    revision=st.none() | texts,
+    format=texts,
+    template=texts,
+    tokenizer=st.none() | texts,
+    columns=st.none() | st.dictionaries(texts, texts, max_size=2),
+)
 
 GOOD = {
     "dataset": "embedded:sample",
@@ -328,8 +345,13 @@ def test_a_recipe_without_select_only_scores_and_run_says_what_is_missing(tmp_pa
     assert "length" in recipe.score_rows(tmp_path / "run").column_names
     assert Recipe.read(tmp_path / "run/recipe.yaml") == recipe
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "run.json", "run.log.jsonl", "chunks.npy", "length", "recipe.yaml", "scored.parquet"
-    }  # fmt: skip
+        "run.json",
+        "run.log.jsonl",
+        "chunks.npy",
+        "length",
+        "recipe.yaml",
+        "scored.parquet",
+    }
 
 
 @pytest.mark.parametrize("name", ["scored.parquet", "recipe.yaml", "selected.parquet"])
@@ -371,9 +393,13 @@ def test_every_way_of_reading_rows_in_a_recipe_reaches_the_scorer(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"q": "Hi", "a": "Hello"}\n')
     recipe = Recipe.from_yaml(
         recipe_of(
-            dataset=str(tmp_path / "rows.jsonl"), split="train", format="dolly", template="Q: {instruction} A:",
-            columns={"instruction": "q", "response": "a"}, select=[{"RandomSample": {"k": 1}}],
+            dataset=str(tmp_path / "rows.jsonl"),
+            split="train",
+            format="dolly",
+            template="Q: {instruction} A:",
+            columns={"instruction": "q", "response": "a"},
+            select=[{"RandomSample": {"k": 1}}],
         )
-    )  # fmt: skip
+    )
     row = recipe.run(tmp_path / "run").table[0]
     assert (row["prompt"], row["response"], row["length"]) == ("Q: Hi A:", "Hello", 5)

@@ -22,7 +22,9 @@ select: [{Threshold: {by: ifd, below: 1.0}}, {TopK: {by: ifd, k: 0.15}}]
 
 
 class Page(HTMLParser):
-    """What a reader's program sees: tags, the facts with their values, the text, and the text that is no fact."""
+    """What a reader's program sees: tags, the facts with their values, the text, and the text that
+    is no fact.
+    """
 
     def __init__(self, text):
         super().__init__()
@@ -62,7 +64,9 @@ def page(run):
 
 
 def numbers_of_the_rows(rows, kept):
-    """Every number of the page but those of run.json and the examples, from the published rows alone."""
+    """Every number of the page but those of run.json and the examples, from the published rows
+    alone.
+    """
     under, n, k = int((rows.ifd < 1).sum()), len(rows), len(kept)
     wanted = {"rows": n, "kept": k, "share": k / n, "score.cut": kept.ifd.iloc[-1]}
     for number, (before, after) in enumerate([(n, under), (under, k)]):
@@ -153,7 +157,8 @@ def test_the_words_for_the_pictures_give_the_numbers_of_the_rows(run, page):
     )
     dropped = rows[~rows.instruction.isin(kept.instruction)]
     assert lengths == (
-        f"Histogram of response lengths: median {kept.response.str.len().median():,.0f} characters over "
+        f"Histogram of response lengths: median {kept.response.str.len().median():,.0f} characters "
+        "over "
         f"{len(kept)} rows kept, median {dropped.response.str.len().median():,.0f} characters over "
         f"{len(dropped)} rows dropped."
     )
@@ -201,31 +206,48 @@ SCORES = [0.5, 0.1, 0.9, 0.3, float("nan"), 0.7]
 @pytest.mark.parametrize(
     ("selectors", "cut", "shown"),
     [
-        ([TopK("ifd", 2)], 0.7, {"Best kept": [2, 5], "Just under the line": [0, 3, 1], "Worst": [1, 3, 0]}),
         (
-            [TopK("ifd", 2, largest=False)], 0.3,
+            [TopK("ifd", 2)],
+            0.7,
+            {"Best kept": [2, 5], "Just under the line": [0, 3, 1], "Worst": [1, 3, 0]},
+        ),
+        (
+            [TopK("ifd", 2, largest=False)],
+            0.3,
             {"Best kept": [1, 3], "Just under the line": [0, 5, 2], "Worst": [2, 5, 0]},
         ),
         (
-            [TopK("ifd", 1, largest=False)], 0.1,
+            [TopK("ifd", 1, largest=False)],
+            0.1,
             {"Best kept": [1], "Just under the line": [3, 0, 5, 2], "Worst": [2, 5, 0, 3]},
         ),
         (
-            [Threshold("ifd", below=0.8)], None,
+            [Threshold("ifd", below=0.8)],
+            None,
             {"Kept": [0, 1, 3, 5], "Dropped by Threshold(by='ifd', below=0.8), step 1": [2]},
         ),
         (
-            [TopK("ifd", 4), Threshold("size", above=2)], None,
-            {"Best kept": [5, 3], "Worst": [1, 0, 2], "Dropped by TopK(by='ifd', k=4), step 1": [1],
-             "Dropped by Threshold(by='size', above=2), step 2": [2, 0]},
+            [TopK("ifd", 4), Threshold("size", above=2)],
+            None,
+            {
+                "Best kept": [5, 3],
+                "Worst": [1, 0, 2],
+                "Dropped by TopK(by='ifd', k=4), step 1": [1],
+                "Dropped by Threshold(by='size', above=2), step 2": [2, 0],
+            },
         ),
         (
-            [TopK("ifd", 4, largest=False), RandomSample(4)], None,
-            {"Best kept": [1, 3, 0, 5], "Worst": [2], "Dropped by TopK(by='ifd', k=4, largest=False), step 1": [2]},
+            [TopK("ifd", 4, largest=False), RandomSample(4)],
+            None,
+            {
+                "Best kept": [1, 3, 0, 5],
+                "Worst": [2],
+                "Dropped by TopK(by='ifd', k=4, largest=False), step 1": [2],
+            },
         ),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_only_a_last_step_that_ranks_draws_a_line_and_only_a_ranking_tells_good_from_bad(
     tmp_path, selectors, cut, shown
 ):
@@ -282,8 +304,11 @@ def test_groups_of_equal_size_stand_in_the_order_in_which_they_appear(tmp_path):
     )
     groups = Summary(select(table, [TopK("ifd", 2)])).groups["kind"]
     assert [(group["value"], group["rows"], group["kept"]) for group in groups] == [
-        ("b", 2, 1), ("a", 2, 0), ("c", 2, 0), ("d", 1, 1)
-    ]  # fmt: skip
+        ("b", 2, 1),
+        ("a", 2, 0),
+        ("c", 2, 0),
+        ("d", 1, 1),
+    ]
 
 
 def test_a_number_that_a_step_says_of_itself_is_a_fact(tmp_path):

@@ -263,10 +263,15 @@ def test_tokens_are_those_of_the_response_so_that_a_budget_can_be_kept(weak, row
     ]
 
 
-@pytest.mark.parametrize(("fixture", "template", "begins"), [
-    ("t5", None, False), ("llama", None, True),
-    ("llama", "<s>{{ messages[0].content }}", True), ("llama", "{{ messages[0].content }}", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fixture", "template", "begins"),
+    [
+        ("t5", None, False),
+        ("llama", None, True),
+        ("llama", "<s>{{ messages[0].content }}", True),
+        ("llama", "{{ messages[0].content }}", False),
+    ],
+)
 def test_a_decoder_is_asked_with_the_marks_of_a_beginning_and_without_an_end(
     request, tmp_path, fixture, template, begins
 ):
@@ -354,23 +359,26 @@ def test_yes_is_a_word_in_a_recipe_with_and_without_quotes(arguments):
     assert scorer == AskLLM("embedded:weak", yes=("sure",))
 
 
-@pytest.mark.parametrize(("settings", "said"), [
-    ({"prompt": "pretrainig"}, "did you mean 'pretraining'"),
-    ({"prompt": "Good? {txt}"}, r"field \{txt\}: did you mean 'text'"),
-    ({"prompt": "Good? {}"}, "has the field"),
-    ({"prompt": "Good? {0}"}, "has the field"),
-    ({"prompt": "Good? {text:d}"}, r"field \{text:d\}: did you mean 'text'"),
-    ({"prompt": "Good? {text!r}"}, r"field \{text!r\}"),
-    ({"prompt": "Good? {text:{x}}"}, r"field \{text:\{x\}\}"),
-    ({"prompt": "Good? {prompt}"}, "ask about"),
-    ({"prompt": "Good? {text} {response}"}, "ask about"),
-    ({"prompt": "Good? {text"}, "cannot be filled"),
-    ({"prompt": 3}, "prompt=3"),
-    ({"yes": ()}, r"yes=\(\)"),
-    ({"no": ("",)}, "no="),
-    ({"yes": 3}, "yes=3"),
-    ({"no": ("no", "yes")}, "'YES' cannot mean both"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"prompt": "pretrainig"}, "did you mean 'pretraining'"),
+        ({"prompt": "Good? {txt}"}, r"field \{txt\}: did you mean 'text'"),
+        ({"prompt": "Good? {}"}, "has the field"),
+        ({"prompt": "Good? {0}"}, "has the field"),
+        ({"prompt": "Good? {text:d}"}, r"field \{text:d\}: did you mean 'text'"),
+        ({"prompt": "Good? {text!r}"}, r"field \{text!r\}"),
+        ({"prompt": "Good? {text:{x}}"}, r"field \{text:\{x\}\}"),
+        ({"prompt": "Good? {prompt}"}, "ask about"),
+        ({"prompt": "Good? {text} {response}"}, "ask about"),
+        ({"prompt": "Good? {text"}, "cannot be filled"),
+        ({"prompt": 3}, "prompt=3"),
+        ({"yes": ()}, r"yes=\(\)"),
+        ({"no": ("",)}, "no="),
+        ({"yes": 3}, "yes=3"),
+        ({"no": ("no", "yes")}, "'YES' cannot mean both"),
+    ],
+)
 def test_bad_questions_and_answers_are_refused_at_once(settings, said):
     with pytest.raises(ValueError, match=said):
         AskLLM("m", **settings)
@@ -385,9 +393,13 @@ def test_a_question_that_fills_the_window_by_itself_is_said(weak):
 
 def test_a_model_without_a_vocabulary_head_is_said(tmp_path, weak):
     config = LlamaConfig(
-        vocab_size=9_000, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+        vocab_size=9_000,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
         tie_word_embeddings=False,
-    )  # fmt: skip
+    )
     vision = ViTConfig(
         hidden_size=8,
         intermediate_size=8,

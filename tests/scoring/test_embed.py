@@ -1,4 +1,5 @@
-"""Embed and its encoder: the mean of the hidden states, whatever stands beside a text in its batch, and the folders of
+"""Embed and its encoder: the mean of the hidden states, whatever stands beside a text in its batch,
+and the folders of
 sentence-transformers as they say."""
 
 import hashlib

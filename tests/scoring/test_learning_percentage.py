@@ -1,4 +1,6 @@
-"""Learning percentage: the formula, what is undefined, what is refused, and the training behind it through score()."""
+"""Learning percentage: the formula, what is undefined, what is refused, and the training behind it
+through score().
+"""
 
 import dataclasses
 import json
@@ -357,9 +359,13 @@ def start(tmp_path, rows):
             tmp_path / "steps.log",
         )
         return subprocess.Popen(
-            [sys.executable, *map(str, (*launcher, *files, pause))], cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [sys.executable, *map(str, (*launcher, *files, pause))],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     return begin
 
@@ -414,8 +420,10 @@ def test_two_processes_of_torchrun_train_together_and_give_the_table_of_one(
     one = scorer_of(llama).prepare(rows, tmp_path / "one")
     (file,) = (tmp_path / "run/lp").glob("prepared-*/loss.jsonl")
     for key, near in (("loss", 1e-5), ("grad_norm", 1e-4)):
-        two, alone = ([json.loads(line)[key] for line in path.read_text().splitlines()]
-                      for path in (file, tmp_path / "one/loss.jsonl"))  # fmt: skip
+        two, alone = (
+            [json.loads(line)[key] for line in path.read_text().splitlines()]
+            for path in (file, tmp_path / "one/loss.jsonl")
+        )
         np.testing.assert_allclose(two, alone, rtol=near)
     table = pq.read_table(tmp_path / "run/table.parquet")
     np.testing.assert_allclose(

@@ -1,4 +1,6 @@
-"""The published picks of learning percentage on Dolly come out of our formulas and PerCluster, where they are sound."""
+"""The published picks of learning percentage on Dolly come out of our formulas and PerCluster,
+where they are sound.
+"""
 
 import importlib
 import math

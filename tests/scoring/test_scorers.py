@@ -44,8 +44,9 @@ def learned() -> LearningPercentage:
     )
 
 
-# One example a class: a scorer added to scoring/ is found below and has to be added here. One that has to see all
-# rows first is prepared: what it does before that is tested where its own tests are, and once for all below.
+# One example a class: a scorer added to scoring/ is found below and has to be added here. One that
+# has to see all rows first is prepared: what it does before that is tested where its own tests are,
+# and once for all below.
 EXAMPLES = {
     "AskLLM": lambda: AskLLM("embedded:weak"),
     "Density": lambda: Density(0.5, repetitions=50, buckets=1_000),
@@ -208,21 +209,44 @@ def test_missing_columns_and_cells_that_are_no_text_are_said(text_scorer):
         text_scorer({"prompt": [["a", "b"]], "response": [["c"]]})
 
 
-@pytest.mark.parametrize("make", [
-    lambda: IFD("m", name="a b"), lambda: IFD("m", dtype="bf16"), lambda: IFD("m", columns="prompt"),
-    lambda: IFD("m", max_length=1), lambda: IFD("m", variant="aligend"), lambda: IFD(5), lambda: IFD(""),
-    lambda: Embed(""), lambda: Embed("m", normalize="yes"), lambda: Embed("m", columns=("prompt",)),
-    lambda: LearningPercentage("m", epochs=1), lambda: LearningPercentage("m", epochs=2.5),
-    lambda: LearningPercentage("m", approximate="yes"), lambda: LearningPercentage("m", approximate=True, epochs=0),
-    lambda: LearningPercentage("m", learning_rate=0), lambda: LearningPercentage("m", learning_rate=math.nan),
-    lambda: LearningPercentage("m", batch_rows=0), lambda: LearningPercentage("m", seed=-1),
-    lambda: LearningPercentage("m", checkpoints="a"), lambda: LearningPercentage("m", checkpoints=["a", "b"]),
-    lambda: LearningPercentage("m", max_length=1),
-    lambda: Length("words"), lambda: Length("tokens"), lambda: Length(model="m"),
-    lambda: Density("wide"), lambda: Density(0), lambda: Density(math.nan), lambda: Density(True),
-    lambda: Density(repetitions=0), lambda: Density(buckets=1.5), lambda: Density(seed=-1), lambda: Density(column=""),
-    lambda: Density(name="a b"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: IFD("m", name="a b"),
+        lambda: IFD("m", dtype="bf16"),
+        lambda: IFD("m", columns="prompt"),
+        lambda: IFD("m", max_length=1),
+        lambda: IFD("m", variant="aligend"),
+        lambda: IFD(5),
+        lambda: IFD(""),
+        lambda: Embed(""),
+        lambda: Embed("m", normalize="yes"),
+        lambda: Embed("m", columns=("prompt",)),
+        lambda: LearningPercentage("m", epochs=1),
+        lambda: LearningPercentage("m", epochs=2.5),
+        lambda: LearningPercentage("m", approximate="yes"),
+        lambda: LearningPercentage("m", approximate=True, epochs=0),
+        lambda: LearningPercentage("m", learning_rate=0),
+        lambda: LearningPercentage("m", learning_rate=math.nan),
+        lambda: LearningPercentage("m", batch_rows=0),
+        lambda: LearningPercentage("m", seed=-1),
+        lambda: LearningPercentage("m", checkpoints="a"),
+        lambda: LearningPercentage("m", checkpoints=["a", "b"]),
+        lambda: LearningPercentage("m", max_length=1),
+        lambda: Length("words"),
+        lambda: Length("tokens"),
+        lambda: Length(model="m"),
+        lambda: Density("wide"),
+        lambda: Density(0),
+        lambda: Density(math.nan),
+        lambda: Density(True),
+        lambda: Density(repetitions=0),
+        lambda: Density(buckets=1.5),
+        lambda: Density(seed=-1),
+        lambda: Density(column=""),
+        lambda: Density(name="a b"),
+    ],
+)
 def test_bad_settings_are_refused_at_once(make):
     with pytest.raises(ValueError, match=r"=|column"):
         make()
@@ -407,7 +431,9 @@ def test_a_second_map_reads_the_cache_instead_of_scoring(tmp_path, sample):
 
 @pytest.mark.network
 def test_the_real_gpt2_gives_the_published_ifd():
-    """Published by users of the authors' code: rows of `nc/scores_gpt2_ifd_alpaca`; numbers only are kept here."""
+    """Published by users of the authors' code: rows of `nc/scores_gpt2_ifd_alpaca`; numbers only
+    are kept here.
+    """
     import json
 
     import pyarrow as pa

@@ -93,7 +93,9 @@ def test_a_row_falls_into_the_same_cells_whatever_rows_are_hashed_with_it():
 
 
 def test_sums_of_products_are_exact_so_that_their_order_does_not_matter():
-    """Rows whose products sum to 3 but for rounding, in any order: half would fall short of it in plain floats."""
+    """Rows whose products sum to 3 but for rounding, in any order: half would fall short of it in
+    plain floats.
+    """
     rng = np.random.default_rng(0)
     numbers = rng.uniform(-1, 1, 500)
     numbers[-1] += 3 - math.fsum(numbers)
@@ -335,9 +337,13 @@ def test_density_pickles_small_and_never_loads_torch(tmp_path):
 
 def test_the_digest_of_vectors_sees_every_number_and_every_null():
     tables = [
-        [[1.0, 2.0], [3.0]], [[1.0], [2.0, 3.0]], [[1.0, 2.0], None, [3.0]], [[1.0, 2.0], [3.0], None],
-        [[1.0, 2.0], [3.5]], [[1.0, 2.0], [], [3.0]],
-    ]  # fmt: skip
+        [[1.0, 2.0], [3.0]],
+        [[1.0], [2.0, 3.0]],
+        [[1.0, 2.0], None, [3.0]],
+        [[1.0, 2.0], [3.0], None],
+        [[1.0, 2.0], [3.5]],
+        [[1.0, 2.0], [], [3.0]],
+    ]
     digests = [
         digest_columns(Dataset.from_dict({"embedding": cells}), ["embedding"]) for cells in tables
     ]

@@ -1,4 +1,6 @@
-"""The coverage family: what each selector optimises, against brute force and plain reference implementations."""
+"""The coverage family: what each selector optimises, against brute force and plain reference
+implementations.
+"""
 
 import itertools
 import warnings
@@ -221,7 +223,9 @@ def test_more_rows_only_extend_a_selection(k, seed, neighbours):
 
 
 def test_nearly_equal_rows_are_told_apart_in_float32():
-    """Similarities of exp(-d / 384) lie within 0.006 of 1; greedy on them still covers as the best medoids would."""
+    """Similarities of exp(-d / 384) lie within 0.006 of 1; greedy on them still covers as the best
+    medoids would.
+    """
     vectors = np.random.default_rng(0).normal(size=(200, 384)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     kernel = similarities(vectors, "euclidean")

@@ -285,8 +285,10 @@ def text_of(selection):
 def test_a_table_without_scorer_or_run_has_a_summary_that_says_not_recorded():
     table = Dataset.from_dict({"quality": [3, None, 1, 2]})
     text = text_of(select(table, [TopK("quality", 2)]))
-    assert text.endswith("Best kept:\n  3.000  \n  2.000  \nJust under the line:\n  1.000  \nWorst:\n  1.000  \n\n"
-                         "cost of scoring: not recorded\n")  # fmt: skip
+    assert text.endswith(
+        "Best kept:\n  3.000  \n  2.000  \nJust under the line:\n  1.000  \nWorst:\n  1.000  \n\n"
+        "cost of scoring: not recorded\n"
+    )
 
 
 def test_a_selection_by_no_column_has_a_summary_that_calls_no_row_the_best():

@@ -1,4 +1,6 @@
-"""PerCluster: exact totals, quotas by largest remainders, shares that short clusters give away, and clear refusals."""
+"""PerCluster: exact totals, quotas by largest remainders, shares that short clusters give away, and
+clear refusals.
+"""
 
 import re
 import warnings
@@ -275,10 +277,20 @@ def test_uneven_vectors_are_said_with_both_lengths():
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"by": ""}, {"k": 0}, {"k": 1.5}, {"k": None}, {"clusters": 0}, {"clusters": 2.0},
-        {"clusters": 2, "group": "g"}, {"group": ""}, {"group": 3}, {"largest": 1}, {"column": ""}, {"seed": -1},
+        {"by": ""},
+        {"k": 0},
+        {"k": 1.5},
+        {"k": None},
+        {"clusters": 0},
+        {"clusters": 2.0},
+        {"clusters": 2, "group": "g"},
+        {"group": ""},
+        {"group": 3},
+        {"largest": 1},
+        {"column": ""},
+        {"seed": -1},
     ],
-)  # fmt: skip
+)
 def test_bad_settings_are_refused_at_once(arguments):
     with pytest.raises(ValueError, match=re.escape(f"{next(iter(arguments))}=")):
         PerCluster(**{"by": "lp", "k": 5, **arguments})

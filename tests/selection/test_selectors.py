@@ -210,10 +210,23 @@ def test_one_is_a_row_and_one_point_zero_is_all_rows():
 
 
 BAD_BUDGETS = [
-    {"k": 0}, {"k": -1}, {"k": 1.5}, {"k": 0.0}, {"k": -0.1}, {"k": math.nan}, {"k": math.inf}, {"k": True},
-    {"k": "ten"}, {"k": [1]}, {"tokens": 0}, {"tokens": 2.5}, {"tokens": True}, {"tokens": "ten"},
-    {"k": 1, "tokens": 1}, {},
-]  # fmt: skip
+    {"k": 0},
+    {"k": -1},
+    {"k": 1.5},
+    {"k": 0.0},
+    {"k": -0.1},
+    {"k": math.nan},
+    {"k": math.inf},
+    {"k": True},
+    {"k": "ten"},
+    {"k": [1]},
+    {"tokens": 0},
+    {"tokens": 2.5},
+    {"tokens": True},
+    {"tokens": "ten"},
+    {"k": 1, "tokens": 1},
+    {},
+]
 
 
 @pytest.mark.parametrize("budget", BAD_BUDGETS, ids=str)
@@ -333,9 +346,15 @@ def test_a_random_sample_matches_the_tokens_of_another_selection_within_one_row(
 
 def test_tokens_are_those_of_the_ranked_score_else_of_the_first_scorer():
     table = Dataset.from_dict(
-        {"max_tokens": [9, 9], "ppl": [1.0, 2.0], "ppl_tokens": [1, 1], "ifd": [1.0, 2.0], "ifd_ppl": [1.0, 2.0],
-         "ifd_tokens": [4, 4]}
-    )  # fmt: skip
+        {
+            "max_tokens": [9, 9],
+            "ppl": [1.0, 2.0],
+            "ppl_tokens": [1, 1],
+            "ifd": [1.0, 2.0],
+            "ifd_ppl": [1.0, 2.0],
+            "ifd_tokens": [4, 4],
+        }
+    )
     with pytest.warns(UserWarning, match="only 8 tokens"):
         select(table, [TopK("ifd_ppl", tokens=50)])
     with pytest.warns(UserWarning, match="only 2 tokens"):
