@@ -290,7 +290,8 @@ def test_a_run_made_in_python_says_that_its_rows_are_not_there(refused, rows, tm
 def test_a_scorer_that_defines_no_row_ends_with_an_error_after_writing_all(refused, tmp_path, kind):
     (tmp_path / "empty.jsonl").write_text('{"instruction": "Hi", "output": ""}\n' * 3)
     (tmp_path / "r.yaml").write_text(
-        'dataset: empty.jsonl\nscore: [IFD: {model: "embedded:weak"}]\nselect: [Threshold: {by: ifd, below: 1.0}]\n'
+        'dataset: empty.jsonl\nscore: [IFD: {model: "embedded:weak"}]\n'
+        "select: [Threshold: {by: ifd, below: 1.0}]\n"
     )
     asked = {
         "score": ["score", "empty.jsonl", "--model", "embedded:weak", "--folder", "out"],

@@ -24,7 +24,7 @@ CORRELATIONS = ("spearman", "kendall", "pearson_log")
 
 
 def scores(rows, *, r=0.7, levels=0, missing=0.0, seed=0):
-    """Two models' positive scores: correlated, with ties where there are levels, nan where missing."""
+    """Two models' positive scores: correlated, with ties at levels, nan where missing."""
     rng = np.random.default_rng(seed)
     weak = rng.standard_normal(rows)
     pair = [weak, r * weak + math.sqrt(1 - r * r) * rng.standard_normal(rows)]

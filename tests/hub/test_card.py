@@ -469,7 +469,10 @@ def test_the_code_of_a_folder_of_any_name_runs(tmp_path, folder):
 
 # Hostile data
 
-MARKS = "<!-- hf_superfilter: best/train --> <!-- /hf_superfilter: best/train --> <!-- hf_superfilter: x -->"
+MARKS = (
+    "<!-- hf_superfilter: best/train --> <!-- /hf_superfilter: best/train --> "
+    "<!-- hf_superfilter: x -->"
+)
 EVIL = (
     f"{{{{ 7*7 }}}} {{% if %}} | a | `b` ``` [c](d) **e** __f__ <script>alert(1)</script> {MARKS} "
     "--- $x$ ~y~ &lt;"
@@ -528,7 +531,7 @@ def evil(tmp_path_factory, weak):
 
 
 def check_unbroken(card, name="best"):
-    """Assert that a card is made of what the template says and of nothing that data brought along."""
+    """Assert that a card holds what the template says and nothing that data brought along."""
     assert DatasetCard(card).data.to_dict()["configs"][0]["config_name"] == name
     body = body_of(card)
     html_seen = []

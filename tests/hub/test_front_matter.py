@@ -319,7 +319,8 @@ def test_a_section_whose_end_was_deleted_swallows_nothing():
 
 
 def test_comments_with_other_ends_of_lines_and_blanks_are_found():
-    card = "A\r\n<!-- hf_superfilter: a/train --> \r\nold\r\n<!-- /hf_superfilter: a/train -->\t\r\nB\r\n"
+    begin, end = "<!-- hf_superfilter: a/train --> ", "<!-- /hf_superfilter: a/train -->\t"
+    card = f"A\r\n{begin}\r\nold\r\n{end}\r\nB\r\n"
     assert set_section(card, "a/train", "new") == (
         "A\r\n<!-- hf_superfilter: a/train -->\nnew\n\n<!-- /hf_superfilter: a/train -->\nB\r\n"
     )

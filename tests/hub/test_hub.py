@@ -103,7 +103,7 @@ def test_an_answer_that_is_lost_after_the_commit_makes_no_second_commit(hub):
     assert [row["number"] for row in check_whole(commits_of(hub)[0])["best"]["train"]] == [6, 7]
 
 
-def test_a_network_that_dies_between_upload_and_commit_leaves_the_old_version_and_running_again_succeeds(
+def test_a_network_that_dies_before_the_commit_leaves_the_old_version_and_a_retry_succeeds(
     hub,
 ):
     publish(picked(1), "me/rows", name="best")

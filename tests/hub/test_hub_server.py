@@ -1,4 +1,4 @@
-"""The local Hub of the tests, through the clients that everyone uses: nothing in them is replaced."""
+"""The local Hub of the tests, through the real clients: nothing in them is replaced."""
 
 import io
 import json

@@ -294,7 +294,10 @@ def test_a_source_that_is_gone_is_said_loudly_and_in_the_card(
         for line in capsys.readouterr().out.splitlines()
         if "is not on the Hub any more" in line
     ]
-    gone = "the source 'me/source' is not on the Hub any more under that name and revision (moved, private or deleted)"
+    gone = (
+        "the source 'me/source' is not on the Hub any more under that name and revision "
+        "(moved, private or deleted)"
+    )
     assert line == f"  WARNING: {gone}"
     repo = "me/rows" if hidden == "deleted" else "other/rows"
     card = hub.files("dataset", repo)["README.md"].decode()
@@ -310,7 +313,10 @@ def test_a_source_whose_card_cannot_be_read_stops_before_anything_is_sent(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "another/hub"))
     before = state_of(hub)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    said = r"^the card of the source 'me/source', whose licence is inherited, cannot be read: .*again when it can$"
+    said = (
+        r"^the card of the source 'me/source', whose licence is inherited, cannot be read: "
+        r".*again when it can$"
+    )
     with pytest.raises(ConnectionError, match=said) as error:
         publish(selection, "me/rows", name="best")
     assert "\n" not in str(error.value)

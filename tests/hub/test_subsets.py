@@ -152,7 +152,8 @@ def test_damaged_facts_are_one_sentence(hub, text):
     hub.commit("dataset", "me/rows", {path: text})
     with pytest.raises(
         ValueError,
-        match=r"^'__about__/best/train/\w+/facts\.json' of 'me/rows' is damaged .*publish the subset again",
+        match=r"^'__about__/best/train/\w+/facts\.json' of 'me/rows' is damaged "
+        r".*publish the subset again",
     ):
         list_subsets("me/rows")
     assert load_subset("me/rows")["number"][:] == [1]

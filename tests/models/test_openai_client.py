@@ -299,7 +299,8 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path):
         "dataset: embedded:sample\nscore:\n- AskLLM: {model: tiny, endpoint: "
         "'http://127.0.0.1:9/v1'}\n"
     )
-    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from hf_superfilter.cli.app import main; main()"
+    path = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    program = f"{path}; from hf_superfilter.cli.app import main; main()"
     command = [
         sys.executable,
         "-c",

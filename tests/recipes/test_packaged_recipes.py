@@ -29,7 +29,7 @@ NAMES = list(packaged_recipes())
 
 @pytest.fixture(scope="session")
 def run_folders(tmp_path_factory):
-    """A folder for each first scorer: recipes that begin with the same one find its scores there."""
+    """A folder for each first scorer, where recipes that begin with it find its scores."""
     home = tmp_path_factory.mktemp("recipes")
     return lambda recipe: (
         home / hashlib.sha256(repr((recipe.dataset, recipe.score[0])).encode()).hexdigest()[:8]

@@ -76,7 +76,8 @@ class Vowels(Settings):
     name: str = "vowels"
 
     def __call__(self, batch, rank=None):
-        return {self.name: [float(sum(map(response.count, self.letters))) for response in batch["response"]]}
+        counts = [sum(map(response.count, self.letters)) for response in batch["response"]]
+        return {self.name: [float(count) for count in counts]}
 
 class Picky:
     def __init__(self, size):

@@ -1,4 +1,4 @@
-"""The report: every number recomputed from the rows and run.json, every cell escaped, no network."""
+"""The report: numbers recomputed from rows and run.json, every cell escaped, no network."""
 
 import json
 import re
@@ -292,7 +292,8 @@ def test_the_length_plot_shows_kept_beside_dropped(k):
         alt
         == {
             3: "Histogram of response lengths: median 20 characters over 3 rows kept.",
-            1: "Histogram of response lengths: median 10 characters over 1 rows kept, median 30 characters over 2 rows "
+            1: "Histogram of response lengths: median 10 characters over 1 rows kept, "
+            "median 30 characters over 2 rows "
             "dropped.",
         }[k]
     )

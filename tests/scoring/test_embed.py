@@ -36,7 +36,8 @@ from hf_superfilter import (
 from hf_superfilter.data.columns import vectors_of, vectors_or_nan
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "slept"]
-MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # sha256 of the weights on the Hub
+# SHA-256 of the weights on the Hub.
+MINILM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 @pytest.fixture(scope="session")

@@ -389,7 +389,8 @@ def test_the_map_cache_is_hit_from_another_process_and_missed_when_the_numbers_w
     import shutil
 
     def elsewhere(expression: str) -> str:
-        program = f"from datasets.fingerprint import Hasher; from hf_superfilter import *; print(Hasher.hash({expression}))"
+        imports = "from datasets.fingerprint import Hasher; from hf_superfilter import *"
+        program = f"{imports}; print(Hasher.hash({expression}))"
         return subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True
         ).stdout.strip()
