@@ -168,6 +168,17 @@ class Settings:
         """Columns that a scorer reads; None is all."""
         return None
 
+    @property
+    def more_columns(self) -> Sequence[str]:
+        """Columns that it reads besides `columns`, where a setting asks for them."""
+        return ()
+
+    def columns_read(self, names: Sequence[str]) -> list[str]:
+        """List all columns that the scorer reads of a table with these columns."""
+        if self.columns is None:
+            return list(names)
+        return [*self.columns, *self.more_columns]
+
     def self_check(self, rows: "Dataset", rank: int | None = None) -> dict[str, Any]:
         """Return what the scorer measures of itself on rows.
 
@@ -228,7 +239,8 @@ class ScorerAdapter(Settings):
 
     main: Any = None
     columns: Any = None
-    MEMBERS = ("main", "columns", "bounds", "prepare", "self_check", "provenance")
+    more_columns: Any = ()
+    MEMBERS = ("main", "columns", "more_columns", "bounds", "prepare", "self_check", "provenance")
 
     def __init__(self, scorer: Any) -> None:
         self.scorer = scorer

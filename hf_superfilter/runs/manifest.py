@@ -150,12 +150,11 @@ def read_scorer(store: Store, name: str) -> dict[str, Any]:
 
 def fingerprint_of(scorer: Settings, table: "Dataset") -> dict[str, Any]:
     """Describe what decides a scorer's numbers."""
-    columns = table.column_names if scorer.columns is None else scorer.columns
     return {
         "scorer": json.loads(json.dumps(scorer.entry())),  # as it will be read back
         "arithmetic": scorer.arithmetic,
         "identity": scorer.identity(),
-        "data": digest_columns(table, list(columns)),
+        "data": digest_columns(table, scorer.columns_read(table.column_names)),
     }
 
 

@@ -224,7 +224,7 @@ def _chunk_scorer(
 ) -> Callable[[int], dict[str, Any]]:
     """Return a function that scores one chunk, writes its file and returns facts about it."""
     call = _on_device(scorer, process)
-    read = scorer.columns or table.column_names
+    read = scorer.columns_read(table.column_names)
     unreadable: list[dict[str, Any]] = []  # of this process, so that it need not score all rows
     provenance = _on_device(scorer.provenance, process)
 

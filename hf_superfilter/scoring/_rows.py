@@ -26,7 +26,8 @@ def takes_rows(call: Call) -> Callable[..., Any]:
             return {name: values[0] for name, values in call(self, row, rank).items()}
         if isinstance(batch, Mapping):
             return call(self, batch, rank)
-        return _with_columns(batch, call(self, _columns_of(batch, self.columns), rank))
+        read = (*self.columns, *self.more_columns)
+        return _with_columns(batch, call(self, _columns_of(batch, read), rank))
 
     return score
 

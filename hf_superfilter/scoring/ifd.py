@@ -1,6 +1,7 @@
 """Compute instruction-following difficulty (IFD, arXiv 2402.00530)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -54,6 +55,8 @@ class IFD(ModelSettings):
         (['ok', 'empty_response'], nan)
     """
 
+    arithmetic: ClassVar[int] = 2  # 2: without a prompt there is no IFD
+
     variant: str = "superfiltering"
     rejected: bool = False
     name: str = default_name("ifd")
@@ -65,6 +68,11 @@ class IFD(ModelSettings):
         if self.variant not in VARIANTS:
             suggestion = did_you_mean(str(self.variant), VARIANTS)
             raise SuperfilterError(f"variant={self.variant!r}: {suggestion}")
+
+    @property
+    def more_columns(self) -> tuple[str, ...]:
+        """The rejected responses, when they are asked for."""
+        return rejected_columns(self.columns)[1:] if self.rejected else ()
 
     @takes_rows
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:

@@ -48,6 +48,11 @@ class Perplexity(ModelSettings):
         check_switch("append_eos", self.append_eos)
         check_switch("rejected", self.rejected)
 
+    @property
+    def more_columns(self) -> tuple[str, ...]:
+        """The rejected responses, when they are asked for."""
+        return rejected_columns(self.columns)[1:] if self.rejected else ()
+
     @takes_rows
     def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
         """Score a batch of n rows."""

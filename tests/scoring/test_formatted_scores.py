@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 from reference import OneRowAtATime
 
-from hf_superfilter import IFD, Perplexity, embedded_model, format_pairs, load_rows
+from hf_superfilter import IFD, Perplexity, embedded_model, format_pairs, load_rows, score
 
 SHARED = Path(__file__).parents[2].parent / "shared/data/instruct"
 ANSWER = "It is the capital of France, on the Seine."
@@ -91,6 +91,20 @@ def test_both_sides_of_a_preference_are_scored_and_compared_when_asked(plain, if
         perplexity["ppl_rejected"], [math.exp(rejected.given), math.nan], rtol=1e-4
     )
     assert "ifd_rejected" not in scored(IFD("embedded:weak", dtype="float32"), rows)
+
+
+def test_a_run_and_an_arrow_table_hold_the_scores_of_both_sides(ifd, tmp_path):
+    rows = [{"instruction": "Paris?", "chosen": ANSWER, "rejected": OTHER}]
+    pairs = format_pairs(Dataset.from_list(rows))
+    expected = ifd(pairs[:])
+    table = score(pairs, [ifd], tmp_path)
+    mapped = pairs.with_format("arrow").map(ifd, batched=True).with_format(None)
+    for column in ("ifd", "ifd_rejected", "ifd_difference"):
+        np.testing.assert_allclose(table[column][:], expected[column], rtol=1e-6)
+        np.testing.assert_allclose(mapped[column][:], expected[column], rtol=1e-6)
+    changed = pairs.map(lambda row: {"response_rejected": ANSWER})
+    with pytest.raises(ValueError, match="ifd"):
+        score(changed, [ifd], tmp_path)
 
 
 def test_rows_without_a_second_answer_say_which_column_is_missing(ifd):
