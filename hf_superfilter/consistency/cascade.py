@@ -174,7 +174,7 @@ class _MarkedRows(ScorerAdapter):
         columns: Columns = {}
         for name, values in super().__call__(part, rank).items():
             # Of no rows, text and numbers are both float.
-            numeric = np.asarray(values).dtype.kind == "f" and not name.endswith("_status")
+            numeric = np.asarray(values).dtype.kind in "fi" and not name.endswith("_status")
             if numeric:
                 column = np.full(len(batch[ASKED]), np.nan)
             else:
