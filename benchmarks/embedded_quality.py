@@ -1,20 +1,20 @@
-"""What the embedded models are worth: `python -m benchmarks.embedded_quality`. Prints the figures
-of each model.
+"""Measure what the embedded models are worth: `python -m benchmarks.embedded_quality`.
 
-Held to published numbers on data that they never read: LLaMA-2-13B's perplexities on Dolly, GPT-2's
-IFD on Alpaca; to the sense of IFD (a true prompt should help its response more than a stranger's);
-and to planted defects, on the sample and on Dolly rows spoilt in the same ways. `--write` puts the
-figures into the cards.
+They are held to published numbers on data that they never read (LLaMA-2-13B's perplexities on
+Dolly, GPT-2's IFD on Alpaca), to the sense of IFD (a true prompt should help its response more than
+a stranger's), and to planted defects, on the sample and on Dolly rows spoilt in the same ways.
+`--write` writes the figures into the cards. `--quick` reads 600 rows and leaves the planted defects
+out: enough to see a training move, not to compare two models that are close. `--folder` measures
+any other model folder, such as a checkpoint.
 """
 
 import argparse
-import math
 import os
 import random
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import binomtest, spearmanr
 
 from benchmarks.rows import SHARED, as_pairs, real_rows
 
@@ -57,16 +57,14 @@ def rank_agreement(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict:
     }
 
 
-def proportion(hits: int, n: int) -> dict:
+def proportion(hits: int, count: int) -> dict:
     """A share with its 95% Wilson interval."""
-    p, z = hits / n, 1.96
-    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
+    interval = binomtest(hits, count).proportion_ci(method="wilson")
     return {
-        "value": p,
-        "low": (middle - spread) / scale,
-        "high": (middle + spread) / scale,
-        "rows": n,
+        "value": hits / count,
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "rows": count,
     }
 
 
@@ -80,9 +78,7 @@ def dolly(count: int, seed: int = 0) -> list[dict]:
 
 
 def against_llama(model: str, count: int) -> dict[str, dict]:
-    """Response perplexity under the Alpaca template with end of text, 512 tokens, as the published
-    figures.
-    """
+    """Response perplexity as published: Alpaca template, end of text, 512 tokens."""
     rows = dolly(count)
     published = np.load(SHARED / "scores/dolly_ppl.npz")
     index = np.array([row["idx"] for row in rows])
@@ -147,8 +143,9 @@ def spoil(prompt: str, response: str, kind: str, other: str, rng: random.Random)
 
 
 def spoilt_dolly(count: int, share: float = 0.03) -> tuple[list[str], list[str], list[str]]:
-    """Dolly rows of at least 8 words, of which each defect has its share; near duplicates stand
-    beside their origin.
+    """Dolly rows of at least 8 words, each defect in its share of them.
+
+    A near duplicate stands beside its origin.
     """
     rows = [row for row in dolly(14_000, seed=2) if len(row["output"].split()) >= 8][:count]
     prompts, responses = map(list, as_pairs(rows))
@@ -167,9 +164,7 @@ def spoilt_dolly(count: int, share: float = 0.03) -> tuple[list[str], list[str],
 def drop_rates(
     model: str, prompts: list[str], responses: list[str], planted: list[str]
 ) -> dict[str, list[dict]]:
-    """Share of each kind that `ifd < 1`, then the top budget, drops; `good` is what chance would
-    do.
-    """
+    """Share of each kind that `ifd < 1`, then the top budget, drops; `good` is chance."""
     table = Dataset.from_dict({"ifd": ifd_of(model, prompts, responses)})
     rates: dict[str, list[dict]] = {}
     for budget in BUDGETS:
@@ -182,21 +177,20 @@ def drop_rates(
     return rates
 
 
-def measure(name: str, count: int) -> dict:
-    """All figures of one model."""
-    model = embedded_model(name)
+def measure(model: str, count: int, *, defects: bool = True) -> dict:
+    """All figures of one model, those on planted defects by request."""
+    figures = against_llama(model, count)
+    figures |= true_against_random_prompts(model, count)
+    figures |= against_gpt2(model, count)
+    if not defects:
+        return {"figures": figures, "dropped": {}}
     sample = format_pairs(load_rows(embedded_sample()))
-    return {
-        "figures": against_llama(model, count)
-        | true_against_random_prompts(model, count)
-        | against_gpt2(model, count),
-        "dropped": {
-            "sample": drop_rates(
-                model, sample["prompt"][:], sample["response"][:], sample["planted"][:]
-            ),
-            "Dolly, spoilt": drop_rates(model, *spoilt_dolly(count)),
-        },
+    columns = [sample[name][:] for name in ("prompt", "response", "planted")]
+    dropped = {
+        "sample": drop_rates(model, *columns),
+        "Dolly, spoilt": drop_rates(model, *spoilt_dolly(count)),
     }
+    return {"figures": figures, "dropped": dropped}
 
 
 def as_text(measured: dict) -> str:
@@ -209,8 +203,8 @@ def as_text(measured: dict) -> str:
     for where, rates in measured["dropped"].items():
         lines += [
             "",
-            f"Dropped by `ifd < 1`, then the top share ({where}); a filter that sees nothing drops "
-            "90% and 70%:",
+            f"Dropped by `ifd < 1`, then the top share ({where}); "
+            "a filter that sees nothing drops 90% and 70%:",
             "",
         ]
         lines += ["| kind | rows | keep 10% | keep 30% |", "|---|---:|---:|---:|"]
@@ -228,6 +222,8 @@ def main() -> None:
         "--rows", type=int, default=3_000, help="rows of Dolly and of Alpaca for each figure"
     )
     parser.add_argument("--only", choices=("weak", "strong"))
+    parser.add_argument("--quick", action="store_true", help="600 rows, no planted defects")
+    parser.add_argument("--folder", type=Path, help="measure this model folder instead")
     parser.add_argument(
         "--write", action="store_true", help="put the figures into the models' cards"
     )
@@ -235,13 +231,15 @@ def main() -> None:
     if not SHARED.is_dir():
         print("skipped: the real rows of ../shared/data are not here")
         return
-    for name in [options.only] if options.only else ("weak", "strong"):
-        measured = measure(name, options.rows)
-        print(f"\n## {name}\n\n{as_text(measured)}\n", flush=True)
+    count = 600 if options.quick else options.rows
+    names = [options.only] if options.only else ["weak", "strong"]
+    folders = [options.folder] if options.folder else [Path(embedded_model(name)) for name in names]
+    for folder in folders:
+        measured = measure(str(folder), count, defects=not options.quick)
+        print(f"\n## {folder.name}\n\n{as_text(measured)}\n", flush=True)
         if options.write:
             from scripts.embedded.card import write_card, write_digests
 
-            folder = Path(embedded_model(name))
             (folder / "quality.md").write_text(as_text(measured) + "\n", encoding="utf-8")
             write_card(folder)
             write_digests()

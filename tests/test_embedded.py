@@ -59,22 +59,61 @@ def test_the_sample_says_of_every_row_what_is_wrong_with_it():
     assert all(row["output"] in good for row in rows if row["planted"] == "mismatched")
 
 
-def test_training_learns_a_repeating_text(tmp_path):
-    from scripts.embedded.train import HELD_OUT_TOKENS, Plan, learning_rate, train_model
+SMALL = {"layers": 1, "width": 16, "heads": 2, "batch_tokens": 2_048, "warm_up": 4}
 
-    stream = np.tile(np.arange(50, dtype=np.uint16), (HELD_OUT_TOKENS + 60_000) // 50)
-    plan = Plan(
-        layers=1,
-        width=16,
-        heads=2,
-        tokens=20 * 1_100,
-        batch_tokens=1_100,
-        warm_up=4,
-        learning_rate=1e-2,
-    )
-    _, log = train_model(plan, stream, tmp_path)
+
+def test_training_learns_a_repeating_text(tmp_path):
+    from scripts.embedded.train import Plan, learning_rate, train_model
+
+    text = np.tile(np.arange(50, dtype=np.uint16), 400)
+    plan = Plan(**SMALL, tokens=20 * 2_048, learning_rate=1e-2)
+    _, log = train_model(plan, text, text[:2_000], tmp_path / "small.pt", compiled=False)
     assert log[-1]["held_out_loss"] < 8 < np.log(8_192)
-    assert learning_rate(plan, 0, 20) < learning_rate(plan, 8, 20) > learning_rate(plan, 19, 20)
+    rates = [learning_rate(plan, step, step / 20) for step in (0, 8, 19)]
+    assert rates[0] < rates[1] > rates[2]
+
+
+def test_training_cools_down_by_the_time_allowed(tmp_path):
+    from scripts.embedded.train import Plan, train_model
+
+    text = np.tile(np.arange(50, dtype=np.uint16), 400)
+    plan = Plan(**SMALL, tokens=10**12)
+    _, log = train_model(
+        plan, text, text[:2_000], tmp_path / "small.pt", minutes=0.0, compiled=False
+    )
+    assert [entry["tokens"] for entry in log] == [0]
+
+
+def test_the_forward_pass_of_training_is_that_of_transformers():
+    import torch
+
+    from scripts.embedded.train import loss_of
+
+    model = IFD("embedded:weak").language_model().model
+    ids = torch.arange(200, 264).view(2, 32)
+    with torch.no_grad():
+        hidden = model.transformer(input_ids=ids[:, :-1]).last_hidden_state
+        logits = hidden.float() @ model.transformer.wte.weight.float().t()
+        expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        loss = loss_of(model, ids, compiled=False)
+    assert loss.item() == pytest.approx(expected.item(), rel=0.02)
+
+
+def test_the_chunked_loss_has_the_gradients_of_the_plain_one():
+    import torch
+
+    from scripts.embedded.train import HEAD_CHUNK, NextTokenLoss
+
+    torch.manual_seed(0)
+    hidden = torch.randn(HEAD_CHUNK + 30, 8, requires_grad=True)
+    head = torch.randn(40, 8, requires_grad=True)
+    targets = torch.randint(40, (len(hidden),))
+    plain = torch.nn.functional.cross_entropy(hidden @ head.t(), targets)
+    expected = torch.autograd.grad(plain, [hidden, head])
+    loss = NextTokenLoss.apply(hidden, head, targets)
+    gradients = torch.autograd.grad(loss, [hidden, head])
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(gradients, expected)
 
 
 def test_instruction_rows_made_of_a_document_quote_it():
@@ -91,8 +130,22 @@ def test_instruction_rows_made_of_a_document_quote_it():
         "source": "digitalgov",
         "text": text,
     }
-    (title, _, article), *quotes = shaped_like_instructions(document, random.Random(0))
+    (title, _, article), *rows = shaped_like_instructions(document, random.Random(0))
     assert "on lighthouses" in title and "Paragraph 0" in article
-    assert quotes and all(sentence in paragraph for _, paragraph, sentence in quotes)
-    plain, alpaca = as_prompts("Do it.", "input")
-    assert plain == "Do it.\ninput\n" and alpaca.endswith("### Input:\ninput\n\n### Response:")
+    assert rows and all(set(response.split()) <= set(text.split()) for _, _, response in rows)
+    prompts = as_prompts("Do it.", "input")
+    assert prompts["plain"] == "Do it.\ninput\n" and prompts["chat"] == "Do it.\n\ninput"
+    assert prompts["alpaca"].endswith("### Input:\ninput\n\n### Response:")
+
+
+def test_rows_ask_for_the_terms_and_lists_of_a_document():
+    from scripts.embedded.corpus import definitions_in, lists_in, without_line_breaks
+
+    text = (
+        "A lighthouse is a tower with a lamp, seen from far away at night. Ships need it.\n\n"
+        "Parts of it:\n\n- lamp\n- lens\n- stairs\n"
+    )
+    (term, explanation), *_ = definitions_in(text)
+    assert term == "lighthouse" and explanation.startswith("A lighthouse is a tower")
+    assert list(lists_in(text)) == [("Parts of it", "- lamp\n- lens\n- stairs")]
+    assert without_line_breaks("wrapped at a\ncolumn\n\nNext") == "wrapped at a column\n\nNext"

@@ -1,6 +1,4 @@
-"""The card of an embedded model, made of its training log and its measured figures; and the digests
-of all files.
-"""
+"""Write the card of an embedded model, and the digests of all embedded files."""
 
 import hashlib
 import json
@@ -18,31 +16,37 @@ tags: [hf_superfilter, data-selection]
 
 # {name}: the embedded {name} model of hf_superfilter
 
-A GPT-2-architecture language model of {parameters:.1f} million parameters ({layers} layers of width {width}, 8,192
-byte-level BPE tokens, a window of 1,024), trained from scratch by this project. It exists so that demo, tests and
-notebooks run on something real without a network. It is a ranking model of very modest skill: it writes no usable
-text and knows nothing. For data that matters, score with `openai-community/gpt2` or larger.
+A GPT-2-architecture language model of {parameters:.1f} million parameters ({layers} layers of width
+{width}, 8,192 byte-level BPE tokens, a window of 1,024), trained by this project. It exists so that
+demo, tests and notebooks run on something real without a network. It is a ranking model of very
+modest skill: it writes no usable text and knows nothing. For data that matters, score with
+`openai-community/gpt2` or larger.
 
 ## Training
 
-{tokens:,} tokens in {batch_tokens:,}-token batches, one pass at most over {corpus:,} tokens of openly licensed text;
-Muon for the matrices, AdamW for the rest, bfloat16 products; last training loss {loss:.2f}, held-out loss
-{held_out:.2f} nats a token (`training.jsonl` has the log). Made by
-`python -m scripts.embedded.train --data DATA`.{note}
+{history}
+
+{tokens:,} tokens in {batch_tokens:,}-token batches, from a stream of {corpus:,}; Muon for the
+matrices, AdamW for the rest, bfloat16 products; warm-up, constant rate, cool-down to zero; last
+training loss {loss:.2f}, held-out loss {held_out:.2f} nats a token (`training.jsonl` has the log).
+Made by `{command}`.
 
 | read | licence |
 |---|---|
-| English novels before 1929, 45% of each | public domain in the US |
 | digital.gov articles | CC0 / US public domain |
 | OpenStax textbooks (philosophy, political science) | CC BY 4.0, OpenStax, Rice University |
-| documentation of SQLite, PostgreSQL, Python, Apache httpd | public domain, PostgreSQL, PSF-2.0, Apache-2.0 |
+| SQLite, PostgreSQL, Python, Apache httpd docs | public domain, PostgreSQL, PSF-2.0, Apache-2.0 |
 | the Rust books | MIT OR Apache-2.0 |
 | samples of Wikipedia and of C4 | CC BY-SA 3.0, ODC-BY |
-| GPTeacher code and role-play; Self-Instruct seed tasks, LLMs-from-scratch instructions | MIT; Apache-2.0 |
+| GPTeacher code and role-play | MIT |
+| Self-Instruct seed tasks, LLMs-from-scratch instructions | Apache-2.0 |
 | P3 tasks as of T0 | Apache-2.0, and the underlying sets' own |
-| rows made of the documents above: a title asked for, a sentence quoted from a paragraph | as the documents |
+| English novels before 1929, a share of their pages | public domain in the US |
+| rows made of the documents: a title, sentence, term or list asked for | as the documents |
 
-Never read: Dolly, Alpaca, GSM8K, AlpacaEval, and the documents that the noisy test documents were made from.
+Two fifths of the instruction rows have no template, a third Alpaca's, the rest a chat's. Never
+read: Dolly, Alpaca, GSM8K, AlpacaEval, and the documents that the noisy test documents were made
+from.
 
 ## Measured
 
@@ -52,10 +56,8 @@ By `python -m benchmarks.embedded_quality`, on rows that were never read.
 """
 
 
-def write_card(folder: Path, corpus: int = 30_112_479) -> None:
-    """Write `README.md` of a model folder from its `training.jsonl` and, where it is there,
-    `quality.md`.
-    """
+def write_card(folder: Path) -> None:
+    """Write `README.md` of a model folder from its `training.jsonl` and, if there, `quality.md`."""
     first, *log = [
         json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()
     ]
@@ -64,13 +66,14 @@ def write_card(folder: Path, corpus: int = 30_112_479) -> None:
     plan = first["plan"]
     card = CARD.format(
         name=folder.name,
-        note="\n" + first["note"] if "note" in first else "",
+        history=first["history"],
+        command=first["command"],
         parameters=first["parameters"] / 1e6,
         layers=plan["layers"],
         width=plan["width"],
         batch_tokens=plan["batch_tokens"],
         tokens=log[-1]["tokens"],
-        corpus=corpus,
+        corpus=first["corpus"],
         loss=log[-1]["loss"],
         held_out=log[-1]["held_out_loss"],
         quality=measured.strip(),
@@ -79,7 +82,7 @@ def write_card(folder: Path, corpus: int = 30_112_479) -> None:
 
 
 def digests() -> dict[str, str]:
-    """SHA-256 of every embedded file that is no Python, by its name in this folder."""
+    """Return the SHA-256 of every embedded file that is no Python, by its name in the folder."""
     files = [*EMBEDDED.glob("*/*"), *EMBEDDED.glob("*.jsonl")]
     return {
         file.relative_to(EMBEDDED).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
