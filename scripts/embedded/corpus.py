@@ -41,7 +41,8 @@ FORM_SHARES = {"plain": 0.4, "alpaca": 0.35, "chat": 0.25}  # forms that users b
 
 ALPACA_PROMPT = (
     "Below is an instruction that describes a task{with_input}. Write a response that "
-    "appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n{input}### Response:"
+    "appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n{input}### Response:"
 )
 CHAT_PROMPTS = (
     "User: {}\n\nAssistant: ",
