@@ -29,9 +29,17 @@ def test_an_embedded_model_is_small_has_a_card_and_a_log(name):
     assert first["parameters"] == sum(
         parameter.numel() for parameter in IFD(folder).language_model().model.parameters()
     )
-    assert log[-1]["held_out_loss"] < log[0]["held_out_loss"]
+    assert log[-1]["tokens"] > log[0]["tokens"] == 0
     card = (folder / "README.md").read_text()
     assert f"{log[-1]['held_out_loss']:.2f} nats" in card and "{" not in card
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_embedded_model_copies_from_its_context(name):
+    text = "The tall ship left the cold harbour with nine barrels of salt and a very old map."
+    other = "Which of these four colours would you choose for the walls of a small kitchen?"
+    ifd = IFD(f"embedded:{name}")({"prompt": [text + "\n", other + "\n"], "response": [text] * 2})
+    assert ifd["ifd"][0] < 0.5 < ifd["ifd"][1]
 
 
 def test_an_unknown_embedded_model_says_which_there_are():
@@ -71,6 +79,18 @@ def test_training_learns_a_repeating_text(tmp_path):
     assert log[-1]["held_out_loss"] < 8 < np.log(8_192)
     rates = [learning_rate(plan, step, step / 20) for step in (0, 8, 19)]
     assert rates[0] < rates[1] > rates[2]
+
+
+def test_repeated_windows_hold_only_tokens_of_their_own():
+    import torch
+
+    from scripts.embedded.train import with_repeats
+
+    windows = torch.arange(8 * 65).view(8, 65)
+    repeated = with_repeats(windows, 1.0, seed=0)
+    assert (repeated // 65 == torch.arange(8)[:, None]).all()
+    assert all(len(set(window.tolist())) <= 62 for window in repeated)
+    assert torch.equal(with_repeats(windows, 0.0, seed=0), windows)
 
 
 def test_training_cools_down_by_the_time_allowed(tmp_path):

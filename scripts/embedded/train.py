@@ -34,6 +34,7 @@ VOCABULARY, WINDOW, END = 8_192, 1_024, "<|endoftext|>"
 WINDOWS = (256, 512, 256, 512, 256, 512, 256, 1_024)
 MICRO_BATCH = 2_048  # tokens whose activations fit the cache
 HEAD_CHUNK = 512  # tokens whose logits fit the cache
+SAVE_SECONDS = 300.0  # between two checkpoints at most
 HELD_OUT_WINDOWS = 64  # measured every hundred steps
 
 
@@ -49,12 +50,15 @@ class Plan:
     batch_tokens: int = 4_096
     warm_up: int = 50
     cool_down: float = 0.6
+    repeats: float = 0.5  # share of windows that repeat a passage at the start; it falls to zero
     seed: int = 0
 
 
 PLANS = {
-    "weak": Plan(layers=4, width=128, heads=4, tokens=48_000_000, learning_rate=2e-3),
-    "strong": Plan(layers=6, width=256, heads=8, tokens=20_000_000, learning_rate=1.5e-3),
+    "weak": Plan(layers=4, width=128, heads=4, tokens=6_000_000, learning_rate=2e-3, repeats=0.9),
+    "strong": Plan(
+        layers=6, width=256, heads=8, tokens=1_600_000, learning_rate=1e-3, cool_down=1.0
+    ),
 }
 
 
@@ -221,6 +225,29 @@ def batch_of(source: np.ndarray, number: int, plan: Plan, length: int) -> torch.
     return ids.unfold(0, length + 1, length)
 
 
+def with_repeats(windows: torch.Tensor, share: float, seed: int) -> torch.Tensor:
+    """Return the windows, a share of which repeat a passage of theirs to the end.
+
+    Copying from the context is what makes a prompt help its response, and small models are slow to
+    learn it from prose alone. In half of the repeated passages the tokens are shuffled, so that
+    nothing but the context predicts them.
+    """
+    rng = np.random.default_rng(seed)
+    windows = windows.clone()
+    length = windows.shape[1]
+    for window in windows:
+        if rng.random() >= share:
+            continue
+        size = int(rng.integers(8, length // 2))
+        passage = window[:size].clone()
+        if rng.random() < 0.5:
+            passage = passage[torch.from_numpy(rng.permutation(size))]
+        gap = window[size : size + int(rng.integers(0, size))]
+        copies = torch.cat([passage, gap]).repeat(length // size + 1)
+        window.copy_(copies[:length])
+    return windows
+
+
 class Training:
     """A model being trained, with what a checkpoint keeps of it."""
 
@@ -243,7 +270,8 @@ class Training:
             for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(saved)
             self.step, self.log, self.seconds = state["step"], state["log"], state["seconds"]
-        self.began = time.monotonic() - self.seconds
+            self.losses = state.get("losses", [])
+        self.began, self.saved = time.monotonic() - self.seconds, self.seconds
 
     def progress(self, minutes: float) -> float:
         """Return the share done: of the tokens, or of the time where that is more."""
@@ -261,17 +289,20 @@ class Training:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
             "log": self.log,
+            "losses": self.losses,
             "seconds": self.seconds,
         }
         unfinished = self.checkpoint.with_suffix(".unfinished")
         torch.save(state, unfinished)
         unfinished.replace(self.checkpoint)
+        self.saved = self.seconds
 
     def record(self, held_out: np.ndarray) -> None:
         """Add the losses since the last record to the log, and write the checkpoint."""
+        loss = round(sum(self.losses) / len(self.losses), 4) if self.losses else None
         self.log.append({
             "tokens": self.step * self.plan.batch_tokens,
-            "loss": round(sum(self.losses) / max(1, len(self.losses)), 4),
+            "loss": loss,
             "held_out_loss": round(self.held_out_loss(held_out), 4),
             "seconds": round(self.seconds, 1),
         })  # fmt: skip
@@ -333,13 +364,18 @@ def train_model(
         compiled: Whether to compile the layers: for anything but a short test.
     """
     training = Training(plan, checkpoint, start_from, compiled)
+    if not training.log:
+        training.record(held_out)
     while (progress := training.progress(minutes)) < 1:
         length = WINDOWS[training.step % len(WINDOWS)]
         windows = batch_of(stream, training.step, plan, length)
+        windows = with_repeats(windows, plan.repeats * (1 - progress), training.step)
         training.learn(windows, learning_rate(plan, training.step, progress))
         if training.step % 100 == 0:
             training.record(held_out)
-    if training.losses or not training.log:
+        elif training.seconds - training.saved > SAVE_SECONDS:
+            training.save()
+    if training.losses:
         training.record(held_out)
     return training.model, training.log
 
