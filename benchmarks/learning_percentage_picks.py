@@ -17,6 +17,7 @@ from datasets import Dataset
 
 from hf_superfilter import PerCluster, select
 from hf_superfilter.scoring.learning_percentage import learning_percentages
+from hf_superfilter.selection.per_cluster import ranks_within
 
 from .rows import SHARED, real_rows
 
@@ -31,9 +32,12 @@ class PublishedShares(PerCluster):
     published length.
     """
 
-    def _plan(self, table, pool):
-        order, mine, sizes, _ = super()._plan(table, pool)
-        return order, mine, sizes, -(-sizes // 10) + 1
+    def __call__(self, table, pool):
+        order = self._order(table, pool)
+        labels = self._labels(table, pool)
+        clusters = labels[order]
+        quotas = -(-np.bincount(labels) // 10) + 1
+        return order[ranks_within(clusters) < quotas[clusters]]
 
 
 class Dolly(NamedTuple):

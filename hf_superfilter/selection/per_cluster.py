@@ -96,7 +96,7 @@ class PerCluster(Settings):
         sizes = np.bincount(labels[labels >= 0])
         room = np.bincount(clusters, minlength=len(sizes))
         quotas = quotas_of(total, sizes, room)
-        rows = order[_ranks_within(clusters) < quotas[clusters]]
+        rows = order[ranks_within(clusters) < quotas[clusters]]
         unfilled = np.maximum(apportioned(total, sizes) - room, 0).sum()
         facts: dict[str, Any] = {
             "clusters" if self.group is None else "groups": len(sizes),
@@ -205,7 +205,7 @@ def _by_appearance(labels: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(first))[inverse]
 
 
-def _ranks_within(labels: np.ndarray) -> np.ndarray:
+def ranks_within(labels: np.ndarray) -> np.ndarray:
     """Count for each element the earlier ones of its label."""
     order = np.argsort(labels, kind="stable")
     starts = np.cumsum(np.bincount(labels)) - np.bincount(labels)

@@ -112,7 +112,7 @@ def test_every_figure_of_the_card_is_what_the_rows_and_the_record_say(run, writt
     wanted = {"rows": (n, k)}
     for name, mean in (("median", pd.Series.median), ("mean", pd.Series.mean)):
         wanted[f"characters of a response, {name}"] = tuple(
-            f"{mean(part.response.str.len()):,.0f}" for part in (rows, kept)
+            f"{mean(part.output.str.len()):,.0f}" for part in (rows, kept)
         )
     wanted["tokens, <code>ifd_tokens</code>, mean"] = (
         f"{rows.ifd_tokens.mean():,.1f}",

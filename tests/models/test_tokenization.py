@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from hf_superfilter import IFD, AskLLM, LearningPercentage, Perplexity, embedded_model
+from hf_superfilter.data.chats import flatten_turns
 from hf_superfilter.models.tokenization import MarkedText, TextTokenizer, WindowReader
 
 ROWS = [
@@ -131,12 +132,15 @@ def test_every_scorer_reads_what_the_tokenizer_puts_in_front_and_nothing_behind(
     ppl = Perplexity(folder, dtype="float32")(BATCH)
     for row, (prompt, response) in enumerate(ROWS):
         alone, _ = plain.alone(response)
-        nats, tokens = plain.given_by_count(prompt, response)
-        assert ifd["ifd"][row] == pytest.approx(math.exp(nats - alone), rel=1e-4)
-        assert ifd["ifd_tokens"][row] == tokens
         nats, tokens = plain.given(prompt, response)
         assert ppl["ppl"][row] == pytest.approx(math.exp(nats), rel=1e-4)
         assert ppl["ppl_tokens"][row] == tokens
+        if not prompt:
+            assert ifd["ifd_status"][row] == characters["ifd_status"][row] == "no_prompt"
+            continue
+        nats, tokens = plain.given_by_count(prompt, response)
+        assert ifd["ifd"][row] == pytest.approx(math.exp(nats - alone), rel=1e-4)
+        assert ifd["ifd_tokens"][row] == tokens
         start = len(plain.front) + plain.border(prompt, response) + 1
         given_rest, _ = plain.nats([*plain.front, *plain.ids(prompt + response)], start)
         alone_rest, _ = plain.nats([*plain.front, *plain.ids(response)], len(plain.front) + 1)
@@ -150,6 +154,9 @@ def test_variant_bos_adds_its_token_only_where_the_tokenizer_puts_none(model_wit
         plain = PlainModel(folder, front)
         ifd = IFD(folder, dtype="float32", variant="bos")(BATCH)["ifd"]
         for row, (prompt, response) in enumerate(ROWS):
+            if not prompt:
+                assert math.isnan(ifd[row]), "an IFD without a prompt is undefined"
+                continue
             wanted = plain.given(prompt, response)[0] - plain.alone(response)[0]
             assert ifd[row] == pytest.approx(math.exp(wanted), rel=1e-4)
 
@@ -200,7 +207,7 @@ def test_a_question_begins_as_the_tokenizer_begins_a_text(model_with, single, fr
     folder = model_with(single)
     plain = PlainModel(folder, front)
     (question,) = AskLLM(folder, "Good? {text}")._questions(
-        {"prompt": [""], "response": ["It is."]}
+        flatten_turns({"prompt": [""], "response": ["It is."]}, ("prompt", "response"))
     )
     assert list(question.units) == [*plain.front, *plain.ids("Good? It is.")]
 

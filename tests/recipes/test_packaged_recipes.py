@@ -195,7 +195,7 @@ def test_an_unknown_name_answers_with_the_nearest(refused):
         ("TopK.kay=3", "'TopK.kay': TopK takes no argument 'kay'"),
         ("k=-1", "k=-1: give a number of rows"),
         ("k", "--set 'k': give an argument and its value, such as k=0.05"),
-        ("k=[", "--set 'k=[': '[' is no value"),
+        ("k=[", "--set 'k=[': '[' is not YAML"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_before_anything_is_read(

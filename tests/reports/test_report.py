@@ -76,8 +76,8 @@ def numbers_of_the_rows(rows, kept):
         wanted[f"score.{name}"] = rows.ifd.quantile(share)
     is_kept = rows.instruction.isin(kept.instruction)
     for name, part in {"kept": kept, "dropped": rows[~is_kept], "all": rows}.items():
-        wanted |= {f"length.median_{name}": part.response.str.len().median()}
-        wanted |= {f"length.mean_{name}": part.response.str.len().mean()}
+        wanted |= {f"length.median_{name}": part.output.str.len().median()}
+        wanted |= {f"length.mean_{name}": part.output.str.len().mean()}
     for column in ("category", "planted"):
         cells, mine = rows[column].tolist(), kept[column].tolist()
         values = sorted(set(cells), key=lambda value: (-cells.count(value), cells.index(value)))
@@ -87,7 +87,7 @@ def numbers_of_the_rows(rows, kept):
             wanted[f"{group}.share"] = mine.count(value) / cells.count(value)
     for status, count in rows.ifd_status.value_counts().items():
         wanted[f"status.ifd_status.{status}"] = count
-    longest = rows.response.str.len().sort_values(ascending=False, kind="stable").index[:k]
+    longest = rows.output.str.len().sort_values(ascending=False, kind="stable").index[:k]
     perplexed = (
         rows.ifd_ppl_alone.fillna(-np.inf).sort_values(ascending=False, kind="stable").index[:k]
     )
@@ -157,9 +157,9 @@ def test_the_words_for_the_pictures_give_the_numbers_of_the_rows(run, page):
     )
     dropped = rows[~rows.instruction.isin(kept.instruction)]
     assert lengths == (
-        f"Histogram of response lengths: median {kept.response.str.len().median():,.0f} characters "
+        f"Histogram of response lengths: median {kept.output.str.len().median():,.0f} characters "
         "over "
-        f"{len(kept)} rows kept, median {dropped.response.str.len().median():,.0f} characters over "
+        f"{len(kept)} rows kept, median {dropped.output.str.len().median():,.0f} characters over "
         f"{len(dropped)} rows dropped."
     )
 
@@ -179,7 +179,7 @@ def test_the_page_shows_best_worst_just_under_the_line_and_undefined_rows(run, p
     kept = pd.read_parquet(run / "selected.parquet")
     for title in ("Best kept", "Just under the line", "Worst", "Dropped by Threshold", "Undefined"):
         assert title in text
-    assert kept.response.iloc[0].strip()[:60] in text
+    assert kept.output.iloc[0].strip()[:60] in text
     assert "ifd_status: empty_response" in text
     assert "IFD:" in text and "hf-superfilter run recipe.yaml" in text
 

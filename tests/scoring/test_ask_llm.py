@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from hf_superfilter import IFD, AskLLM, Recipe, TopK, score
+from hf_superfilter.data.chats import flatten_turns
 from hf_superfilter.models.next_token import load_answers, load_reader
 from hf_superfilter.models.tokenization import MarkedText
 from hf_superfilter.revisions import resolve_revision
@@ -148,7 +149,9 @@ def test_out_of_memory_halves_the_budget_and_goes_on(request, model, rows):
         with_kwargs=model == "t5",
     )
     ask = AskLLM(folder, dtype="float32")
-    questions = [question.units for question in ask._questions(rows)]
+    questions = [
+        question.units for question in ask._questions(flatten_turns(rows, ("prompt", "response")))
+    ]
     tokens = [list(ask._tokens(("yes",)).values())]
     np.testing.assert_allclose(
         np.log(answers.probability(questions, tokens)[:, 0]), np.log(wanted), rtol=1e-4
@@ -279,7 +282,9 @@ def test_a_decoder_is_asked_with_the_marks_of_a_beginning_and_without_an_end(
     tokenizer.chat_template = template
     tokenizer.save_pretrained(tmp_path)
     GPT2Config(vocab_size=len(tokenizer)).save_pretrained(tmp_path)
-    (question,) = AskLLM(str(tmp_path))._questions({"prompt": [""], "response": ["Water."]})
+    (question,) = AskLLM(str(tmp_path))._questions(
+        flatten_turns({"prompt": [""], "response": ["Water."]}, ("prompt", "response"))
+    )
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     assert (question.units[0] == bos, question.units[-1] == eos) == (begins, False)
     assert question.units.count(bos) == begins, "a chat template that writes it gets no second one"

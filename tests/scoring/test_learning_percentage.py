@@ -40,7 +40,7 @@ def rows(sample):
     short = (
         n
         for n, row in enumerate(sample)
-        if row["response"] and len(row["prompt"] + row["response"]) < 130
+        if row["response"].strip() and len(row["prompt"] + row["response"]) < 130
     )
     kept = sample.select(islice(short, 18))
     prompts, responses = (

@@ -158,9 +158,9 @@ def test_sketches_of_other_hash_functions_or_other_vectors_are_refused():
 def test_more_rows_than_a_cell_can_count_are_refused():
     full = small()
     full.counts[:, 0] = 2**31 - 10
-    with pytest.raises(ValueError, match="2,147,483,647 rows at most"):
+    with pytest.raises(ValueError, match="a sketch counts 2,147,483,647 at most"):
         full.add(mixture(30, 3))
-    with pytest.raises(ValueError, match="2,147,483,647 rows at most"):
+    with pytest.raises(ValueError, match="a sketch counts 2,147,483,647 at most"):
         full + full
 
 
