@@ -122,7 +122,7 @@ def test_every_figure_of_the_card_is_what_the_rows_and_the_record_say(run, writt
         f"{rows.ifd_tokens.sum():,.0f}",
         f"{kept.ifd_tokens.sum():,.0f}",
     )
-    for column in ("instruction", "input", "output", "category", "planted", "prompt", "response"):
+    for column in ("instruction", "input", "output", "category", "planted"):
         values = Counter(rows[column])
         for value, count in values.most_common(8) if 2 <= len(values) <= 20 else ():
             clipped = (value if len(value) <= 65 else value[:59] + "…") or "—"
