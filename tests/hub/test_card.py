@@ -122,13 +122,16 @@ def test_every_figure_of_the_card_is_what_the_rows_and_the_record_say(run, writt
         f"{rows.ifd_tokens.sum():,.0f}",
         f"{kept.ifd_tokens.sum():,.0f}",
     )
-    for column in ("instruction", "input", "output", "category", "planted"):
+    # The groups are those of the scored table, whose prompts and responses are not published.
+    scored = rows[rows.instruction.isin(kept.instruction) & rows.ifd.isin(kept.ifd)]
+    assert len(scored) == k
+    for column in ("instruction", "input", "output", "category", "planted", "prompt", "response"):
         values = Counter(rows[column])
         for value, count in values.most_common(8) if 2 <= len(values) <= 20 else ():
             clipped = (value if len(value) <= 65 else value[:59] + "…") or "—"
             wanted[f"<code>{column}</code> = {as_markdown(clipped)}"] = (
                 count,
-                (kept[column] == value).sum(),
+                (scored[column] == value).sum(),
             )
     found = {label: (before, after) for label, before, after in changes[2:]}
     writing = {label: pair for label, pair in found.items() if label.startswith("responses in ")}
