@@ -52,7 +52,9 @@ class OneRowAtATime:
         if not response:
             return Reference(math.nan, math.nan, math.nan)
         given, alone = self.loss(whole, length), self.loss(own, 0)
-        ifd = math.exp(given - alone) if prompt.strip() else math.nan  # no prompt: not defined
+        # Settled for all scorers: without a prompt, or with a blank response, it is undefined.
+        defined = prompt.strip() and response.strip()
+        ifd = math.exp(given - alone) if defined else math.nan
         return Reference(given, alone, ifd)
 
 

@@ -251,13 +251,13 @@ def test_score_with_the_embedded_model(command, rows, tmp_path, scorer):
 def test_a_second_scorer_stands_beside_the_first(command, refused, rows, tmp_path):
     to_run = ["--folder", "run"]
     assert command("score", rows, "--model", "embedded:weak", *to_run)[0] == 0
-    assert command("select", "run", "--k", "2")[0] == 0
+    assert command("select", "run", "--k", "1")[0] == 0
     code, _, error = command("score", rows, "--scorer", "Length", *to_run)
     assert code == 0 and "Scoring ifd" not in error, "what is scored is not scored again"
     assert {"ifd", "length"} <= set(load_rows(tmp_path / "run/scored.parquet").column_names)
     recipe = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
     assert recipe["score"] == [{"IFD": {"model": "embedded:weak"}}, {"Length": {}}]
-    assert command("select", "run", "--by", "ifd", "--k", "2")[0] == 0
+    assert command("select", "run", "--by", "ifd", "--k", "1")[0] == 0
     assert command("select", "run", "--by", "length", "--k", "2")[0] == 0
     assert command("report", "run")[0] == 0
     (tmp_path / "other.jsonl").write_text(rows.read_text().replace("yes", "perhaps"))
