@@ -68,7 +68,7 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path, owner):
         assert not leases.take("one"), "it lives"
         process.kill()
         process.wait()
-        # Older releases of filelock remove the dead owner's file at one look, and take it at the next.
+        # Older releases of filelock remove the file at one look, and take it at the next.
         assert leases.take("one") or leases.take("one")
 
 
