@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..base import Columns, Settings
-from ..checks import check_name, is_count, pair_of_columns
+from ..base import Batch, Columns, Settings
+from ..checks import check_name, check_switch, is_count, pair_of_columns
 from ..embedded import model_folder, portable_name
 from ..errors import SuperfilterError, did_you_mean
 from ..models.fork_safety import after_fork
 from ..revisions import resolve_revision
 from ..runs.distributed import device_number
+from ._rows import takes_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -176,6 +177,38 @@ class ModelSettings(Settings):
         # The resolved revision is part of the key: a folder that changed is loaded again.
         revision = resolve_revision(folder, None if model else self.revision)
         return folder, revision, self.dtype, device, self.attn_implementation
+
+
+class SidedSettings(ModelSettings):
+    """Score the response of a row, and the one that a preference turns down when asked.
+
+    A scorer declares the field `rejected` in its own place and the formula of one side in `_score`.
+    """
+
+    rejected: bool
+
+    def __post_init__(self) -> None:
+        """Check the switch too."""
+        super().__post_init__()
+        check_switch("rejected", self.rejected)
+
+    @property
+    def more_columns(self) -> tuple[str, ...]:
+        """The rejected responses, when they are asked for."""
+        return rejected_columns(self.columns)[1:] if self.rejected else ()
+
+    @takes_rows
+    def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
+        """Score a batch of n rows."""
+        columns = self._score(batch, self.columns, rank)
+        if self.rejected:
+            rejected = self._score(batch, rejected_columns(self.columns), rank)
+            columns |= compare_sides(self.name, columns, rejected)
+        return columns
+
+    def _score(self, batch: Batch, columns: tuple[str, str], rank: int | None) -> Columns:
+        """Score the responses of one column given the prompts of the other."""
+        raise NotImplementedError
 
 
 def revision_of(model: str, revision: str | None) -> dict[str, str]:

@@ -6,11 +6,10 @@ from typing import ClassVar
 import numpy as np
 
 from ..base import Batch, Columns, CountedColumns
-from ..checks import check_switch
 from ..data.chats import flatten_turns
 from ..errors import SuperfilterError, did_you_mean
-from ._model import ModelSettings, compare_sides, default_name, rejected_columns
-from ._rows import as_counts, takes_rows
+from ._model import SidedSettings, default_name
+from ._rows import as_counts
 
 VARIANTS = ("superfiltering", "bos", "aligned", "loss_ratio")
 SKIPPED = "rows whose first response tokens the authors' border leaves out"
@@ -18,7 +17,7 @@ COUNTED_VARIANTS = ("superfiltering", "loss_ratio")  # whose authors count the p
 
 
 @dataclass(frozen=True, repr=False)
-class IFD(ModelSettings):
+class IFD(SidedSettings):
     """Score how little the prompt helps to predict the response.
 
     `IFD = PPL(response | prompt) / PPL(response) = exp(L_given - L_alone)`, L the mean negative
@@ -64,24 +63,9 @@ class IFD(ModelSettings):
     def __post_init__(self) -> None:
         """Check the variant too."""
         super().__post_init__()
-        check_switch("rejected", self.rejected)
         if self.variant not in VARIANTS:
             suggestion = did_you_mean(str(self.variant), VARIANTS)
             raise SuperfilterError(f"variant={self.variant!r}: {suggestion}")
-
-    @property
-    def more_columns(self) -> tuple[str, ...]:
-        """The rejected responses, when they are asked for."""
-        return rejected_columns(self.columns)[1:] if self.rejected else ()
-
-    @takes_rows
-    def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
-        """Score a batch of n rows."""
-        columns = self._score(batch, self.columns, rank)
-        if self.rejected:
-            rejected = self._score(batch, rejected_columns(self.columns), rank)
-            columns |= compare_sides(self.name, columns, rejected)
-        return columns
 
     def _score(self, batch: Batch, columns: tuple[str, str], rank: int | None) -> Columns:
         lm = self.language_model(rank)

@@ -7,12 +7,12 @@ import numpy as np
 from ..base import Batch, Columns
 from ..checks import check_switch
 from ..data.chats import flatten_turns
-from ._model import ModelSettings, compare_sides, default_name, rejected_columns
-from ._rows import as_counts, takes_rows
+from ._model import SidedSettings, default_name
+from ._rows import as_counts
 
 
 @dataclass(frozen=True, repr=False)
-class Perplexity(ModelSettings):
+class Perplexity(SidedSettings):
     """Score the response by its perplexity given the prompt.
 
     `PPL = exp(1/n sum_t -log p(r_t | prompt, r_<t))`, the mean over the n tokens that hold a
@@ -46,21 +46,6 @@ class Perplexity(ModelSettings):
         """Check the end of text too."""
         super().__post_init__()
         check_switch("append_eos", self.append_eos)
-        check_switch("rejected", self.rejected)
-
-    @property
-    def more_columns(self) -> tuple[str, ...]:
-        """The rejected responses, when they are asked for."""
-        return rejected_columns(self.columns)[1:] if self.rejected else ()
-
-    @takes_rows
-    def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
-        """Score a batch of n rows."""
-        columns = self._score(batch, self.columns, rank)
-        if self.rejected:
-            rejected = self._score(batch, rejected_columns(self.columns), rank)
-            columns |= compare_sides(self.name, columns, rejected)
-        return columns
 
     def _score(self, batch: Batch, columns: tuple[str, str], rank: int | None) -> Columns:
         lm = self.language_model(rank)
