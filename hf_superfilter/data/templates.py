@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from ..base import TEMPLATE_DATE
 from ..errors import SuperfilterError, did_you_mean
 from .messages import Message, message_text
 
@@ -17,8 +17,6 @@ TASK = (
     "Write a response that appropriately completes the request."
 )
 TEMPLATES = ("none", "alpaca", "chat")
-# What a chat template that asks the clock is told, so that the text is the same on any day.
-TEMPLATE_DATE = datetime(2024, 7, 26)
 DATE_DIRECTIVES = "aAbBcdfHIjmMpSUwWxXyYzZ%"
 
 

@@ -6,13 +6,13 @@ encoder-decoder    q0 q1 q2 q3 </s>     the state at the decoder's start token
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..base import TEMPLATE_DATE
 from ..errors import SuperfilterError
 from .batching import default_batch_tokens, run_by_length
 from .causal_lm import FORWARD_LOCK, load_causal_lm
@@ -34,7 +34,6 @@ from .tokenization import Ids, MarkedText, limit_of, missing_front, text_tokeniz
 
 # What may stand before an answer; tokenizers differ in where they put a blank.
 CONTEXTS = ("", " ", "\n")
-TEMPLATE_DATE = datetime(2024, 7, 26)  # the same as in `format_pairs`
 
 
 @lru_cache(maxsize=4)
