@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from accelerate.utils import reduce
 
-from ..errors import SuperfilterError
+from ..errors import NotEnoughMemoryError, SuperfilterError
 from ..runs.distributed import Process
 from .batching import batches_by_length, is_out_of_memory, split_at
 from .lm_head import SplitModel
@@ -251,7 +251,7 @@ class Training:
             raise error
         longest = max(len(window.ids) for window in share)
         if self.micro_tokens <= longest:
-            raise MemoryError(
+            raise NotEnoughMemoryError(
                 f"training on a single row of {longest} tokens does not fit into the memory of "
                 f"{self.device}: lower max_length or take a smaller model"
             ) from error
