@@ -146,10 +146,14 @@ def test_a_cell_that_is_not_text_is_refused_with_column_type_and_value(cell):
 @given(st.lists(st.tuples(TEXT.filter(bool), TEXT, TEXT), min_size=1, max_size=20))
 def test_any_text_passes_through_unchanged_in_the_order_of_the_rows(cells):
     rows = [dict(zip(ROWS[0], row, strict=True)) for row in cells]
-    assert pairs(rows) == [(a + "\n" + (b + "\n" if b else ""), c) for a, b, c in cells]
-    assert pairs(rows, template="{{{instruction}|{input}}}") == [
-        (f"{{{a}|{b}}}", c) for a, b, c in cells
+    plain = [(a + "\n" + (b + "\n" if b else ""), c) for a, b, c in cells]
+    assert pairs(rows) == plain
+    # Where nothing is asked, a template's own words are no prompt.
+    templated = [
+        (f"{{{a}|{b}}}", c) if (a + b).strip() else text
+        for (a, b, c), text in zip(cells, plain, strict=True)
     ]
+    assert pairs(rows, template="{{{instruction}|{input}}}") == templated
 
 
 def test_the_choice_of_auto_is_logged_and_follows_the_documented_order(caplog):
