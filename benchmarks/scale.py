@@ -1,9 +1,8 @@
 """What many processes cost and gain: `python -m benchmarks.scale`. Prints tables; asserts nothing.
 
 Threads against processes (one process with two threads, two with one each, interleaved), the
-balance of four
-processes on rows sorted by length, the memory of a stream, and the price of the ledger: what
-    SCALE.md multiplies.
+balance of four processes on rows sorted by length, the memory of a stream, and the price of the
+ledger: what SCALE.md multiplies.
 """
 
 import argparse
@@ -168,10 +167,10 @@ def timed(do: Callable[[], object], times: int) -> float:
 def ledger(scratch: Path, chunks_count: int, rows: int) -> None:
     """The price of a chunk of so many rows with IFD's columns, in a folder of so many chunks."""
     store, random = Store(scratch / "ledger"), np.random.default_rng(0)
-    chunks = Chunks(store, "ifd", np.arange(0, (chunks_count + 1) * rows, rows), claim="x")
+    chunks = Chunks(store, "ifd", np.arange(0, (chunks_count + 1) * rows, rows))
     columns = {f"ifd{part}": random.random(rows) for part in ("", "_ppl", "_ppl_alone", "_tokens")}
     columns["ifd_status"] = np.array(["ok"] * rows)
-    again = Chunks(store, "ifd", chunks.starts, claim="x")
+    again = Chunks(store, "ifd", chunks.starts)
     facts = {"seconds": 1.0, "tokens": 1.0, "process": "node:1"}
     numbers = range(chunks_count)
     prices = {
