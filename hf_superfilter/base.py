@@ -38,6 +38,8 @@ TEMPLATE_DATE = datetime(2024, 7, 26)
 
 # The column in which reading and formatting say why a row is unreadable; null for all others.
 UNREADABLE = "unreadable_reason"
+# The status that such a row gets from every scorer.
+UNREADABLE_STATUS = "unreadable"
 
 
 @runtime_checkable

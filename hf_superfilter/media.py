@@ -14,14 +14,13 @@ if TYPE_CHECKING:
 
 def undecoded(feature: Any) -> Any:
     """Return a feature with the decoding of every media feature in it turned off."""
-    from datasets import Json, LargeList, List
+    from datasets import LargeList, List
 
     if isinstance(feature, dict):
         return {name: undecoded(part) for name, part in feature.items()}
     if isinstance(feature, (List, LargeList)):
         return replace(feature, feature=undecoded(feature.feature))
-    # Json has the switch too, but only its decoded values are those of the data.
-    if is_media(feature) and not isinstance(feature, Json):
+    if is_media(feature):
         return replace(feature, decode=False)
     return feature
 
@@ -30,6 +29,7 @@ def is_media(feature: Any) -> bool:
     """Check whether a feature is a picture, sound, video or document that can be decoded."""
     from datasets import Json
 
+    # Json has the switch too, but only its decoded values are those of the data.
     if isinstance(feature, Json) or not is_dataclass(feature):
         return False
     return "decode" in {field.name for field in fields(feature)}

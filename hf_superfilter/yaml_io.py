@@ -73,8 +73,8 @@ class _NodeCount:
     """Count the nodes that a document stands for, aliases expanded.
 
     A stack holds the open collections, each with its anchor and its nodes so far. An alias adds the
-    nodes of its anchor, so nine lists of ten
-    aliases to the list before count 10⁹ without being built.
+    nodes of its anchor, so nine lists of ten aliases to the list before count 10⁹ without being
+    built.
     """
 
     def __init__(self, what: str) -> None:

@@ -44,8 +44,11 @@ def in_folder(folder: str, name: str) -> str:
 
 def scored_rows(run: str) -> "Dataset":
     """Load the scored rows of a run folder."""
+    from datasets import Dataset
+
     from ..data.sources import load_rows
     from ..recipes.recipe import FILE, SCORED
+    from ..runs.chunks import read_parquet
     from ..runs.manifest import read_manifest
     from ..runs.store import Store
 
@@ -53,7 +56,7 @@ def scored_rows(run: str) -> "Dataset":
     if store.has(SCORED) and store.exclusive:
         return load_rows(store.path(SCORED))
     if store.has(SCORED):
-        return _read_parquet(store.read(SCORED))
+        return Dataset(read_parquet(store.read(SCORED)))
     scorers = read_manifest(run)["scorers"].values()
     if store.has(FILE) or not all("seconds" in scorer for scorer in scorers):
         raise NotFoundError(
@@ -64,20 +67,6 @@ def scored_rows(run: str) -> "Dataset":
         f"select there, with select(table, selectors, run={run!r}), or make the folder with "
         "hf-superfilter score or run"
     )
-
-
-def _read_parquet(data: bytes) -> "Dataset":
-    """Read a Parquet file that lies in memory.
-
-    Without threads: one that holds the last reference to the bytes while the interpreter ends
-    aborts the process.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from datasets import Dataset
-
-    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-    return Dataset(file.read(use_threads=False))
 
 
 def selection_in(run: str) -> "Selection":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..base import Batch, Columns, ScorerAdapter, as_scorer
-from ..checks import is_number
+from ..checks import is_count, is_number
 from ..data.columns import numbers_of
 from ..errors import SuperfilterError
 from ..runs.manifest import read_manifest
@@ -215,7 +215,7 @@ def _check_shares(keep: float, pool: float, audit: int, rows: int) -> None:
         raise SuperfilterError(
             f"keep={keep!r}, pool={pool!r}: give shares of all rows, 0 < keep <= pool <= 1"
         )
-    if isinstance(audit, bool) or not isinstance(audit, int) or audit < 1:
+    if not is_count(audit):
         raise SuperfilterError(
             f"audit={audit!r}: give a number of rows, at least 1; the recall is measured on them"
         )

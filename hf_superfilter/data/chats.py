@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import UNREADABLE, Batch
+from ..base import UNREADABLE, UNREADABLE_STATUS, Batch
 from ..errors import SuperfilterError, WrongTypeError
 
-UNREADABLE_STATUS = "unreadable"
 UNDEFINED = ("empty_response", "no_prompt", "too_short", "prompt_too_long", "not_finite")
 
 

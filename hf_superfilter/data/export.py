@@ -71,17 +71,15 @@ def export(
     from datasets import Dataset
 
     check_layout(layout)
-    write = _writer(Path(path))
+    check_suffix(Path(path))
     rows = selection if isinstance(selection, Dataset) else selection.subset
-    return write_rows(arrange(rows.with_format(None), layout, format, columns), path, write)
+    return write_rows(arrange(rows.with_format(None), layout, format, columns), path)
 
 
-def write_rows(
-    rows: "Dataset", path: str | Path, write: "Callable[[Dataset, Path], None] | None" = None
-) -> Path:
+def write_rows(rows: "Dataset", path: str | Path) -> Path:
     """Write rows to a file of the kind that its ending names, whole or not at all."""
     target = Path(path)
-    write = write or _writer(target)
+    write = _writer(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         unfinished = Path(folder) / target.name

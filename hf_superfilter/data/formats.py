@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 # A source column whose name an output column takes is kept under its name with this in front.
 SOURCE_PREFIX = "source_"
+# The columns that formatting adds, whatever the format.
+OUTPUT = ("prompt", "response")
 
 
 class Example(NamedTuple):
@@ -294,7 +296,7 @@ def _column_of(field: str, format: str, schema: Mapping[str, Any]) -> str | None
     spellings = _spellings(field)
     if field == "system" and format not in WITH_SYSTEM:
         spellings = ALIASES["system"]
-    if field in ("prompt", "response"):
+    if field in OUTPUT:
         spellings = (SOURCE_PREFIX + field, *spellings)
     for column in spellings:
         if column in schema and _may_hold(field, schema[column], format):
@@ -305,10 +307,11 @@ def _column_of(field: str, format: str, schema: Mapping[str, Any]) -> str | None
 def _may_hold(field: str, kind: Any, format: str) -> bool:
     if field == "label":
         return _is_bool(kind)
-    return field in REQUIRED[format] or not _is_null(kind)
+    return field in REQUIRED[format] or not is_null(kind)
 
 
-def _is_null(kind: Any) -> bool:
+def is_null(kind: Any) -> bool:
+    """Check whether a feature holds no value in any row."""
     return str(getattr(kind, "dtype", "")) == "null"
 
 

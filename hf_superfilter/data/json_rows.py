@@ -4,7 +4,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,17 +51,22 @@ def read_json(path: Path, text_columns: Collection[str] = ()) -> "Dataset":
             )
         if row.doubtful:
             faults += _remove_unholdable(row, len(places))
-        for name in row.value:
-            if name not in columns:
-                columns[name] = [None] * len(places)
-        for name, cells in columns.items():
-            cells.append(row.value.get(name))
+        append_row(columns, row.value, len(places))
         places.append(row.place)
     texts = [name for name in columns if is_text_column(name, text_columns)]
     for name in texts:
         faults += _remove_numbers(name, columns[name], places)
     rows = make_rows(columns, texts, places, faults)
     return _reported(rows, sorted(faults), text_columns)
+
+
+def append_row(columns: dict[str, list[Any]], row: Mapping[str, Any], count: int) -> None:
+    """Append a row to columns of `count` cells; what one of them lacks is None."""
+    for name in row:
+        if name not in columns:
+            columns[name] = [None] * count
+    for name, cells in columns.items():
+        cells.append(row.get(name))
 
 
 def make_rows(

@@ -12,9 +12,10 @@ from ..errors import SuperfilterError, did_you_mean
 from ..media import iterate_batches
 from .files import TEXT_COLUMNS
 from .formats import choose_columns
-from .json_rows import make_rows
+from .json_rows import append_row, make_rows
 from .messages import Message, message_text
 from .pairs import PairFormatter, reader_of
+from .templates import plain
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,7 +53,7 @@ def prompt_completion_layout(row: Conversation) -> dict[str, Any]:
         prompt: Any = [_chat_message(message) for message in context]
         return _with_tools({"prompt": prompt, "completion": [_chat_message(answer)]}, row)
     _refuse_tools(row)
-    return {"prompt": _joined(context), "completion": message_text(answer)}
+    return {"prompt": plain(context, None), "completion": message_text(answer)}
 
 
 def sharegpt_layout(row: Conversation) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def preference_layout(row: Conversation) -> dict[str, Any]:
         return _with_tools({"prompt": [_chat_message(m) for m in context], **sides}, row)
     _refuse_tools(row)
     return {
-        "prompt": _joined(context),
+        "prompt": plain(context, None),
         "chosen": message_text(answer),
         "rejected": message_text(row.rejected[0]),
     }
@@ -154,7 +155,7 @@ def arrange(
     for batch in iterate_batches(rows.select_columns([*fields.values()])):
         for number in range(len(next(iter(batch.values())))):
             row = {field: batch[column][number] for field, column in fields.items()}
-            _append(cells, _written(reader, row, layout, count), count)
+            append_row(cells, _written(reader, row, layout, count), count)
             count += 1
     return _beside(make_rows(cells), rows.select_columns(extra))
 
@@ -176,14 +177,6 @@ def _written(
             f"row {number} does not fit the layout {layout!r}, which holds {error}: take the "
             "layout 'source' or 'messages', or filter such rows"
         ) from error
-
-
-def _append(cells: dict[str, list[Any]], row: dict[str, Any], count: int) -> None:
-    for name in row:
-        if name not in cells:
-            cells[name] = [None] * count
-    for name, values in cells.items():
-        values.append(row.get(name))
 
 
 def _beside(table: "Dataset", extra: "Dataset") -> "Dataset":
@@ -219,12 +212,7 @@ def _sharegpt_message(message: Message) -> dict[str, Any]:
 
 def _joined_text(message: Message) -> str:
     """Join an instruction and its input."""
-    return f"{message.text}\n{message.input}" if message.input else message.text
-
-
-def _joined(context: list[Message]) -> str:
-    """Join messages to a prompt as template "none" does."""
-    return "".join(message_text(message) + message.end for message in context)
+    return message_text(message._replace(reasoning="", calls=""))
 
 
 def _plain_answer(answer: Message) -> str:

@@ -7,13 +7,12 @@ from ..base import UNREADABLE
 from ..errors import SuperfilterError
 from ..media import read_batch
 from .files import TEXT_COLUMNS
-from .formats import SOURCE_PREFIX, detect_format
+from .formats import OUTPUT, SOURCE_PREFIX, detect_format
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PAIR = ("prompt", "response")
-ADDED = (*PAIR, "response_rejected")
+ADDED = (*OUTPUT, "response_rejected")
 ROWS_COMPARED = 100
 
 
@@ -44,11 +43,11 @@ def added_columns(table: "Dataset", source_columns: Sequence[str] | None = None)
     reasons = [UNREADABLE] if UNREADABLE in names else []
     if source_columns is not None:
         return [n for n in present if n in renamed or n not in source_columns] + reasons
-    if not set(PAIR) <= set(names):
+    if not set(OUTPUT) <= set(names):
         return renamed + reasons
     others = [name for name in names if name not in ADDED and name != UNREADABLE]
     own = _pair_of_source(others) | _before_others(names, others)
-    if own == set(PAIR) and ("response_rejected" in present or _is_copied(table, others)):
+    if own == set(OUTPUT) and ("response_rejected" in present or _is_copied(table, others)):
         own = set()
     return [name for name in present if name in renamed or name not in own] + reasons
 
@@ -68,7 +67,7 @@ def _pair_of_source(others: list[str]) -> set[str]:
                 return own
         except SuperfilterError:
             continue
-    return set(PAIR)
+    return set(OUTPUT)
 
 
 def _is_copied(table: "Dataset", others: Collection[str]) -> bool:
@@ -80,7 +79,7 @@ def _is_copied(table: "Dataset", others: Collection[str]) -> bool:
         return False
     head = read_batch(table, 0, min(ROWS_COMPARED, len(table)))
     compared = 0
-    for number, (prompt, response) in enumerate(zip(*(head[name] for name in PAIR), strict=True)):
+    for number, (prompt, response) in enumerate(zip(*(head[name] for name in OUTPUT), strict=True)):
         texts = _texts([head[name][number] for name in others])
         for answer in filter(None, _texts(response)):
             if answer not in texts:

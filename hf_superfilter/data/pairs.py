@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..base import UNREADABLE
 from ..errors import SuperfilterError, WrongTypeError, did_you_mean
 from ..media import read_row
-from .formats import FORMATS, REQUIRED, SOURCE_PREFIX, choose_columns
+from .formats import FORMATS, OUTPUT, REQUIRED, SOURCE_PREFIX, choose_columns, is_null
 from .messages import (
     Message,
     compact_json,
@@ -32,7 +32,6 @@ Data = TypeVar("Data", bound="Dataset | DatasetDict | IterableDataset | Iterable
 logger = logging.getLogger(__name__)
 
 REASONING = ("keep", "drop", "only")
-OUTPUT = ("prompt", "response")
 MEDIA_COLUMN = "media_left_out"  # there while the rows are formatted, to be counted
 MESSAGE_FIELDS = ("messages", "conversations")
 MESSAGE_OR_TEXT_FIELDS = ("prompt", "completion", "chosen", "rejected", "input")
@@ -156,15 +155,16 @@ def drop_arrow_fill(value: Any, kind: Any) -> Any:
 
     A key that has no value in any row stays null where the struct has all its other keys.
     """
-    from datasets import LargeList, List, Value
-
     if isinstance(kind, dict) and isinstance(value, Mapping):
         entries = {key: drop_arrow_fill(value[key], kind[key]) for key in kind if key in value}
         nulls = [key for key, entry in entries.items() if entry is None]
-        is_whole = all(kind[key] == Value("null") for key in nulls)
+        is_whole = all(is_null(kind[key]) for key in nulls)
         return {key: entry for key, entry in entries.items() if is_whole or key not in nulls}
-    if isinstance(kind, List | LargeList) and isinstance(value, list):
-        return [drop_arrow_fill(entry, kind.feature) for entry in value]
+    if isinstance(value, list):
+        from datasets import LargeList, List
+
+        if isinstance(kind, List | LargeList):
+            return [drop_arrow_fill(entry, kind.feature) for entry in value]
     return value
 
 

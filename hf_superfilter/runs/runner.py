@@ -32,7 +32,7 @@ from ..base import (
     scorer_name,
     takes_rank,
 )
-from ..checks import check_name
+from ..checks import check_name, is_count
 from ..errors import SuperfilterError
 from ..media import read_batch
 from .chunks import Chunks, layout_of
@@ -154,7 +154,7 @@ def _check_arguments(names: list[str], chunk_size: int) -> None:
             raise SuperfilterError(
                 f"{times} scorers are named {name!r}: give them names, IFD(..., name='ifd_large')"
             )
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+    if not is_count(chunk_size):
         raise SuperfilterError(f"chunk_size={chunk_size!r}: give a number of rows, at least 1")
 
 

@@ -3,21 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..base import UNREADABLE
+from ..base import UNREADABLE, UNREADABLE_STATUS
+from ..checks import is_number
 from ..errors import SuperfilterError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-STATUS = "unreadable"
 NAMED = 3  # rows that an error names
 RECORDED = 20  # rows that the manifest names; the log names all
 
 
 def check_share(max_unreadable: float) -> None:
     """Refuse what is no share of the rows."""
-    is_number = isinstance(max_unreadable, (int, float)) and not isinstance(max_unreadable, bool)
-    if not is_number or not 0 <= max_unreadable <= 1:
+    if not is_number(max_unreadable) or not 0 <= max_unreadable <= 1:
         raise SuperfilterError(
             f"max_unreadable={max_unreadable!r}: give a share of the rows, from 0 to 1"
         )
@@ -64,7 +63,7 @@ def unreadable_entries(
     """
     entries = []
     for place, status in enumerate(statuses):
-        if status != STATUS:
+        if status != UNREADABLE_STATUS:
             continue
         reason = batch[UNREADABLE][place] if UNREADABLE in batch else None
         if reason is None:  # rows that were not read by load_rows and format_pairs

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..base import Batch, Columns
-from ..data.chats import UNREADABLE_STATUS, Turns, flatten_turns
+from ..base import UNREADABLE_STATUS, Batch, Columns
+from ..data.chats import Turns, flatten_turns
 from ..embedded import model_folder
 from ..errors import SuperfilterError
 from ..models.tokenization import SCORED

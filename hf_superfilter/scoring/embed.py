@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..base import Batch, Columns
+from ..base import UNREADABLE_STATUS, Batch, Columns
 from ..checks import check_switch
 from ..data.chats import Turns, flatten_turns
 from ._model import DTYPES, ModelSettings, default_name
@@ -92,7 +92,7 @@ class Embed(ModelSettings):
         unreadable = np.isin(np.arange(turns.count), sorted(turns.unreadable))
         conditions = [unreadable, tokens == 0, ~finite, cut]
         status = np.select(
-            conditions, ["unreadable", "empty_text", "not_finite", "truncated"], "ok"
+            conditions, [UNREADABLE_STATUS, "empty_text", "not_finite", "truncated"], "ok"
         )
         return {
             self.name: vectors,
