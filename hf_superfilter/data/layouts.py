@@ -168,7 +168,7 @@ def _written(
         messages, rejected, tools = reader.read_conversation(row)
         schemas = tools.text if tools else None
         conversation = Conversation(messages, list(rejected), schemas, reader.is_chat)
-        media = sum(message.media for message in conversation.messages)
+        media = sum(message.media for message in (*messages, *rejected))
         if media:
             raise SuperfilterError(f"text, and the row holds {media} pictures, sounds or files")
         return LAYOUTS[layout](conversation)

@@ -436,3 +436,13 @@ def test_trl_trains_a_step_on_it(name, layout, ending, tmp_path, learner):
         model, args=config, train_dataset=rows, processing_class=tokenizer, **options
     )
     assert math.isfinite(trainer.train().training_loss)
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_a_picture_in_either_answer_of_a_preference_is_refused_not_dropped(side, tmp_path):
+    answers = {name: [{"role": "assistant", "content": "Red."}] for name in ("chosen", "rejected")}
+    parts = [{"type": "image"}, {"type": "text", "text": "Red."}]
+    answers[side] = [{"role": "assistant", "content": parts}]
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "Colour?"}], **answers}])
+    with pytest.raises(ValueError, match=r"row 0 does not fit the layout 'preference'.*1 pictures"):
+        export(rows, tmp_path / "x.jsonl", layout="preference")
