@@ -34,6 +34,21 @@ class Turns:
         """Return (turns,) bool: whether anything but white space stands before the response."""
         return np.array([bool(prompt.strip()) for prompt in self.prompts], dtype=bool)
 
+    @property
+    def is_unreadable(self) -> np.ndarray:
+        """Return (count,) bool: whether the row could not be read."""
+        return np.isin(np.arange(self.count), sorted(self.unreadable))
+
+    def mean(self, means: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Join (turns,) means over `counts` tokens to means by row.
+
+        Returns:
+            (count,) float64, nan for a row without tokens.
+        """
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            sums = self.total(np.where(counts > 0, means * counts, 0))
+            return np.asarray(sums / self.total(counts))
+
     def total(self, values: np.ndarray) -> np.ndarray:
         """Sum (turns,) values by row to (count,) float64; 0 for a row without turns."""
         return np.bincount(self.rows, weights=values, minlength=self.count)

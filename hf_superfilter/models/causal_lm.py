@@ -5,7 +5,6 @@ where a causal model never looks, so no attention mask is needed and attention s
 path. Which fast paths a model runs on is what `self_check` found; logits are float32 always.
 """
 
-import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -17,7 +16,7 @@ from ..embedded import model_folder
 from ..revisions import resolve_revision
 from .batching import default_batch_tokens, run_by_length, split_at
 from .fork_safety import after_fork
-from .lm_head import LogitsAt, Reduce
+from .lm_head import FORWARD_LOCK, LogitsAt, Reduce
 from .loading import (
     hub_revision,
     length_border,
@@ -32,9 +31,6 @@ from .loading import (
 from .prefix_tree import Tree, run_trees
 from .self_check import check_causal_lm, dtype_of
 from .tokenization import Ids, Window, WindowReader, batch_of, padded
-
-# Forward passes reuse one buffer of logits and set process-wide switches of torch and transformers.
-FORWARD_LOCK = threading.Lock()
 
 
 @lru_cache(maxsize=4)
@@ -95,8 +91,7 @@ class CausalLM:
         self.window = window_of(self.model.config)
         self._border = length_border(self.model.config)
         self.batch_tokens = default_batch_tokens(self.device, self.model.config)
-        with FORWARD_LOCK:
-            self.fast_paths = check_causal_lm(self.model, self.dtype, self.name, self.revision)
+        self.fast_paths = check_causal_lm(self.model, self.dtype, self.name, self.revision)
         self.dtype = dtype_of(self.dtype, self.fast_paths.paths)
         if "layers" in self.fast_paths or self.dtype == torch.int8:
             use_fast_layers(self.model, self.dtype, self.name)
@@ -167,7 +162,7 @@ class CausalLM:
                         self, windows, sizes, run_tree, batch_tokens, pack_all=self._packs
                     )
                     sizes[in_trees] = 0
-                run_by_length(self, sizes, run_batch, self._budget(batch_tokens))
+                run_by_length(self, sizes, run_batch, self.fast_paths.budget(batch_tokens))
             total_nats = torch.cat(nats).double().cpu().numpy()
         sums = np.bincount(np.concatenate(owners), weights=total_nats, minlength=len(windows))
         return np.where(counts > 0, sums, np.nan) / np.maximum(counts, 1), counts
@@ -198,9 +193,5 @@ class CausalLM:
         with torch.inference_mode(), FORWARD_LOCK:
             lengths = np.array([len(ids) for ids in rows], dtype=np.int64)
             for sizes in split_at(self._border, lengths):
-                run_by_length(self, sizes, run_batch, self._budget(batch_tokens))
+                run_by_length(self, sizes, run_batch, self.fast_paths.budget(batch_tokens))
         return torch.cat(parts)[np.argsort(np.concatenate(numbers))]
-
-    def _budget(self, batch_tokens: int | None) -> int | None:
-        """Return the tokens of a batch: one window at a time where padding is not used."""
-        return batch_tokens if "padding" in self.fast_paths else 1

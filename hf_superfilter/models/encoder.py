@@ -20,8 +20,8 @@ from ..embedded import model_folder
 from ..errors import SuperfilterError
 from ..revisions import resolve_revision
 from .batching import default_batch_tokens, run_by_length
-from .causal_lm import FORWARD_LOCK
 from .fork_safety import after_fork
+from .lm_head import FORWARD_LOCK, masked_batch
 from .loading import (
     NO_LIMIT,
     hub_revision,
@@ -33,7 +33,7 @@ from .loading import (
     window_of,
 )
 from .self_check import check_encoder
-from .tokenization import DEFAULT_MAX_LENGTH, limit_of, padded
+from .tokenization import DEFAULT_MAX_LENGTH, limit_of
 
 POOLINGS = ("mean", "cls")
 # Switches of version 5 of sentence-transformers and before; later ones name the pooling.
@@ -111,8 +111,7 @@ class TextEncoder:
             self.batch_tokens = default_batch_tokens(self.device, None)
             return
         self.model = load_body(*settings)
-        with FORWARD_LOCK:
-            self.fast_paths = check_encoder(self.model, self.dtype, self.name, self.revision)
+        self.fast_paths = check_encoder(self.model, self.dtype, self.name, self.revision)
         if "layers" in self.fast_paths:
             use_fast_layers(self.model, self.dtype, self.name)
         self.tokenizer = load_tokenizer(self.name, self.revision)
@@ -154,8 +153,8 @@ class TextEncoder:
         vectors = np.full((len(ids), self._width()), np.nan, dtype=np.float32)
         if normalize is None:
             normalize = self.normalize
-        if not self.library and "padding" not in self.fast_paths:
-            batch_tokens = 1
+        if not self.library:
+            batch_tokens = self.fast_paths.budget(batch_tokens)
 
         def run_batch(numbers: np.ndarray) -> None:
             if self.library:
@@ -184,10 +183,8 @@ class TextEncoder:
 
     def _pooled(self, ids: list[list[int]]) -> torch.Tensor:
         """Return (k, d) float32 vectors of k sequences in one forward pass."""
-        lengths = torch.tensor([len(row) for row in ids])
-        batch = torch.from_numpy(padded(ids))
-        mask = (torch.arange(batch.shape[1]) < lengths[:, None]).long().to(self.device)
-        output = self.model(input_ids=batch.to(self.device), attention_mask=mask)
+        batch, mask = masked_batch(ids, self.device)
+        output = self.model(input_ids=batch, attention_mask=mask)
         states: torch.Tensor = output.last_hidden_state
         if self.pooling == "cls":
             return states[:, 0].float()

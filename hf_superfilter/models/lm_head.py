@@ -9,6 +9,7 @@ it was. Models that cannot be split like this run whole (see `self_check`).
 """
 
 import copy
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,9 @@ from transformers import PreTrainedModel
 from .loading import to_device
 from .prefix_tree import Tree, attention_by
 from .tokenization import Ids, padded
+
+# Forward passes reuse one buffer of logits and set process-wide switches of torch and transformers.
+FORWARD_LOCK = threading.Lock()
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
@@ -284,12 +288,18 @@ class FirstTokenLogits:
 
     def logits(self, rows: Sequence[Ids]) -> torch.Tensor:
         """Return the (k, V) logits of k sequences, at most `rows`, valid until the next call."""
-        ids = to_device(padded(rows), self.device)
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        mask = (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
+        ids, mask = masked_batch(rows, self.device)
         start = torch.full((len(rows), 1), self._start, dtype=torch.long, device=self.device)
         output = self._model(
             input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=False
         )
         logits: torch.Tensor = output.logits[:, 0]
         return logits.float()
+
+
+def masked_batch(rows: Sequence[Ids], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (k, longest) padded ids on a device, and their attention mask."""
+    ids = to_device(padded(rows), device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
+    return ids, mask.long()

@@ -1,6 +1,5 @@
 """Load models, tokenizers and configs from a folder or the Hub; pick device and dtype."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from transformers import (
 
 from ..errors import NotFoundError, SuperfilterError, UnreadableFileError, did_you_mean
 from .cpu_linear import Undo, use_int8, use_onednn
-from .fork_safety import after_fork
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NO_LIMIT = 1 << 30  # the window of a model that names none
@@ -143,28 +141,6 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
             "weights"
         )
     return tokenizer
-
-
-def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of each text, without special tokens and uncut."""
-    after_fork()
-    if not len(texts):
-        return []
-    if not tokenizer.is_fast:
-        encodings = tokenizer(list(texts), add_special_tokens=False, verbose=False)
-        return list(encodings["input_ids"])
-    # The engine alone, without what transformers makes of every text besides: 0.2 s instead of
-    # 0.38 s for 1,000 Alpaca rows and IFD.
-    engine = tokenizer.backend_tokenizer
-    # A call of the tokenizer by someone else may have left these switched on.
-    if engine.truncation is not None:
-        engine.no_truncation()
-    if engine.padding is not None:
-        engine.no_padding()
-    if engine.encode_special_tokens != tokenizer.split_special_tokens:
-        engine.encode_special_tokens = tokenizer.split_special_tokens
-    encoded = engine.encode_batch_fast(list(texts), add_special_tokens=False)
-    return [encoding.ids for encoding in encoded]
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -15,9 +15,9 @@ import torch
 from ..base import TEMPLATE_DATE
 from ..errors import SuperfilterError
 from .batching import default_batch_tokens, run_by_length
-from .causal_lm import FORWARD_LOCK, load_causal_lm
+from .causal_lm import load_causal_lm
 from .fork_safety import after_fork
-from .lm_head import FirstTokenLogits
+from .lm_head import FORWARD_LOCK, FirstTokenLogits
 from .loading import (
     hub_revision,
     load_config,
@@ -25,12 +25,18 @@ from .loading import (
     load_weights,
     pick_device,
     pick_dtype,
-    token_ids,
     use_fast_layers,
     window_of,
 )
 from .self_check import check_seq2seq, dtype_of
-from .tokenization import Ids, MarkedText, limit_of, missing_front, text_tokenizer
+from .tokenization import (
+    Ids,
+    MarkedText,
+    limit_of,
+    missing_front,
+    text_tokenizer,
+    token_ids,
+)
 
 # What may stand before an answer; tokenizers differ in where they put a blank.
 CONTEXTS = ("", " ", "\n")
@@ -233,8 +239,7 @@ class Seq2SeqAnswers(Answers):
         )
         self.batch_tokens = default_batch_tokens(self.device, self.model.config)
         start = _start_token(self.model, model)
-        with FORWARD_LOCK:
-            self.fast_paths = check_seq2seq(self.model, picked, start, model, revision)
+        self.fast_paths = check_seq2seq(self.model, picked, start, model, revision)
         self.dtype = dtype_of(picked, self.fast_paths.paths)
         if "layers" in self.fast_paths or self.dtype == torch.int8:
             use_fast_layers(self.model, self.dtype, model)
@@ -253,11 +258,9 @@ class Seq2SeqAnswers(Answers):
                 logits = self._first_token.logits([questions[i] for i in part.tolist()])
                 shares[torch.from_numpy(part)] = shares_of(logits, answers).cpu()
 
-        if "padding" not in self.fast_paths:
-            batch_tokens = 1
         sizes = np.array([len(ids) for ids in questions], dtype=np.int64)
         with torch.inference_mode(), FORWARD_LOCK:
-            run_by_length(self, sizes, run_batch, batch_tokens)
+            run_by_length(self, sizes, run_batch, self.fast_paths.budget(batch_tokens))
         return shares
 
 

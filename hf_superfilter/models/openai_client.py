@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ..errors import AccessError, SuperfilterError, UnreachableError
+from .tokenization import DEFAULT_MAX_LENGTH
 
 if TYPE_CHECKING:
     from .tokenization import MarkedText
@@ -35,7 +36,6 @@ BYTES_PER_TOKEN = 4  # of UTF-8 text, where the tokenizer is not here
 TOP_LOGPROBS = (20, 5)  # to request: the most of OpenAI and vLLM, then of TGI as it comes
 REFUSALS = (400, 404, 405, 422, 501)
 BLANKS = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": " "})  # as vocabularies write them
-DEFAULT_MAX_LENGTH = 1_024
 PLAIN_HEADERS = (
     "host", "accept", "accept-encoding", "connection", "content-type", "content-length",
 )  # fmt: skip
@@ -184,9 +184,8 @@ def _client(endpoint: str, retries: int) -> Any:
             "asking an endpoint needs OpenAI's client: install it with pip install "
             "'hf-superfilter[api]'"
         ) from error
-    key, hooks = "none", [_strip_environment]
-    if _owns_environment(endpoint):
-        key, hooks = _key_for(endpoint) or "none", []
+    key = _key_for(endpoint) or "none"
+    hooks = [] if _owns_environment(endpoint) else [_strip_environment]
     # A server that sends its questions elsewhere would send the rows there.
     http_client = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"request": hooks})
     return openai.OpenAI(

@@ -31,10 +31,10 @@ from huggingface_hub import cached_assets_path
 from ..errors import SuperfilterError
 from ..runs.store import atomic_write
 from .batching import is_out_of_memory
-from .lm_head import FirstTokenLogits, LogitsAt
+from .lm_head import FORWARD_LOCK, FirstTokenLogits, LogitsAt, masked_batch
 from .loading import use_fast_layers, window_of
 from .prefix_tree import Tree, may_use_trees, sorted_by_beginning
-from .tokenization import Window, batch_of, padded
+from .tokenization import Window, batch_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,10 @@ class CheckResult:
 
     def __contains__(self, path: object) -> bool:
         return path in self.paths
+
+    def budget(self, batch_tokens: int | None) -> int | None:
+        """Return the tokens of a batch: one sequence at a time where padding is not used."""
+        return batch_tokens if "padding" in self.paths else 1
 
 
 Fault = Callable[[frozenset[str]], str | None]
@@ -146,9 +150,8 @@ def _choose(candidates: Sequence[str], fault: Fault, *, int8: bool = False) -> C
     if fault(used) is not None:
         used = frozenset()
         for path in candidates:
-            reason = fault(used | {path})
-            if path == "trees" and "padding" in faults:
-                reason = "needs padding"
+            needs_padding = path == "trees" and "padding" in faults
+            reason = "needs padding" if needs_padding else fault(used | {path})
             if reason is None:
                 used |= {path}
             else:
@@ -253,11 +256,8 @@ class _CausalCheck(_Check):
     def fast_values(self, paths: frozenset[str], dtype: torch.dtype) -> list[np.ndarray]:
         logits_at = LogitsAt(self.model, dtype, split="split" in paths)
         windows = [Window(window, 1) for window in self.windows]
-        batches = [[window] for window in windows]
-        if "padding" in paths:
-            batches = [windows]
         values = []
-        for batch in batches:
+        for batch in batches_of(windows, paths):
             ids, scored = batch_of(batch)
             losses = _array(logits_at.losses(ids, scored, scored - 1))
             ends = np.cumsum([window.scored for window in batch])
@@ -291,9 +291,7 @@ class _Seq2SeqCheck(_Check):
 
     def fast_values(self, paths: frozenset[str], dtype: torch.dtype) -> list[np.ndarray]:
         answers = FirstTokenLogits(self.model, dtype, self.start, split="split" in paths)
-        batches = [[window] for window in self.windows]
-        if "padding" in paths:
-            batches = [self.windows]
+        batches = batches_of(self.windows, paths)
         return [_array(row) for batch in batches for row in answers.logits(batch)]
 
 
@@ -305,17 +303,19 @@ class _EncoderCheck(_Check):
         return [_array(output.last_hidden_state[0].float()) for output in outputs]
 
     def fast_values(self, paths: frozenset[str], dtype: torch.dtype) -> list[np.ndarray]:
-        batches = [[window] for window in self.windows]
-        if "padding" in paths:
-            batches = [self.windows]
         values = []
-        for batch in batches:
-            ids = torch.from_numpy(padded(batch)).to(self.model.device)
-            lengths = torch.tensor([len(window) for window in batch])
-            mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(self.model.device)
+        for batch in batches_of(self.windows, paths):
+            ids, mask = masked_batch(batch, self.model.device)
             states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
             values += [_array(rows[: len(w)]) for rows, w in zip(states, batch, strict=True)]
         return values
+
+
+def batches_of(windows: list[Any], paths: frozenset[str]) -> list[list[Any]]:
+    """Return all windows as one batch where padding is used, else one batch a window."""
+    if "padding" in paths:
+        return [windows]
+    return [[window] for window in windows]
 
 
 def dtype_of(dtype: torch.dtype, paths: Collection[str] = ()) -> torch.dtype:
@@ -388,7 +388,9 @@ def _remembered(
         result = _read(file) if lock else None
         if result is None:
             start = time.perf_counter()
-            result = replace(measure(), seconds=round(time.perf_counter() - start, 3))
+            with FORWARD_LOCK:  # the check flips process-wide switches too
+                checked = measure()
+            result = replace(checked, seconds=round(time.perf_counter() - start, 3))
             logger.info("self-check of %s: %.2f s", name, result.seconds)
             if lock:
                 with atomic_write(file) as unfinished:

@@ -5,10 +5,9 @@ ids     g p0 p1 p2 r0 r1 r2                      ids     g r0 r1 r2
 scored             r0 r1 r2    start = 4         scored    r0 r1 r2    start = 1
 
 g stands for the tokens, none or several, that the tokenizer itself puts in front of a text. The
-border
-of prompt and response is found by characters: a token that holds a character of the response is
-scored. The Superfiltering authors' own rule (arXiv 2402.00530) takes the number of the prompt's
-tokens instead.
+border of prompt and response is found by characters: a token that holds a character of the
+response is scored. The Superfiltering authors' own rule (arXiv 2402.00530) takes the number of the
+prompt's tokens instead.
 """
 
 import json
@@ -22,7 +21,6 @@ import numpy as np
 
 from ..errors import SuperfilterError
 from .fork_safety import after_fork
-from .loading import token_ids
 
 SCORED = ("ok", "truncated")
 DEFAULT_MAX_LENGTH = 1_024  # tokens: the Superfiltering authors' window
@@ -196,6 +194,28 @@ class MarkedText(NamedTuple):
             last = end
         pieces.append((self.text[last:], False))
         return [(piece, is_plain) for piece, is_plain in pieces if piece]
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of each text, without special tokens and uncut."""
+    after_fork()
+    if not len(texts):
+        return []
+    if not tokenizer.is_fast:
+        encodings = tokenizer(list(texts), add_special_tokens=False, verbose=False)
+        return list(encodings["input_ids"])
+    # The engine alone, without what transformers makes of every text besides: 0.2 s instead of
+    # 0.38 s for 1,000 Alpaca rows and IFD.
+    engine = tokenizer.backend_tokenizer
+    # A call of the tokenizer by someone else may have left these switched on.
+    if engine.truncation is not None:
+        engine.no_truncation()
+    if engine.padding is not None:
+        engine.no_padding()
+    if engine.encode_special_tokens != tokenizer.split_special_tokens:
+        engine.encode_special_tokens = tokenizer.split_special_tokens
+    encoded = engine.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in encoded]
 
 
 class TextTokenizer:

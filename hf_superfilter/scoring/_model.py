@@ -138,9 +138,11 @@ class ModelSettings(Settings):
         batch = rows.with_format(None).select(spread)[:]
         exact: Any = dataclasses.replace(self, dtype="float32")
         scorer: Any = self
-        scores = scorer(batch, rank)[self.main], exact(batch, rank)[self.main]
-        load_answers.cache_clear()  # the float32 weights are not needed again
+        # Float32 first: its weights are not needed again, those in int8 are.
+        exact_scores = exact(batch, rank)[self.main]
+        load_answers.cache_clear()
         load_causal_lm.cache_clear()
+        scores = scorer(batch, rank)[self.main], exact_scores
         agreement = rank_consistency(*scores, budgets=(0.10,))
         facts = {
             "rows": agreement["pairs"],

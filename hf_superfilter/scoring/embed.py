@@ -89,8 +89,7 @@ class Embed(ModelSettings):
         )
         finite = np.isfinite(vectors).all(axis=1)
         vectors[~finite] = np.nan
-        unreadable = np.isin(np.arange(turns.count), sorted(turns.unreadable))
-        conditions = [unreadable, tokens == 0, ~finite, cut]
+        conditions = [turns.is_unreadable, tokens == 0, ~finite, cut]
         status = np.select(
             conditions, [UNREADABLE_STATUS, "empty_text", "not_finite", "truncated"], "ok"
         )

@@ -87,10 +87,9 @@ class IFD(SidedSettings):
         means, counts = lm.losses(windows, self.batch_tokens)
         nats, tokens = means.reshape(2, -1), counts.reshape(2, -1)  # (2, turns): given, alone
         scored = (tokens[0] > 0) & (tokens[1] > 0)
-        totals = np.stack([turns.total(np.where(scored, count, 0)) for count in tokens])
-        sums = np.stack([turns.total(np.where(scored, loss, 0)) for loss in nats * tokens])
+        tokens = np.where(scored, tokens, 0)
+        given, alone = turns.mean(nats[0], tokens[0]), turns.mean(nats[1], tokens[1])
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            given, alone = sums / totals
             ppl, ppl_alone = np.exp(given), np.exp(alone)
             ifd = np.exp(given - alone)
             if self.variant == "loss_ratio":
@@ -105,7 +104,7 @@ class IFD(SidedSettings):
             self.name: np.where(finite, ifd, np.nan),
             f"{self.name}_ppl": np.where(finite, ppl, np.nan),
             f"{self.name}_ppl_alone": np.where(finite, ppl_alone, np.nan),
-            f"{self.name}_tokens": as_counts(totals[0]),
+            f"{self.name}_tokens": as_counts(turns.total(tokens[0])),
             f"{self.name}_status": turns.statuses(statuses, scored, finite),
         }
         return CountedColumns(values, {SKIPPED: int(np.count_nonzero(skipped))})

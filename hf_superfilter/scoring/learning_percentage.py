@@ -2,6 +2,7 @@
 
 import json
 from array import array
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -117,7 +118,8 @@ class LearningPercentage(ModelSettings):
 
     def _check_checkpoints(self) -> None:
         paths = self.checkpoints
-        if isinstance(paths, str) or not all(isinstance(path, str) for path in paths):
+        is_list = isinstance(paths, Sequence) and not isinstance(paths, str)
+        if not is_list or not all(isinstance(path, str) for path in paths):
             raise SuperfilterError(
                 f"checkpoints={paths!r}: give a list of model folders, one an epoch"
             )
@@ -183,7 +185,7 @@ class LearningPercentage(ModelSettings):
             MemoryError: not even a single row fits.
         """
         from ..models.finetune import epoch_folders, finetune
-        from ..models.loading import check_trainable
+        from ..models.loading import check_trainable, hub_revision
         from ..models.trainer import Plan
 
         if self.checkpoints:
@@ -205,7 +207,7 @@ class LearningPercentage(ModelSettings):
         self._reserve(Path(folder), rows)
         folders = epoch_folders(folder, self._trained_epochs)
         if not all(path.is_dir() for path in folders):
-            check_trainable(model, None if revision.startswith("sha256:") else revision)
+            check_trainable(model, hub_revision(revision))
             finetune(
                 model,
                 revision,
@@ -249,7 +251,7 @@ class LearningPercentage(ModelSettings):
             windows += by_row
         return windows
 
-    def _windows(self, turns: "Turns", reader: "WindowReader") -> "list[Window]":
+    def _windows(self, turns: "Turns", reader: "WindowReader | CausalLM") -> "list[Window]":
         limit = self.max_length or min(DEFAULT_MAX_LENGTH, reader.window)
         pairs = reader.windows(turns.prompts, turns.responses, max_length=limit, append_eos=True)
         return [pair.given for pair in pairs]
@@ -273,19 +275,18 @@ class LearningPercentage(ModelSettings):
                 "so, or scorer = scorer.prepare(rows, folder)"
             )
         turns = flatten_turns(batch, self.columns)
-        windows = self._windows(turns, self._window_reader())
+        models = self._models(rank)
+        windows = self._windows(turns, models[0])
         tokens = np.array([window.scored for window in windows], dtype=np.int64)
-        total = turns.total(tokens)
         perplexities = []
-        for lm in self._models(rank):
+        for lm in models:
             nats, _ = lm.losses(windows, self.batch_tokens)
-            with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-                mean = turns.total(np.where(tokens > 0, nats * tokens, 0)) / total
-                perplexities.append(np.exp(mean))
+            with np.errstate(over="ignore"):
+                perplexities.append(np.exp(turns.mean(nats, tokens)))
         ppl = np.stack(perplexities)
         finite = np.isfinite(ppl).all(axis=0)
         status = turns.statuses([window.status for window in windows], tokens > 0, finite)
-        return self._columns(ppl, total, status)
+        return self._columns(ppl, turns.total(tokens), status)
 
     def _columns(self, ppl: np.ndarray, total: np.ndarray, status: list[str]) -> Columns:
         """Arrange the columns of (epochs + 1, n) perplexities."""

@@ -79,10 +79,10 @@ class Length(Settings):
         if self.model is None:
             sizes = [len(response) for response in turns.responses]
         else:
-            from ..models.loading import load_tokenizer, token_ids
+            from ..models.loading import load_tokenizer
+            from ..models.tokenization import token_ids
 
             folder = model_folder(self.model)
             tokenizer = load_tokenizer(folder, resolve_revision(folder, self.revision))
             sizes = [len(ids) for ids in token_ids(tokenizer, turns.responses)]
-        readable = ~np.isin(np.arange(turns.count), sorted(turns.unreadable))
-        return {self.name: as_counts(turns.total(np.array(sizes)), readable)}
+        return {self.name: as_counts(turns.total(np.array(sizes)), ~turns.is_unreadable)}

@@ -59,13 +59,12 @@ class Perplexity(SidedSettings):
         windows = [pair.given for pair in pairs]
         nats, tokens = lm.losses(windows, self.batch_tokens)
         scored = tokens > 0
-        total = turns.total(tokens)
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            ppl = np.exp(turns.total(np.where(scored, nats * tokens, 0)) / total)
+        with np.errstate(over="ignore"):
+            ppl = np.exp(turns.mean(nats, tokens))
         finite = np.isfinite(ppl)
         statuses = [window.status for window in windows]
         return {
             self.name: np.where(finite, ppl, np.nan),
-            f"{self.name}_tokens": as_counts(total),
+            f"{self.name}_tokens": as_counts(turns.total(tokens)),
             f"{self.name}_status": turns.statuses(statuses, scored, finite),
         }

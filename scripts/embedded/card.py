@@ -56,11 +56,17 @@ By `python -m benchmarks.embedded_quality`, on rows that were never read.
 """
 
 
-def write_card(folder: Path) -> None:
-    """Write `README.md` of a model folder from its `training.jsonl` and, if there, `quality.md`."""
+def read_log(folder: Path) -> tuple[dict, list[dict]]:
+    """Read `training.jsonl`: the facts of its first line, and one entry a measurement."""
     first, *log = [
         json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()
     ]
+    return first, log
+
+
+def write_card(folder: Path) -> None:
+    """Write `README.md` of a model folder from its `training.jsonl` and, if there, `quality.md`."""
+    first, log = read_log(folder)
     quality = folder / "quality.md"
     measured = quality.read_text(encoding="utf-8") if quality.exists() else "Not measured yet."
     plan = first["plan"]

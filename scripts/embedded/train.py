@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from scripts.embedded.card import EMBEDDED, read_log, write_card
 from scripts.embedded.corpus import documents
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
-MODELS = Path(__file__).parents[2] / "hf_superfilter" / "embedded"
 VOCABULARY, WINDOW, END = 8_192, 1_024, "<|endoftext|>"
 # Window lengths of successive batches: short ones are cheap, long ones train the late positions.
 WINDOWS = (256, 512, 256, 512, 256, 512, 256, 1_024)
@@ -388,8 +388,6 @@ def write_model(
     log: list[dict],
 ) -> None:
     """Write the model folder: 16-bit safetensors, tokenizer, training log, card."""
-    from scripts.embedded.card import write_card
-
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
@@ -403,9 +401,7 @@ def write_model(
 
 def history_of(folder: Path) -> str:
     """Return the sentence of a card that says what weights a training went on from."""
-    first, *log = [
-        json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()
-    ]
+    first, log = read_log(folder)
     sentence = (
         f"It goes on from earlier weights (OLD below) that had read {log[-1]['tokens']:,} tokens."
     )
@@ -437,7 +433,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="the folder with text/ and instruct/"
     )
-    parser.add_argument("--out", type=Path, default=MODELS, help="where the model folders go")
+    parser.add_argument("--out", type=Path, default=EMBEDDED, help="where the model folders go")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/embedded"), help="tokens and checkpoints"
     )
@@ -453,7 +449,7 @@ def main() -> None:
     )
     parser.add_argument("--note", default="", help="a sentence for the card on how it was trained")
     parser.add_argument(
-        "--tokenizer", type=Path, default=MODELS / "strong", help="a folder with a tokenizer"
+        "--tokenizer", type=Path, default=EMBEDDED / "strong", help="a folder with a tokenizer"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of each model")
     options = parser.parse_args()
