@@ -215,8 +215,8 @@ class Settings:
         A class of another package is called `module:Class`.
         """
         kind = type(self)
-        ours = kind.__module__.startswith(f"{__package__}.")
-        name = kind.__name__ if ours else f"{kind.__module__}:{kind.__name__}"
+        is_internal = kind.__module__.startswith(f"{__package__}.")
+        name = kind.__name__ if is_internal else f"{kind.__module__}:{kind.__name__}"
         arguments = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in self.settings().items()

@@ -86,7 +86,7 @@ def run(
 
     overrides: dict[str, Any] = {"model": model} if model else {}
     overrides |= dict(map(_parse_setting, settings or []))
-    chosen = override(
+    selected = override(
         _find_recipe(recipe),
         dataset=dataset,
         format=format,
@@ -95,7 +95,7 @@ def run(
         reasoning=reasoning,
         settings=overrides,
     )
-    run_recipe(chosen, folder or f"runs/{Path(recipe).stem}", expect_processes)
+    run_recipe(selected, folder or f"runs/{Path(recipe).stem}", expect_processes)
 
 
 def _find_recipe(recipe: str) -> Any:

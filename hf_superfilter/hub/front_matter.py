@@ -83,17 +83,17 @@ def set_section(text: str, name: str, section: str) -> str:
     """
     inner = re.sub(r"^(?=<!-- /?hf_superfilter: )", " ", section.strip("\n"), flags=re.MULTILINE)
     begin, end = BEGIN.format(name), END.format(name)
-    whole = f"{begin}\n{inner}\n\n{end}\n"
+    block = f"{begin}\n{inner}\n\n{end}\n"
     first, last = (rf"^{re.escape(mark)}[ \t]*(?:\r?\n|\Z)" for mark in (begin, end))
     both = rf"{first}(?:(?!{first}).)*?{last}"  # not from a beginning that has lost its end
     old = re.search(both, text, re.DOTALL | re.MULTILINE)
     if old:
-        return text[: old.start()] + whole + text[old.end() :]
+        return text[: old.start()] + block + text[old.end() :]
     if not text or text.endswith("\n\n"):
-        return text + whole
+        return text + block
     if text.endswith("\n"):
-        return f"{text}\n{whole}"
-    return f"{text}\n\n{whole}"
+        return f"{text}\n{block}"
+    return f"{text}\n\n{block}"
 
 
 def body_of(text: str) -> str:
@@ -142,8 +142,8 @@ def _edit_blocks(front: str, changed: Mapping[str, Any]) -> str:
     new = dict(changed)
     for key, block in _blocks(front):
         if key in new:
-            own = _without_end(block)
-            block = _round_trip(own, key, new.pop(key)) + block[len(own) :]
+            content = _without_end(block)
+            block = _round_trip(content, key, new.pop(key)) + block[len(content) :]
         lines += block
     if lines and not lines.endswith("\n"):
         lines += "\n"

@@ -106,7 +106,7 @@ def _hub_metadata(name: str, revision: str) -> dict[str, Any]:
     def download() -> str:
         return hf_hub_download(name, CARD, repo_type="dataset", revision=revision)
 
-    what = f"the card of the source {name!r}, whose licence is inherited, cannot be read"
+    subject = f"the card of the source {name!r}, whose licence is inherited, cannot be read"
     try:
         with translate_errors(name, revision=revision):
             file = retry_request(download)
@@ -117,15 +117,16 @@ def _hub_metadata(name: str, revision: str) -> dict[str, Any]:
         ) from error
     except HubOfflineError as error:
         raise HubOfflineError(
-            f"{what}: the Hub cannot be reached, or HF_HUB_OFFLINE is set; run it again when it can"
+            f"{subject}: the Hub cannot be reached, or HF_HUB_OFFLINE is set; run it again "
+            "when it can"
         ) from error
     except HubError as error:
-        raise type(error)(f"{what}: {error}") from error
+        raise type(error)(f"{subject}: {error}") from error
     except errors.LocalEntryNotFoundError as error:
-        raise HubOfflineError(f"{what}: {error}") from error
+        raise HubOfflineError(f"{subject}: {error}") from error
     except errors.EntryNotFoundError:
         return {}
     try:
         return read_metadata(decode_card(Path(file).read_bytes()))
     except SuperfilterError as error:
-        raise SuperfilterError(f"{what}: {error}") from error
+        raise SuperfilterError(f"{subject}: {error}") from error

@@ -130,10 +130,10 @@ def _check_others(
             "or publish to another repository"
         )
     for name, files in before.subsets.items():
-        own = published.get(name, {})
-        others = {split: paths for split, paths in files.items() if split not in own}
+        own_files = published.get(name, {})
+        other_files = {split: paths for split, paths in files.items() if split not in own_files}
         loaded = after.subsets.get(name, {})
-        if any(loaded.get(split) != paths for split, paths in others.items()):
+        if any(loaded.get(split) != paths for split, paths in other_files.items()):
             raise SuperfilterError(
                 f"{home!r} has a subset {name!r} whose patterns would load other files than now: "
                 "narrow them in its README.md, or publish to another repository"

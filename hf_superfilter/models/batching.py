@@ -164,13 +164,13 @@ def run_under_budget(
     while pending.any():
         numbers = np.flatnonzero(pending)
         for batch in group(numbers, budget):
-            chosen = numbers[batch]
+            members = numbers[batch]
             try:
-                run(chosen)
+                run(members)
             except RuntimeError as error:
-                budget = _smaller_budget(model, budget, sizes[chosen], error)
+                budget = _smaller_budget(model, budget, sizes[members], error)
                 break  # the rest is batched again, under the smaller budget
-            pending[chosen] = False
+            pending[members] = False
 
 
 def _smaller_budget(model: LoadedModel, budget: int, sizes: np.ndarray, error: RuntimeError) -> int:

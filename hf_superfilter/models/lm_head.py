@@ -222,12 +222,12 @@ class LogitsAt:
         inputs = {"input_ids": to_device(ids, self.device)}
         if depths is not None:
             inputs["position_ids"] = to_device(depths, self.device)
-        chosen = to_device(positions, self.device)
+        cells = to_device(positions, self.device)
         if self._split is None:
             logits = self._model(**inputs, use_cache=False).logits.flatten(0, 1)
-            parts = [reduce(logits[some].float()) for some in torch.split(chosen, self.rows)]
+            parts = [reduce(logits[part].float()) for part in torch.split(cells, self.rows)]
             return torch.cat(parts)
-        states = self._split.states(**inputs).flatten(0, 1)[chosen]
+        states = self._split.states(**inputs).flatten(0, 1)[cells]
         chunks = torch.split(states, self.rows)
         return torch.cat([reduce(self._split.logits(chunk)) for chunk in chunks])
 

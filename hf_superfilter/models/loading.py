@@ -37,10 +37,10 @@ def pick_device(device: str, rank: int | None = None) -> torch.device:
     Raises:
         ValueError: an unknown device, CUDA where there is none, or CUDA in a forked worker.
     """
-    picked = _named_device(device, rank)
-    if picked.type == "cuda":
+    selected = _named_device(device, rank)
+    if selected.type == "cuda":
         _check_cuda()
-    return picked
+    return selected
 
 
 def _named_device(device: str, rank: int | None) -> torch.device:
@@ -49,17 +49,17 @@ def _named_device(device: str, rank: int | None) -> torch.device:
             return torch.device("cuda", (rank or 0) % torch.cuda.device_count())
         return torch.device("cpu")
     try:
-        picked = torch.device(device)
+        selected = torch.device(device)
     except RuntimeError as error:
         raise SuperfilterError(
             f"device={device!r} is unknown: give auto, cpu, cuda, cuda:1 or mps"
         ) from error
-    if picked.type == "cuda" and not torch.cuda.is_available():
+    if selected.type == "cuda" and not torch.cuda.is_available():
         raise SuperfilterError(
             f"device={device!r}, but this machine or this build of torch has no CUDA: "
             "give auto or cpu"
         )
-    return picked
+    return selected
 
 
 def _check_cuda() -> None:

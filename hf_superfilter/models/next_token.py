@@ -228,19 +228,19 @@ class Seq2SeqAnswers(Answers):
         self, model: str, revision: str, dtype: str, device: str, attn_implementation: str | None
     ) -> None:
         self.revision, self.device = revision, pick_device(device)
-        picked = pick_dtype(dtype, self.device, int8=True)
+        torch_dtype = pick_dtype(dtype, self.device, int8=True)
         self.model: Any = load_weights(
             model,
             hub_revision(revision),
-            picked,
+            torch_dtype,
             self.device,
             attn_implementation,
             encoder_decoder=True,
         )
         self.batch_tokens = default_batch_tokens(self.device, self.model.config)
         start = _start_token(self.model, model)
-        self.fast_paths = check_seq2seq(self.model, picked, start, model, revision)
-        self.dtype = dtype_of(picked, self.fast_paths.paths)
+        self.fast_paths = check_seq2seq(self.model, torch_dtype, start, model, revision)
+        self.dtype = dtype_of(torch_dtype, self.fast_paths.paths)
         if "layers" in self.fast_paths or self.dtype == torch.int8:
             use_fast_layers(self.model, self.dtype, model)
         split = "split" in self.fast_paths

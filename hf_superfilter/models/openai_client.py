@@ -292,10 +292,10 @@ def _top_logprobs(answer: Mapping[str, Any]) -> list[tuple[str, float]]:
         by_position = logprobs.get("top_logprobs") or [None]
         first = by_position[0] or {}
         return [(token, float(number)) for token, number in first.items()]
-    chosen = logprobs["content"][0]
-    top = [(entry["token"], float(entry["logprob"])) for entry in chosen.get("top_logprobs") or ()]
-    if top and chosen["token"] not in dict(top):  # some leave the token that they chose out
-        top.append((chosen["token"], float(chosen["logprob"])))
+    first = logprobs["content"][0]
+    top = [(entry["token"], float(entry["logprob"])) for entry in first.get("top_logprobs") or ()]
+    if top and first["token"] not in dict(top):  # some leave the token that they chose out
+        top.append((first["token"], float(first["logprob"])))
     return top
 
 

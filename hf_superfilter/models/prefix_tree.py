@@ -144,9 +144,9 @@ def run_trees(
         return batches_of_nodes(tree_sizes[pending], shared[pending], budget)
 
     def run_tree(places: np.ndarray) -> None:
-        chosen = order[places]
-        tree = Tree([windows[i] for i in chosen.tolist()], shared[places], model.device)
-        run(chosen, tree)
+        leaves = order[places]
+        tree = Tree([windows[i] for i in leaves.tolist()], shared[places], model.device)
+        run(leaves, tree)
 
     run_under_budget(model, tree_sizes, group, run_tree, batch_tokens)
     return order

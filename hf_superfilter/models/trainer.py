@@ -225,8 +225,8 @@ class Training:
         lengths = np.array([len(window.ids) for window in share], dtype=np.int64)
         for sizes in split_at(self._border, lengths):
             numbers = np.flatnonzero(sizes)
-            chosen = sizes[numbers].tolist()
-            for batch in batches_by_length(chosen, self.micro_tokens, self.padding):
+            lengths = sizes[numbers].tolist()
+            for batch in batches_by_length(lengths, self.micro_tokens, self.padding):
                 yield [share[number] for number in numbers[batch].tolist()]
 
     def _logits_at(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

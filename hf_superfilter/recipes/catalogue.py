@@ -64,19 +64,19 @@ def find_entry(name: str) -> dict[str, Any]:
 
 
 def _read_file(file: Path) -> dict[str, dict[str, Any]]:
-    what = f"the catalogue {str(file)!r}"
+    subject = f"the catalogue {str(file)!r}"
     try:
-        entries = load_yaml(file.read_text(encoding="utf-8"), what) or {}
+        entries = load_yaml(file.read_text(encoding="utf-8"), subject) or {}
     except UnicodeDecodeError as error:
-        raise SuperfilterError(f"{what} is not YAML: {error}") from error
+        raise SuperfilterError(f"{subject} is not YAML: {error}") from error
     if not isinstance(entries, dict):
-        raise SuperfilterError(f"{what} is not a mapping of short names to entries")
+        raise SuperfilterError(f"{subject} is not a mapping of short names to entries")
     for name, entry in entries.items():
-        _check_entry(name, entry, what)
+        _check_entry(name, entry, subject)
     return entries
 
 
-def _check_entry(name: Any, entry: Any, what: str) -> None:
+def _check_entry(name: Any, entry: Any, subject: str) -> None:
     """Refuse an entry that neither names a published subset nor holds a recipe."""
     keys = set(entry) if isinstance(entry, dict) else set()
     is_subset = {"repo", "revision"} <= keys <= {"repo", "revision", "name"}
@@ -84,13 +84,13 @@ def _check_entry(name: Any, entry: Any, what: str) -> None:
     if not is_name or not (is_subset or keys == {"recipe"}):
         listed = ", ".join(sorted(map(str, keys))) or repr(entry)
         raise SuperfilterError(
-            f"{name!r} in {what} needs repo and revision (and name), or recipe, and a name without "
-            f"'/' that does not begin with '.'; it has {listed}"
+            f"{name!r} in {subject} needs repo and revision (and name), or recipe, and a name "
+            f"without '/' that does not begin with '.'; it has {listed}"
         )
     if is_subset and not isinstance(entry["repo"], str):
-        raise SuperfilterError(f"{name!r} in {what}: repo {entry['repo']!r} is not 'user/name'")
+        raise SuperfilterError(f"{name!r} in {subject}: repo {entry['repo']!r} is not 'user/name'")
     if is_subset and not is_commit(entry["revision"]):
         raise SuperfilterError(
-            f"{name!r} in {what}: revision {entry['revision']!r} is not a whole "
+            f"{name!r} in {subject}: revision {entry['revision']!r} is not a whole "
             "commit sha, in quotes"
         )

@@ -97,7 +97,7 @@ class Recipe:
         """
         file = Path(path)
         if not file.is_file():
-            names = [other.name for other in file.parent.glob("*.yaml")]
+            names = [recipe_file.name for recipe_file in file.parent.glob("*.yaml")]
             raise NotFoundError(f"no recipe {str(file)!r}: {did_you_mean(file.name, names)}")
         try:
             return cls.from_yaml(file.read_text(encoding="utf-8"))

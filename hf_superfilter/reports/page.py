@@ -45,7 +45,7 @@ def write_report(selection: "Selection", path: str | Path) -> Path:
 def write_page(summary: Summary, plots: dict[str, Plot], path: str | Path) -> Path:
     """Write the report of a summary and its plots."""
     facts = summary.facts()
-    shown = [*plots.values(), *loss_plots(summary.losses).values()]
+    pictures = [*plots.values(), *loss_plots(summary.losses).values()]
     page = render(
         "report.html.j2",
         **facts,
@@ -53,7 +53,7 @@ def write_page(summary: Summary, plots: dict[str, Plot], path: str | Path) -> Pa
         cut=summary.selection.cut,
         title=summary.recipe.dataset if summary.recipe else "A selection",
         recipe=summary.recipe.to_yaml() if summary.recipe else None,
-        plots=[{"alt": plot.alt, "data": base64.b64encode(plot.png).decode()} for plot in shown],
+        plots=[{"alt": plot.alt, "data": base64.b64encode(plot.png).decode()} for plot in pictures],
         examples=[
             {"title": title, "rows": [_shown_row(summary, row) for row in rows.tolist()]}
             for title, rows in summary.examples.items()

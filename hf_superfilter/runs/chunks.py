@@ -196,14 +196,14 @@ class Chunks:
         schemas = dict.fromkeys(self.table(number).schema for number in range(len(self)))
         schema = pa.unify_schemas(list(schemas), promote_options="permissive")
         tables = (self.table(number).cast(schema) for number in range(len(self)))
-        rest = schema.empty_table()
+        pending = schema.empty_table()
         for path, missing in paths.items():
             with pa.ipc.new_stream(str(path), schema) as file:
                 while missing:
-                    rest = rest if rest.num_rows else next(tables)
-                    piece = rest.slice(0, missing)  # a chunk may reach over the end of a file
+                    pending = pending if pending.num_rows else next(tables)
+                    piece = pending.slice(0, missing)  # a chunk may reach over the end of a file
                     file.write_table(piece)
-                    rest, missing = rest.slice(piece.num_rows), missing - piece.num_rows
+                    pending, missing = pending.slice(piece.num_rows), missing - piece.num_rows
 
     def facts(self) -> dict[int, dict[str, Any]]:
         """Return the facts that were written with each done chunk, by its number, in order."""

@@ -121,13 +121,13 @@ class Leases:
         claim = self._leases[name].owner
         owner = claim.token if claim is not None else None
         stamp, now = (status.st_ino, status.st_mtime_ns), time.monotonic()
-        seen = self._sightings.get(name)
-        if seen is None or seen.owner != owner:
-            seen = _Sighting(owner, stamp, now, now)
-        elif seen.stamp != stamp:
-            seen = seen._replace(stamp=stamp, stamp_since=now)
-        self._sightings[name] = seen
-        return now - seen.stamp_since > LEASE or now - seen.owner_since > self.patience
+        sighting = self._sightings.get(name)
+        if sighting is None or sighting.owner != owner:
+            sighting = _Sighting(owner, stamp, now, now)
+        elif sighting.stamp != stamp:
+            sighting = sighting._replace(stamp=stamp, stamp_since=now)
+        self._sightings[name] = sighting
+        return now - sighting.stamp_since > LEASE or now - sighting.owner_since > self.patience
 
     def _remove(self, name: str) -> None:
         self._sightings.pop(name, None)

@@ -127,7 +127,7 @@ def record_scorer(store: Store, name: str, facts: Mapping[str, Any]) -> None:
     while True:  # until no process has written an older state over it
         manifest = read_manifest(store.folder)
         names = [*manifest["scorers"], *_unlisted_scorers(store, manifest)]
-        scorers = {other: read_scorer(store, other) for other in names}
+        scorers = {sibling: read_scorer(store, sibling) for sibling in names}
         if scorers == manifest["scorers"]:
             return
         _write(store, manifest | {"scorers": scorers})

@@ -39,10 +39,10 @@ def check_count(entries: Sequence[Mapping[str, Any]], rows: int, max_unreadable:
     if len(entries) <= max_unreadable * rows:
         return
     ordered = sorted(entries, key=lambda entry: entry["row"])
-    named = "; ".join(f"row {entry['row']}: {entry['reason']}" for entry in ordered[:NAMED])
+    examples = "; ".join(f"row {entry['row']}: {entry['reason']}" for entry in ordered[:NAMED])
     raise SuperfilterError(
         f"{len(entries):,} of {rows:,} rows are unreadable, more than "
-        f"max_unreadable={max_unreadable:g} of them: {named}; correct or filter them, or call "
+        f"max_unreadable={max_unreadable:g} of them: {examples}; correct or filter them, or call "
         "score(..., max_unreadable=1.0)"
     )
 

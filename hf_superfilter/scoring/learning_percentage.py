@@ -99,11 +99,11 @@ class LearningPercentage(ModelSettings):
         """Check the training too."""
         super().__post_init__()
         check_switch("approximate", self.approximate)
-        least = 1 if self.approximate else 2
-        if not is_count(self.epochs, least):
+        minimum = 1 if self.approximate else 2
+        if not is_count(self.epochs, minimum):
             raise SuperfilterError(
-                f"epochs={self.epochs!r}: give a whole number, at least {least} (LP is a share of "
-                "the learning in several epochs)"
+                f"epochs={self.epochs!r}: give a whole number, at least {minimum} (LP is a share "
+                "of the learning in several epochs)"
             )
         if not is_count(self.batch_rows):
             raise SuperfilterError(

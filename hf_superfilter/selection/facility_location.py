@@ -90,9 +90,9 @@ class FacilityLocation(Settings):
         rows = np.sort(pool)[order]
         kernel = self._kernel(table, np.sort(pool), order)
         room = min(count_of(self.k, len(table)), len(rows))
-        chosen = np.array(list(_greedy(self._losses(kernel), room)), dtype=np.int64)
-        kept = within_budget(rows[chosen], table, self)
-        return replace(kept, facts=self._facts(kernel, chosen))
+        picks = np.array(list(_greedy(self._losses(kernel), room)), dtype=np.int64)
+        kept = within_budget(rows[picks], table, self)
+        return replace(kept, facts=self._facts(kernel, picks))
 
     def _losses(self, kernel: "_Kernel") -> "_Losses":
         """Choose what is held in memory."""
@@ -105,13 +105,13 @@ class FacilityLocation(Settings):
     def _is_approximate(self, rows: int) -> bool:
         return self.neighbours is not None and self.neighbours < rows
 
-    def _facts(self, kernel: "_Kernel", chosen: np.ndarray) -> dict[str, Any]:
+    def _facts(self, kernel: "_Kernel", picks: np.ndarray) -> dict[str, Any]:
         """Measure the coverage, and tell what was held in memory."""
         rows = len(kernel)
         if not rows:
             return {}
         best = np.ones(rows, dtype=np.float32)
-        for block in _blocks(chosen, rows):
+        for block in _blocks(picks, rows):
             np.minimum(best, kernel.losses(block).min(axis=0), out=best)
         if self._is_approximate(rows):
             memory = f"{self.neighbours:,} of {rows:,} neighbours a row"
