@@ -7,6 +7,7 @@ else
 PROGRAMS := bin
 endif
 BIN := .venv/$(PROGRAMS)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 LOWEST := .venv-lowest
 # The examples and tests run on what is in the package: nothing may ask the network.
 export HF_HUB_OFFLINE := 1
@@ -42,12 +43,12 @@ bench: .venv/tested
 # torch first and by itself, so that the pinned build is there before anything asks for "some torch".
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(PIP) torch
+	$(PIP) -e .
 	touch $@
 
 .venv/tested: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(PIP) -e '.[test]'
 	touch $@
 
 # TORCH is for a machine that lacks the oldest torch: make test-lowest TORCH=torch==2.13.0+cpu
@@ -59,11 +60,11 @@ $(LOWEST)/tested: pyproject.toml
 	touch $@
 
 .venv/checked: .venv/tested
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) -e '.[dev]'
 	touch $@
 
 .venv/documented: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(PIP) -e '.[docs]'
 	touch $@
 
 clean:

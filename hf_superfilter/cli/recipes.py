@@ -32,12 +32,12 @@ def recipes(
 
 def _describe(name: str, text: str) -> str:
     """Return a recipe's line of the list: its name, its first comment, its models."""
+    from ..recipes.entries import all_entries
     from ..yaml_io import load_yaml
 
-    models: dict[str, None] = {}
-    for entry in load_yaml(text)["score"]:
-        for arguments in entry.values() if isinstance(entry, dict) else ():
-            if "model" in arguments:
-                models[str(arguments["model"])] = None
+    models: dict[str, None] = {}  # a set that keeps its order
+    for _, _, arguments in all_entries(load_yaml(text)):
+        if arguments and "model" in arguments:
+            models[str(arguments["model"])] = None
     title = text.splitlines()[0].removeprefix("# ")
     return f"{name:20} {title} [{', '.join(models) or 'no model'}]"

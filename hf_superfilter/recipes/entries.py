@@ -125,18 +125,18 @@ def names_in(recipe: Any) -> Iterator[str]:
 
     Nothing is built.
     """
-    for _, name, _ in _all_entries(recipe):
+    for _, name, _ in all_entries(recipe):
         yield name
 
 
 def endpoints_in(recipe: Any) -> Iterator[str]:
     """Yield every server that a parsed recipe names."""
-    for _, _, arguments in _all_entries(recipe):
+    for _, _, arguments in all_entries(recipe):
         if isinstance(arguments, dict) and arguments.get("endpoint") is not None:
             yield str(arguments["endpoint"])
 
 
-def _all_entries(recipe: Any) -> Iterator[tuple[str, str, Any]]:
+def all_entries(recipe: Any) -> Iterator[tuple[str, str, Any]]:
     """Yield (key, name, arguments) of every entry, also where a mapping stands for the list."""
     for key in KINDS:
         entries = recipe.get(key) if isinstance(recipe, dict) else None

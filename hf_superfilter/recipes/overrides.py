@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import SuperfilterError, did_you_mean
 from ..yaml_io import load_yaml
-from .entries import KINDS, build, parameters_of
+from .entries import KINDS, all_entries, build, parameters_of
 from .recipe import Recipe
 
 
@@ -62,12 +62,7 @@ def override(
 def _override_argument(values: dict[str, Any], setting: str, value: Any) -> None:
     """Set an argument in the entries of a recipe."""
     owner, _, argument = setting.rpartition(".")
-    parts = [
-        (key, name, arguments)
-        for key in KINDS
-        for entry in values.get(key, [])
-        for name, arguments in entry.items()
-    ]
+    parts = list(all_entries(values))
     addressed = [part for part in parts if not owner or owner in _names_of(*part)]
     if not addressed:
         names = [name for _, name, _ in parts]
