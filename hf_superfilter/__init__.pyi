@@ -17,6 +17,7 @@ from .data.sources import load_rows as load_rows
 from .embedded import embedded_model as embedded_model
 from .embedded import embedded_sample as embedded_sample
 from .errors import SuperfilterError as SuperfilterError
+from .hub.explorer import publish_explorer as publish_explorer
 from .hub.publish import publish as publish
 from .hub.publish import publish_metric as publish_metric
 from .hub.repo_files import write_repo as write_repo
@@ -29,6 +30,7 @@ from .metrics.rank_consistency.agreement import rank_consistency as rank_consist
 from .models.causal_lm import CausalLM as CausalLM
 from .models.encoder import TextEncoder as TextEncoder
 from .recipes.recipe import Recipe as Recipe
+from .reports.explorer import export_explorer as export_explorer
 from .reports.page import write_report as write_report
 from .runs.runner import score as score
 from .scoring.ask_llm import AskLLM as AskLLM

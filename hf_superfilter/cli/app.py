@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..errors import SuperfilterError
-from . import consistency, hub, recipes, runs
+from . import consistency, explore, hub, recipes, runs
 from ._terminal import EscapingFormatter, escape, show
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Any] = {
     "select": runs.select,
     "report": runs.report,
     "inspect": runs.inspect,
+    "explore": explore.explore,
     "publish": hub.publish,
     "list": hub.list_,
     "load": hub.load,

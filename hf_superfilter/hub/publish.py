@@ -84,7 +84,7 @@ def publish(
     check_repo_id(repo_id)
     _check_branch(revision)
     splits = check_selection(selection, name)
-    _check_token(token)
+    check_token(token)
     with tempfile.TemporaryDirectory(prefix="hf_superfilter_") as temporary:
         folder = Path(temporary)
         with translate_errors(repo_id, progress="while the card of the source was read"):
@@ -269,7 +269,7 @@ def _check_branch(revision: str | None) -> None:
         )
 
 
-def _check_token(token: str | None) -> None:
+def check_token(token: str | None) -> None:
     """Refuse to go without a token, and one that an error about the request would quote."""
     from huggingface_hub import get_token
 
@@ -334,7 +334,7 @@ def publish_metric(
             f"repo_id={repo_id!r}: evaluate finds the metric only in 'user/{name}', by the "
             "script's name"
         )
-    _check_token(token)
+    check_token(token)
     api, folder = HfApi(token=token), Path(metric_path(name))
     files = [
         path for path in sorted(folder.iterdir()) if path.is_file() and path.name != "__init__.py"

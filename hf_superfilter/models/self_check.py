@@ -28,6 +28,7 @@ import transformers
 from filelock import FileLock
 from huggingface_hub import cached_assets_path
 
+from ..embedded import portable_name
 from ..errors import SuperfilterError
 from ..runs.store import atomic_write
 from .batching import is_out_of_memory
@@ -374,7 +375,7 @@ def _remembered(
     model: Any, dtype: torch.dtype, name: str, revision: str, measure: Callable[[], CheckResult]
 ) -> CheckResult:
     """Read the result of an earlier check of this very model, or check it now."""
-    key = _key(model, dtype, revision)
+    name, key = portable_name(name), _key(model, dtype, revision)
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     lock = None
     try:

@@ -1,0 +1,41 @@
+"""Define `explore`: a selection as a map in the browser."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._run_folders import selection_in
+from ._terminal import show
+
+
+def explore(
+    folder: Annotated[str, typer.Argument(help="A run folder in which rows were selected.")],
+    to: Annotated[
+        Path | None,
+        typer.Option("--export", help="Write the page and a Space's README into this folder."),
+    ] = None,
+    publish: Annotated[
+        str | None, typer.Option(help="Publish it as a static Space, user/name on the Hub.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="A Space made now is public, not private.")
+    ] = False,
+    projection: Annotated[
+        str, typer.Option(help="Coordinates of the column embedding: pca or umap.")
+    ] = "pca",
+    port: Annotated[int, typer.Option(help="Of the local page, without --export.")] = 5055,
+) -> None:
+    """Show a selection as a map of points to colour, filter and search (extra `explore`)."""
+    from ..hub.explorer import publish_explorer
+    from ..reports.explorer import export_explorer, show_explorer
+
+    selection = selection_in(folder)
+    if publish is not None:
+        show(publish_explorer(selection, publish, projection=projection, private=not public))
+    if to is not None:
+        export_explorer(selection, to, projection=projection)
+        show(f"explorer of {len(selection.table):,} rows: {to}")
+        show(f"look at it: python -m http.server --directory {to}")
+    elif publish is None:
+        show_explorer(selection, projection=projection, port=port)
