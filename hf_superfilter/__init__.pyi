@@ -45,6 +45,7 @@ from .selection.funnel import Selection as Selection
 from .selection.funnel import Step as Step
 from .selection.funnel import select as select
 from .selection.inverse_propensity import InversePropensity as InversePropensity
+from .selection.near_duplicates import NearDuplicates as NearDuplicates
 from .selection.per_cluster import PerCluster as PerCluster
 from .selection.prototypes import Prototypes as Prototypes
 from .selection.random_sample import RandomSample as RandomSample

@@ -99,6 +99,7 @@ class Kept:
         rows: (k,) int64 row numbers, best first.
         facts: name -> value, as the funnel shows them.
         shortfall: why a budget was not filled, "" where it was; `select` warns with it.
+        stands_for: row kept -> rows dropped for its sake, as duplicates are.
 
     Example:
         >>> import numpy as np
@@ -114,6 +115,7 @@ class Kept:
     rows: "np.ndarray"
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shortfall: str = ""
+    stands_for: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)

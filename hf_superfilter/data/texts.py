@@ -1,15 +1,23 @@
 """Read columns of text in blocks of rows, so that memory does not grow with their size."""
 
-from collections.abc import Iterator
+import re
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..errors import SuperfilterError, did_you_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
 BLOCK = 1_000  # rows in memory at once
+# Scripts without blanks between words: each of their characters is a word.
+WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
+)
 
 
 def is_text(feature: Any) -> bool:
@@ -75,3 +83,71 @@ def _joined(cell: Any) -> str:
     if isinstance(cell, list):
         return " ".join(str(turn) for turn in cell if turn)
     return "" if cell is None else str(cell)
+
+
+def check_text_columns(columns: Any) -> tuple[str, ...]:
+    """Check the names of one or more columns of text; YAML hands over a list."""
+    listed = isinstance(columns, (list, tuple)) and len(columns) > 0
+    if not listed or not all(isinstance(name, str) and name for name in columns):
+        raise SuperfilterError(
+            f"columns={columns!r}: list the columns of text, such as ['prompt', 'response']"
+        )
+    return tuple(columns)
+
+
+def row_texts(table: "Dataset", rows: np.ndarray, columns: Sequence[str]) -> Iterator[str]:
+    """Yield the text of each of some rows, `BLOCK` rows in memory at a time.
+
+    Args:
+        rows: (m,) row numbers, in any order.
+        columns: joined by a line break, as the turns of a chat are; null is the empty text.
+
+    Raises:
+        SuperfilterError: there is no such column, or it does not hold texts.
+    """
+    for column in columns:
+        if column not in table.column_names:
+            hint = did_you_mean(column, table.column_names)
+            raise SuperfilterError(f"no column {column!r} in the table: {hint}")
+        feature = table.features[column]
+        if not is_text(feature) and not is_texts(feature):
+            raise SuperfilterError(
+                f"column {column!r} holds {feature!r:.60}, not texts: name columns of text with "
+                "columns=[...]"
+            )
+    cells = table.select_columns(list(columns)).with_format("arrow")
+    for start in range(0, len(rows), BLOCK):
+        block = cells[rows[start : start + BLOCK]]
+        parts = [block.column(column).to_pylist() for column in columns]
+        for row in zip(*parts, strict=True):
+            yield "\n".join(_lines(cell) for cell in row)
+
+
+def _lines(cell: Any) -> str:
+    if isinstance(cell, list):
+        return "\n".join(turn or "" for turn in cell)
+    return cell or ""
+
+
+def words_of(text: str) -> list[str]:
+    """List words in lower case; Chinese, Japanese and Korean characters singly.
+
+    Example:
+        >>> words_of("Don't say \u4f60\u597d, Bob!")
+        ['don', 't', 'say', '\u4f60', '\u597d', 'bob']
+    """
+    return WORD.findall(text.casefold())
+
+
+def word_ngrams(text: str, size: int) -> np.ndarray:
+    """Hash the different runs of `size` words of a text.
+
+    A shorter text is one run, and a text without words one run of its characters.
+
+    Returns:
+        (g,) uint32, sorted, each once.
+    """
+    words = words_of(text) or [text]
+    runs = [" ".join(words[i : i + size]) for i in range(max(len(words) - size + 1, 1))]
+    hashes = [zlib.crc32(run.encode("utf-8", "surrogatepass")) for run in runs]
+    return np.unique(np.array(hashes, dtype=np.uint32))

@@ -40,6 +40,7 @@ class Step:
         facts: what it has to tell about the choice.
         largest: whether it puts large values of `by` first, None where it does not rank.
         entry: the selector as a recipe writes it, None for a plain function.
+        stands_for: row kept -> rows dropped for its sake, as duplicates are.
     """
 
     selector: str
@@ -49,6 +50,7 @@ class Step:
     facts: dict[str, Any] = field(default_factory=dict)
     largest: bool | None = None
     entry: dict[str, Any] | None = None
+    stands_for: Mapping[int, Sequence[int]] = field(default_factory=dict, repr=False)
 
     @property
     def ranks(self) -> bool:
@@ -165,6 +167,20 @@ class Selection:
         dropped = self.scores[self.dropped_by == len(self.steps) - 1]
         better = dropped > cut if step.largest else dropped < cut
         return None if np.isnan(cut) or better.any() else cut
+
+    @cached_property
+    def stands_for(self) -> dict[int, list[int]]:
+        """List for kept rows those dropped for their sake, as duplicates are.
+
+        A row that stands for others in an earlier step and falls to a duplicate later hands them
+        on; one that is dropped for another reason takes them with it.
+        """
+        groups: dict[int, list[int]] = {}
+        for step in self.steps:
+            for row, others in step.stands_for.items():
+                handed_on = [further for other in others for further in groups.pop(other, [])]
+                groups[row] = [*groups.get(row, []), *others, *handed_on]
+        return {row: others for row, others in groups.items() if self.kept[row]}
 
     @cached_property
     def response_lengths(self) -> np.ndarray | None:
@@ -329,7 +345,7 @@ def _kept_by(selector: Callable[..., Any], table: "Dataset", pool: np.ndarray) -
     describe = getattr(selector, "facts", None)  # a selector may also tell facts afterwards
     if callable(describe):
         facts |= describe(table, pool, rows)
-    return Kept(rows, facts, returned.shortfall)
+    return Kept(rows, facts, returned.shortfall, returned.stands_for)
 
 
 def _step(selector: Any, rows_in: int, kept: Kept) -> Step:
@@ -342,6 +358,7 @@ def _step(selector: Any, rows_in: int, kept: Kept) -> Step:
         facts=dict(kept.facts),
         largest=getattr(selector, "largest", None),
         entry=selector.entry() if isinstance(selector, Settings) else None,
+        stands_for=kept.stands_for,
     )
 
 

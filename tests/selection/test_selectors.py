@@ -19,6 +19,7 @@ import hf_superfilter
 from hf_superfilter import (
     FacilityLocation,
     InversePropensity,
+    NearDuplicates,
     PerCluster,
     Prototypes,
     RandomSample,
@@ -39,6 +40,10 @@ EXAMPLES = {
         FacilityLocation(4, similarity="rbf", neighbours=3),
     ],
     "InversePropensity": [InversePropensity(3), InversePropensity(0.5, by="ifd", seed=7)],
+    "NearDuplicates": [
+        NearDuplicates(columns=("text",)),
+        NearDuplicates(0.3, by="ifd", k=0.5, largest=False, columns=("text",), ngram=1),
+    ],
     "Prototypes": [Prototypes(3), Prototypes(0.5, clusters=1, seed=7)],
     "SemDedup": [SemDedup(3), SemDedup(0.5, clusters=2), SemDedup(threshold=0.9)],
     "TopK": [TopK("ifd", 3), TopK("ifd", 0.5, largest=False), TopK("ifd", tokens=40)],
