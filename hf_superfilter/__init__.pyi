@@ -40,6 +40,7 @@ from .scoring.ifd import IFD as IFD
 from .scoring.learning_percentage import LearningPercentage as LearningPercentage
 from .scoring.length import Length as Length
 from .scoring.perplexity import Perplexity as Perplexity
+from .selection.decontaminate import Decontaminate as Decontaminate
 from .selection.facility_location import FacilityLocation as FacilityLocation
 from .selection.funnel import Selection as Selection
 from .selection.funnel import Step as Step

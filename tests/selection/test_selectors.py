@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import hf_superfilter
 from hf_superfilter import (
+    Decontaminate,
     FacilityLocation,
     InversePropensity,
     NearDuplicates,
@@ -34,6 +35,7 @@ from hf_superfilter.selection._budget import count_of
 
 # One or more examples of every selector class; the laws below run on each.
 EXAMPLES = {
+    "Decontaminate": [Decontaminate(("embedded:sample",), columns=("text",))],
     "FacilityLocation": [
         FacilityLocation(3),
         FacilityLocation(0.5, similarity="euclidean", seed=1),
