@@ -209,19 +209,20 @@ class Training:
 
     def _backward(self, share: list[Window], tokens: int) -> float:
         losses = [torch.zeros((), device=self.device)]
-        for windows in self._micro_batches(share):
+        for windows in self.micro_batches(share):
             ids, positions = (
                 torch.from_numpy(array).to(self.device) for array in batch_of(windows)
             )
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-                logits = self._logits_at(ids, positions - 1)
+                logits = self.logits_at(ids, positions - 1)
             labels = ids.flatten()[positions]
             loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
             torch.autograd.backward(loss / tokens)
             losses.append(loss.detach())
         return float(torch.stack(losses).double().sum())
 
-    def _micro_batches(self, share: list[Window]) -> Iterator[list[Window]]:
+    def micro_batches(self, share: list[Window]) -> Iterator[list[Window]]:
+        """Cut windows into batches of similar length."""
         lengths = np.array([len(window.ids) for window in share], dtype=np.int64)
         for sizes in split_at(self._border, lengths):
             numbers = np.flatnonzero(sizes)
@@ -229,7 +230,7 @@ class Training:
             for batch in batches_by_length(lengths, self.micro_tokens, self.padding):
                 yield [share[number] for number in numbers[batch].tolist()]
 
-    def _logits_at(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def logits_at(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return the (m, V) logits at (m,) positions of (k, t) ids, counted through all rows."""
         if self._split is None:
             logits: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits

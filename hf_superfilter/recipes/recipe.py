@@ -146,19 +146,12 @@ class Recipe:
                 values[f.name] = value
         return dump_yaml(values)
 
-    def score_rows(
-        self, folder: str | Path, *, expect_processes: int | None = None
-    ) -> "Dataset | None":
-        """Load, format and score the rows into a run folder.
-
-        The folder then holds the run, `recipe.yaml` and `scored.parquet`, all rows.
+    def load_pairs(self) -> "tuple[Dataset, dict[str, Any]]":
+        """Load and format the rows, without scoring any.
 
         Returns:
-            The scored table; None on all processes of a launch but the main one.
+            The rows with `prompt` and `response`, and what a run records of their source.
         """
-        # What would fail at the end fails here, before any row is read.
-        this_process(expect_processes)
-        store, text = Store(folder), self.to_yaml()
         revision = revision_of_rows(self.dataset, self.revision)
         pinned = revision if is_commit(revision) else self.revision
         rows = load_rows(
@@ -177,9 +170,6 @@ class Recipe:
             reasoning=self.reasoning,
             columns=self.columns,
         )
-        table = score(pairs, self.score, folder)
-        if table is None:
-            return None
         source = {
             "dataset": self.dataset,
             "revision": revision,
@@ -190,6 +180,25 @@ class Recipe:
         date = date_in_template(self.template, self.tokenizer)
         if date is not None:
             source["template_date"] = date
+        return pairs, source
+
+    def score_rows(
+        self, folder: str | Path, *, expect_processes: int | None = None
+    ) -> "Dataset | None":
+        """Load, format and score the rows into a run folder.
+
+        The folder then holds the run, `recipe.yaml` and `scored.parquet`, all rows.
+
+        Returns:
+            The scored table; None on all processes of a launch but the main one.
+        """
+        # What would fail at the end fails here, before any row is read.
+        this_process(expect_processes)
+        store, text = Store(folder), self.to_yaml()
+        pairs, source = self.load_pairs()
+        table = score(pairs, self.score, folder)
+        if table is None:
+            return None
         record_source(store, source)
         with store.file(SCORED) as unfinished:
             table.to_parquet(str(unfinished))

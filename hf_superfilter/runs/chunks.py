@@ -100,7 +100,12 @@ class Chunks:
         name: the scorer's folder in it.
         starts: (chunks + 1,) row numbers where the chunks begin, the number of rows last.
         identity: what a file has to state: digests of the run, of the settings, of the rows.
+
+    Attributes:
+        verb: what the progress bar says is done to them.
     """
+
+    verb = "Scoring"
 
     def __init__(
         self,
@@ -123,9 +128,13 @@ class Chunks:
         """Return the row numbers of a chunk."""
         return range(int(self.starts[number]), int(self.starts[number + 1]))
 
+    def stem(self, number: int) -> str:
+        """Return the name of a chunk's file without its ending."""
+        return f"{number:06d}"
+
     def object(self, number: int) -> str:
         """Return the name of a chunk's file in the store."""
-        return f"{self.name}/{number:06d}.parquet"
+        return f"{self.name}/{self.stem(number)}.parquet"
 
     def pending(self) -> list[int]:
         """List the chunks that are not done; a damaged file is logged and counts as not done.
@@ -137,7 +146,7 @@ class Chunks:
         return [
             number
             for number in unseen
-            if f"{number:06d}.parquet" not in files or not self._is_whole(number)
+            if f"{self.stem(number)}.parquet" not in files or not self._is_whole(number)
         ]
 
     def is_done(self, number: int) -> bool:
@@ -160,7 +169,7 @@ class Chunks:
             OSError: the disk is full or the folder cannot be written; no partial file stays.
         """
         table = pa.table({name: _to_arrow(values) for name, values in columns.items()})
-        metadata = {"facts": json.dumps(dict(facts)), "label": json.dumps(self._label(number))}
+        metadata = {"facts": json.dumps(dict(facts)), "label": json.dumps(self.label(number))}
         table = table.replace_schema_metadata(metadata)
         buffer = io.BytesIO()
         pq.write_table(table, buffer, write_page_checksum=True)
@@ -209,7 +218,7 @@ class Chunks:
         """Return the facts that were written with each done chunk, by its number, in order."""
         return dict(sorted(self._facts.items()))
 
-    def _label(self, number: int) -> dict[str, Any]:
+    def label(self, number: int) -> dict[str, Any]:
         """Return what a chunk's file states about where it belongs."""
         span = self.span(number)
         return {**self.identity, "rows_from": span.start, "rows_to": span.stop}
@@ -244,7 +253,7 @@ class Chunks:
         label, facts = (json.loads(metadata.get(key, b"null")) for key in (b"label", b"facts"))
         if not isinstance(label, dict) or not isinstance(facts, dict):
             raise ValueError("not a file of score")
-        for key, value in self._label(number).items():
+        for key, value in self.label(number).items():
             if label.get(key) != value:
                 raise ValueError(f"{key} {label.get(key, 'not stated')}, not {value}")
         if table.num_rows != len(self.span(number)):

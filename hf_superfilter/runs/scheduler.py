@@ -156,7 +156,7 @@ def _progress(chunks: Chunks, process: Process) -> Iterator[Callable[[], None]]:
     from datasets.utils import tqdm
 
     start, tokens_before = time.perf_counter(), _tokens(chunks)
-    options: dict[str, Any] = {"unit": "rows", "desc": f"Scoring {chunks.name}"}
+    options: dict[str, Any] = {"unit": "rows", "desc": f"{chunks.verb} {chunks.name}"}
     options["disable"] = None if process.is_main else True  # None: where stderr is no terminal
     with tqdm(total=chunks.rows, initial=chunks.rows_done(), **options) as bar:
 

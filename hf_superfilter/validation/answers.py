@@ -1,0 +1,142 @@
+"""Turn what the runs measured into comparisons, verdicts and tables of plain values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..reports.text import clipped, last_turn
+from .arms import RANDOM_ARMS, SELECTED, UNTRAINED, Arm, Pool, is_baseline
+from .differences import as_facts, compare_arms
+from .figures import Runs, figures_of
+from .material import Material
+from .plan import WORDS, Question
+from .rows import Windows
+from .students import RunFiles, read_runs
+from .verdict import Verdict, secondary, verdict_of
+
+SHOWN_ROWS = 5  # on which selection and random rows differ most, each way
+LONGEST_TEXT = 400  # characters of a prompt or response in the file
+
+
+def answer(
+    question: Question,
+    arms: Sequence[Arm],
+    files: RunFiles,
+    sets: Sequence[Windows],
+    windows: Windows,
+    target: str | None,
+) -> dict[str, Any]:
+    """Compare the arms under one question."""
+    measured: dict[str, dict[str, Runs]] = {part.name: {} for part in sets}
+    described = []
+    for arm in arms:
+        runs = read_runs(files, arm.name, question.name, sets)
+        figures = {}
+        for part, own in zip(sets, runs, strict=True):
+            measured[part.name][arm.name] = own
+            figures[part.name] = figures_of(own)
+        described.append(_describe(arm, question, files, windows, figures))
+    held_out, names = sets[0].name, [arm.name for arm in arms]
+    against = [name for name in RANDOM_ARMS if name in names]
+    selections = [name for name in names if not is_baseline(name)]
+    baselines = [name for name in names if is_baseline(name) and name != UNTRAINED]
+    primary = compare_arms(selections, against, measured)
+    verdicts, details = [], []
+    for name in selections:
+        others = secondary(name, against, measured)
+        details += [as_facts(one) for one in others]
+        verdicts.append(verdict_of(name, primary, others, held_out=held_out, target=target))
+    rest = compare_arms(baselines, against, measured)
+    return {
+        "name": question.name,
+        "amount": question.amount,
+        "words": WORDS[question.name],
+        "verdict": _verdict_facts(verdicts[0]),
+        "verdicts": [_verdict_facts(verdict) for verdict in verdicts],
+        "arms": described,
+        "comparisons": [as_facts(one) for one in primary],
+        "baselines": [as_facts(one) for one in rest],
+        "other_figures": details,
+    }
+
+
+def _verdict_facts(verdict: Verdict) -> dict[str, Any]:
+    return {**vars(verdict), "notes": list(verdict.notes)}
+
+
+def _describe(
+    arm: Arm,
+    question: Question,
+    files: RunFiles,
+    windows: Windows,
+    figures: dict[str, dict[str, float]],
+) -> dict[str, Any]:
+    """Describe the rows and the training of an arm; means over its runs."""
+    facts = files.facts()
+    own = [
+        facts[number]
+        for number, run in enumerate(files.runs)
+        if run.arm == arm.name and run.question == question.name
+    ]
+    steps = [
+        run.steps for run in files.runs if run.arm == arm.name and run.question == question.name
+    ]
+    cut = [windows.is_cut[rows].mean() if len(rows) else 0.0 for rows in arm.draws]
+    return {
+        "name": arm.name,
+        "runs": len(arm.draws),
+        "rows": float(np.mean([len(rows) for rows in arm.draws])),
+        "tokens": float(np.mean([windows.tokens[rows].sum() for rows in arm.draws])),
+        "cut": float(np.mean(cut)),
+        "steps": float(np.mean(steps)),
+        "epochs": float(np.mean([fact["epochs"] for fact in own])),
+        "trained_tokens": float(np.mean([fact["tokens"] for fact in own])),
+        "seconds": float(np.mean([fact["seconds"] for fact in own])),
+        "figures": figures,
+    }
+
+
+def notes_on_rows(pool: Pool, windows: Windows, sets: Sequence[Windows]) -> list[str]:
+    """State how many responses are cut, and how much random draws share with the selection."""
+    notes = [
+        f"responses cut at the student's length: {windows.is_cut[pool.selected].mean():.1%} of the "
+        f"selection, {windows.is_cut[pool.rows].mean():.1%} of all rows, "
+        + ", ".join(f"{part.is_cut.mean():.1%} of {part.name}" for part in sets)
+    ]
+    share = len(pool.selected) / max(1, len(pool.trainable))
+    notes.append(f"random rows are drawn from all rows: {share:.0%} of them are selected too")
+    return notes
+
+
+def rows_that_differ(
+    files: RunFiles, question: Question, sets: Sequence[Windows], material: Material
+) -> list[dict[str, Any]]:
+    """List the held-out rows on which selection and random rows differ most, per token."""
+    arms = {run.arm for run in files.runs}
+    against = next(name for name in RANDOM_ARMS if name in arms)
+    own = read_runs(files, SELECTED, question.name, sets)[0]
+    random = read_runs(files, against, question.name, sets)[0]
+    per_token = (own.nats.mean(axis=0) - random.nats.mean(axis=0)) / np.maximum(own.tokens, 1)
+    order = np.argsort(per_token, kind="stable")
+    shown = [*order[:SHOWN_ROWS].tolist(), *order[-SHOWN_ROWS:].tolist()]
+    rows = []
+    for place in dict.fromkeys(shown):
+        number = int(sets[0].numbers[place])
+        row = material.held_out[number]
+        rows.append(
+            {
+                "row": int(material.numbers[number]),
+                "against": against,
+                "difference": float(per_token[place]),
+                "tokens": int(own.tokens[place]),
+                "prompt": _clipped(row["prompt"]),
+                "response": _clipped(row["response"]),
+            }
+        )
+    return rows
+
+
+def _clipped(cell: Any) -> str:
+    """Return a cell's text, of a chat the last turn, shortened."""
+    return clipped(last_turn(cell), LONGEST_TEXT)

@@ -1,0 +1,193 @@
+"""Take rows out before anything is scored or selected, and select from the rest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import NotFoundError, SuperfilterError, WrongTypeError
+from ..recipes.entries import build
+from ..recipes.recipe import FILE, SCORED, Recipe
+from ..runs.distributed import broadcast
+from ..runs.manifest import read_manifest, record_source
+from ..runs.runner import score
+from ..runs.store import Store
+from ..selection.funnel import Selection, select
+from .rows import Split, split_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MOST_HELD_OUT, HELD_OUT_PART = 1_000, 4  # rows by default: 1,000, at most a quarter of all
+MOST_TUNING, TUNING_PART = 300, 10
+READS_ALL_ROWS = ("LearningPercentage", "Density")  # scorers whose values depend on other rows
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Hold the rows of a validation.
+
+    Attributes:
+        table: scored rows that may be trained on.
+        selected: (k,) row numbers in `table`.
+        pool: (p,) row numbers of `table` in the source.
+        held_out: rows to measure on, of the same source.
+        tuning: rows that the learning rate is chosen on.
+        numbers: (h,) row numbers of `held_out` in the source.
+        notes: what the reader of the result has to know.
+    """
+
+    table: "Dataset"
+    selected: np.ndarray
+    pool: np.ndarray
+    held_out: "Dataset"
+    tuning: "Dataset"
+    numbers: np.ndarray
+    notes: tuple[str, ...]
+
+
+def material_of(
+    selection: "Selection | Recipe", folder: str, held_out: int | float | None, seed: int
+) -> Material:
+    """Hold rows out of a selection's table, or of a recipe's rows before they are scored.
+
+    All processes of a launch have to call it.
+
+    Args:
+        selection: what was selected, or a recipe that says how.
+        folder: the run folder that a recipe scores into.
+        held_out: a number of rows, or a share of all; None is 1,000, at most a quarter of all.
+        seed: of the draw.
+
+    Raises:
+        SuperfilterError: too few rows, nothing selected, or rows without prompt and response.
+    """
+    if isinstance(selection, Recipe):
+        return _of_recipe(selection, folder, held_out, seed)
+    if isinstance(selection, Selection):
+        return _of_selection(selection, held_out, seed)
+    raise WrongTypeError(
+        f"validate takes what select(...) returns or a Recipe, and got {type(selection).__name__}"
+    )
+
+
+def _of_recipe(recipe: Recipe, folder: str, held_out: int | float | None, seed: int) -> Material:
+    if not recipe.select:
+        raise SuperfilterError("the recipe selects nothing: it needs selectors to be validated")
+    pairs, source = recipe.load_pairs()
+    _check_pairs(pairs)
+    split = split_rows(pairs, *_sizes(held_out, len(pairs)), seed)
+    pool = pairs.select(split.pool)
+    table = _scored(recipe, pool, source, folder)
+    selection = select(table, recipe.select, run=folder, source_columns=source["columns"])
+    notes = ["rows were held out before anything was scored or selected"]
+    return _material(table, selection.rows, pairs, split, notes)
+
+
+def _scored(recipe: Recipe, pool: "Dataset", source: dict[str, Any], folder: str) -> "Dataset":
+    """Score rows into a run folder; every process of a launch returns the table."""
+    from datasets import Dataset
+
+    store = Store(folder)
+    table = score(pool, recipe.score, folder)
+    if table is not None:
+        record_source(store, source)
+        with store.file(SCORED) as unfinished:
+            table.to_parquet(str(unfinished))
+        store.write(FILE, recipe.to_yaml().encode())
+    broadcast(None)  # the other processes read what the main one wrote
+    if table is None:
+        table = Dataset.from_parquet(str(store.path(SCORED)))
+    return table
+
+
+def _of_selection(selection: Selection, held_out: int | float | None, seed: int) -> Material:
+    table = selection.table.with_format(None)
+    _check_pairs(table)
+    split = split_rows(table, *_sizes(held_out, len(table)), seed)
+    pool = table.select(split.pool)
+    notes = []
+    entries = [step.entry for step in selection.steps]
+    if entries and None not in entries:
+        selectors = [build(entry, "select") for entry in entries]
+        rows = select(pool, selectors).rows
+        notes.append("rows were held out before anything was selected")
+    else:
+        place = np.full(len(table), -1, dtype=np.int64)
+        place[split.pool] = np.arange(len(split.pool))
+        rows = place[selection.rows]
+        rows = rows[rows >= 0]
+        notes.append(
+            "the selection is the one that was made on all rows, without those held out: its "
+            "selectors are functions that cannot be written down"
+        )
+    notes += _notes_on_scorers(selection.run)
+    return _material(pool, rows, table, split, notes)
+
+
+def _notes_on_scorers(run: "Path | str | None") -> list[str]:
+    """Name the scorers that saw the rows held out."""
+    if run is None:
+        return []
+    try:
+        scorers = read_manifest(run)["scorers"]
+    except NotFoundError:
+        return []
+    names = [
+        name
+        for name, scorer in scorers.items()
+        if any(kind in str(scorer.get("scorer")) for kind in READS_ALL_ROWS)
+    ]
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)} looked at the rows held out as well when it scored: validate the "
+        "recipe to hold them out before"
+    ]
+
+
+def _material(
+    table: "Dataset", rows: np.ndarray, whole: "Dataset", split: Split, notes: Sequence[str]
+) -> Material:
+    if not len(rows):
+        raise SuperfilterError("nothing was selected of the rows that are not held out")
+    parts = list(notes)
+    if split.repeated:
+        parts.append(
+            f"{split.repeated} rows are left out, because a row held out has the same prompt and "
+            "response"
+        )
+    return Material(
+        table,
+        np.asarray(rows, dtype=np.int64),
+        split.pool,
+        whole.select(split.held_out),
+        whole.select(split.tuning),
+        split.held_out,
+        tuple(parts),
+    )
+
+
+def _check_pairs(table: "Dataset") -> None:
+    missing = [name for name in ("prompt", "response") if name not in table.column_names]
+    if missing:
+        raise SuperfilterError(
+            f"the rows have no column {missing[0]!r}: a student trains on prompt and response; "
+            "make them with format_pairs before they are scored"
+        )
+
+
+def _sizes(held_out: int | float | None, rows: int) -> tuple[int, int]:
+    """Return how many rows are held out to measure on, and to tune on."""
+    tuning = min(MOST_TUNING, rows // TUNING_PART)
+    if held_out is None:
+        return min(MOST_HELD_OUT, rows // HELD_OUT_PART), tuning
+    is_share = isinstance(held_out, float) and 0 < held_out < 1
+    is_number = isinstance(held_out, int) and not isinstance(held_out, bool) and held_out > 0
+    if not is_share and not is_number:
+        raise SuperfilterError(
+            f"held_out={held_out!r}: give a number of rows, or a share of all rows between 0 and 1"
+        )
+    return int(held_out * rows) if is_share else int(held_out), tuning

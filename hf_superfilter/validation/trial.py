@@ -1,0 +1,212 @@
+"""Run one validation: arms and sets, the statement before training, the runs, the answers."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checks import check_seed, is_count
+from ..errors import SuperfilterError, WrongTypeError
+from ..recipes.recipe import Recipe
+from ..runs.distributed import Process
+from ..runs.store import Store
+from ..selection.funnel import Selection
+from .answers import answer, notes_on_rows, rows_that_differ
+from .arms import Arm, Pool, make_arms
+from .figures import PRIMARY
+from .material import Material
+from .plan import Question, questions_of, runs_of, statement
+from .rates import RATES, choose_rate
+from .rows import Windows, windows_of
+from .students import Bench, StudentSettings, window_reader
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+HELD_OUT, TARGET, TUNING = "held-out", "target", "the rows to tune on"
+
+
+@dataclass(frozen=True)
+class Design:
+    """Hold the settings of a validation that do not concern the student.
+
+    Attributes:
+        arms: names.
+        seeds, draws: runs of an arm with fixed rows, and of a random one.
+        seed: of rows held out and draws.
+        steps, epochs, tokens: what is held equal.
+    """
+
+    arms: tuple[str, ...]
+    seeds: int
+    draws: int
+    seed: int
+    steps: int | None
+    epochs: float | None
+    tokens: int | None
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        for name, least in (("seeds", 1), ("draws", 2)):
+            value = getattr(self, name)
+            if not is_count(value, least):
+                raise SuperfilterError(f"{name}={value!r}: give a whole number, at least {least}")
+        check_seed(self.seed)
+
+
+class Trial:
+    """Train and measure what a design asks for.
+
+    Args:
+        settings: of the student.
+        material: rows to train, tune and measure on.
+        design: arms and how often each is trained.
+        store: the run folder.
+        process: this one.
+    """
+
+    def __init__(
+        self,
+        settings: StudentSettings,
+        material: Material,
+        design: Design,
+        store: Store,
+        process: Process,
+    ) -> None:
+        self.settings, self.material, self.design = settings, material, design
+        self.store, self.process = store, process
+        self.reader = window_reader(settings)
+        self.windows = self._read(material.table, "the table")
+        self.others: dict[str, np.ndarray] = {}
+        self.sets = [self._read(material.held_out, HELD_OUT).measurable()]
+
+    def _read(self, table: "Dataset", name: str) -> Windows:
+        return windows_of(table, self.reader, self.settings.max_length, name)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """Hold what arms are drawn from."""
+        count = len(self.material.table)
+        tokens = self.windows.tokens[:count]
+        selected = self.material.selected
+        return Pool(
+            self.material.table,
+            np.arange(count, dtype=np.int64),
+            tokens,
+            selected[tokens[selected] > 0],
+            self.design.seed,
+        )
+
+    def add_arms(self, others: Mapping[str, Any], selection: "Selection | Recipe") -> None:
+        """Add arms by name: selections of the table, row numbers, or rows from elsewhere."""
+        from datasets import Dataset
+
+        for name, other in others.items():
+            if isinstance(other, Dataset):
+                added, first = self._read(other, name), len(self.windows)
+                self.others[name] = first + np.flatnonzero(added.tokens > 0)
+                self.windows = self.windows.joined(added)
+            else:
+                self.others[name] = _rows_in_pool(name, other, selection, self.material)
+
+    def add_sets(self, sets: "Mapping[str, Dataset]") -> None:
+        """Add rows to measure on."""
+        for name, rows in sets.items():
+            if name == HELD_OUT:
+                raise SuperfilterError(f"sets: {name!r} is the name of the rows held out")
+            self.sets.append(self._read(rows, name).measurable())
+
+    @property
+    def target(self) -> str | None:
+        """Name the target set, if there is one."""
+        names = [part.name for part in self.sets]
+        return TARGET if TARGET in names else None
+
+    def run(self) -> dict[str, Any] | None:
+        """State the plan, train what is missing, and answer.
+
+        Returns:
+            The facts of the result; None on processes of a launch that are not the main one.
+        """
+        design = self.design
+        arms = make_arms(
+            design.arms, self.pool, seeds=design.seeds, draws=design.draws, others=self.others
+        )
+        questions = questions_of(
+            design.steps,
+            design.epochs,
+            design.tokens,
+            len(self.pool.selected),
+            self.settings.batch_rows,
+        )
+        plan = statement(questions, arms, self.sets, self.target)
+        bench = Bench(self.store, self.settings, self.windows, self.process)
+        if self.process.is_main:
+            self._log(plan, bench, arms, questions)
+        tuning = self._read(self.material.tuning, TUNING).measurable()
+        rate, tried = choose_rate(bench, self.pool, questions[0], tuning)
+        runs = runs_of(questions, arms, self.windows, self.settings.batch_rows, rate)
+        files = bench.run(runs, self.sets)
+        if not self.process.is_main:
+            return None
+        student = {"model": self.settings.model, **self.settings.identity(), "learning_rate": rate}
+        return {
+            "student": student,
+            "rates": tried,
+            "rows": {"pool": len(self.pool.rows), "selected": len(self.pool.selected)},
+            "seed": design.seed,
+            "plan": plan,
+            "questions": [
+                answer(question, arms, files, self.sets, self.windows, self.target)
+                for question in questions
+            ],
+            "notes": [*self.material.notes, *notes_on_rows(self.pool, self.windows, self.sets)],
+            "rows_that_differ": rows_that_differ(files, questions[0], self.sets, self.material),
+        }
+
+    def _log(
+        self,
+        plan: Mapping[str, Any],
+        bench: Bench,
+        arms: Sequence[Arm],
+        questions: Sequence[Question],
+    ) -> None:
+        """Say before training what is compared, on which figure, and how long it will take."""
+        listed = ", ".join(f"{arm['name']} ({arm['runs']})" for arm in plan["arms"])
+        sets = ", ".join(f"{part['name']} ({part['rows']:,} rows)" for part in plan["sets"])
+        logger.info("validation: arms and runs: %s", listed)
+        logger.info("validation: primary figure: %s, on %s", plan["figures"][PRIMARY], sets)
+        rate = self.settings.learning_rate or RATES[0]
+        runs = runs_of(questions, arms, self.windows, self.settings.batch_rows, rate)
+        bench.log_estimate(runs, self.sets)
+
+
+def _rows_in_pool(
+    name: str, other: Any, selection: "Selection | Recipe", material: Material
+) -> np.ndarray:
+    """Translate row numbers of the whole table to those of the rows that are not held out."""
+    if isinstance(selection, Recipe):
+        raise WrongTypeError(
+            f"others[{name!r}]: beside a recipe give rows with prompt and response, a Dataset"
+        )
+    total = len(selection.table)
+    rows = np.asarray(other.rows if isinstance(other, Selection) else other)
+    if isinstance(other, Selection) and len(other.table) != total:
+        raise SuperfilterError(
+            f"others[{name!r}] was selected from {len(other.table):,} rows, and the selection from "
+            f"{total:,}: select both from one table"
+        )
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
+        raise SuperfilterError(f"others[{name!r}]: give row numbers, a selection or a Dataset")
+    if rows.min() < 0 or rows.max() >= total:
+        raise SuperfilterError(
+            f"others[{name!r}] names row {int(rows.max())}, and the table has {total:,} rows"
+        )
+    place = np.full(total, -1, dtype=np.int64)
+    place[material.pool] = np.arange(len(material.pool))
+    inside: np.ndarray = place[rows][place[rows] >= 0]
+    return inside

@@ -1,0 +1,198 @@
+"""Put the comparisons of a selection into one word and one sentence.
+
+"Better than random" needs rows of equal tokens, no loss against as many rows, and no loss on the
+target; "more than its length", the comparison with rows of equal lengths.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .arms import words_of
+from .differences import BETTER, DEPENDS, SAME, WORSE, Difference, difference, holm
+from .figures import FIGURES, PRIMARY, Measured
+
+OPPOSABLE = ("token mean", "row mean", "quartile 1", "quartile 2", "quartile 3", "quartile 4")
+HALVES = ("random", "random-tokens")  # equal rows, equal tokens
+AS_MANY = {"random": "rows", "random-tokens": "tokens", "random-lengths": "lengths"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Hold what the comparisons of one arm come to.
+
+    Attributes:
+        arm: the arm's name.
+        word: better, worse, no difference seen, or depends.
+        text: a sentence.
+        notes: what qualifies it.
+    """
+
+    arm: str
+    word: str
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+def secondary(arm: str, against: Sequence[str], sets: Mapping[str, Measured]) -> list[Difference]:
+    """Compare an arm on every other figure, corrected as a family of their own."""
+    family = [
+        (name, figure, random)
+        for name in sets
+        for figure in FIGURES
+        if figure != PRIMARY
+        for random in against
+    ]
+    compared = [
+        difference(arm, random, name, figure, sets[name], len(family))
+        for name, figure, random in family
+        if _has_rows(figure, sets[name][arm].ends.sum())
+    ]
+    return holm(compared)
+
+
+def _has_rows(figure: str, ends: int) -> bool:
+    return figure != "end of text" or ends > 0
+
+
+def verdict_of(
+    arm: str,
+    primary: Sequence[Difference],
+    others: Sequence[Difference],
+    *,
+    held_out: str,
+    target: str | None,
+) -> Verdict:
+    """Judge an arm by its pre-stated comparisons.
+
+    Args:
+        arm: its name.
+        primary: its comparisons on the primary figure, corrected; all sets and random arms.
+        others: those on the other figures, corrected.
+        held_out: the name of the set that the rows were held out of.
+        target: the name of the target set; None without one.
+    """
+    own = [one for one in primary if one.arm == arm]
+    words = {one.against: one for one in own if one.rows_of == held_out}
+    halves = [words[name] for name in HALVES if name in words] or list(words.values())
+    doubts = _doubts(halves, own, others, held_out)
+    word, text = _headline(arm, halves, doubts)
+    notes = []
+    if "random-tokens" not in words and word == BETTER:
+        notes.append("not compared with random rows of equal tokens, so length may be all of it")
+    notes += _length_notes(words.get("random-lengths"), word)
+    notes += _other_notes(others, held_out)
+    if target is None:
+        notes.append(
+            "measured on rows of the same source, which favours random rows; give a target for the "
+            "other half"
+        )
+    return Verdict(arm, word, text, tuple(notes))
+
+
+def _headline(arm: str, halves: Sequence[Difference], doubts: list[str]) -> tuple[str, str]:
+    words = {one.word for one in halves}
+    label = words_of(arm)
+    if words == {SAME} and not doubts:
+        smallest = max(one.smallest for one in halves)
+        text = f"{label}: {SAME} to random rows (below {smallest:.3f} nats per token)"
+        return SAME, text
+    if doubts:
+        return DEPENDS, f"{label}: depends on {'; and on '.join(doubts)}"
+    if BETTER in words:
+        return BETTER, f"{label}: better than random rows, by {_amounts(halves)}"
+    return WORSE, f"{label}: worse than random rows, random is better, by {_amounts(halves)}"
+
+
+def _amounts(halves: Sequence[Difference]) -> str:
+    parts = []
+    for one in halves:
+        equal = AS_MANY.get(one.against, one.against)
+        parts.append(f"{abs(one.value):.3f} nats per token at equal {equal}")
+    return " and ".join(parts)
+
+
+def _doubts(
+    halves: Sequence[Difference],
+    own: Sequence[Difference],
+    others: Sequence[Difference],
+    held_out: str,
+) -> list[str]:
+    """List what the answer depends on."""
+    doubts = []
+    by_name = {one.against: one.word for one in halves}
+    words = set(by_name.values())
+    if len(words) > 1 and not _is_clear(by_name):
+        parts = [f"equal {AS_MANY.get(name, name)}: {word}" for name, word in by_name.items()]
+        doubts.append(f"whether rows or tokens are held equal ({', '.join(parts)})")
+    seen = words & {BETTER, WORSE}
+    for one in own:
+        if one.rows_of != held_out and one.against in by_name:
+            opposes = {BETTER: WORSE, WORSE: BETTER}.get(one.word)
+            if opposes in seen or (one.word == WORSE and BETTER in seen):
+                doubts.append(f"the rows it is measured on ({one.rows_of}: {one.word})")
+    opposed = _opposed_figures(seen, others, held_out, set(by_name))
+    if opposed:
+        doubts.append(f"how losses are averaged ({', '.join(opposed)})")
+    return list(dict.fromkeys(doubts))
+
+
+def _is_clear(words: Mapping[str, str]) -> bool:
+    """Tell whether two different words still make one: better at equal tokens, and not worse."""
+    return words.get("random-tokens") == BETTER and words.get("random") == SAME
+
+
+def _opposed_figures(
+    seen: set[str], others: Sequence[Difference], held_out: str, against: set[str]
+) -> list[str]:
+    """Name the figures whose sign is the opposite of the primary one's, or that contradict."""
+    relevant = [
+        one
+        for one in others
+        if one.rows_of == held_out and one.figure in OPPOSABLE and one.against in against
+    ]
+    signs = {one.word for one in relevant} - {SAME}
+    if len(seen) == 1:
+        signs = signs - seen
+        return list(
+            dict.fromkeys(f"{one.figure}: {one.word}" for one in relevant if one.word in signs)
+        )
+    if not seen and len(signs) == 2:
+        return list(
+            dict.fromkeys(f"{one.figure}: {one.word}" for one in relevant if one.word != SAME)
+        )
+    return []
+
+
+def _length_notes(lengths: Difference | None, word: str) -> list[str]:
+    if lengths is None:
+        return []
+    if lengths.word == BETTER:
+        return [
+            f"more than its length: {-lengths.value:.3f} nats better than random rows of equal "
+            "lengths"
+        ]
+    if lengths.word == WORSE:
+        return [f"{lengths.value:.3f} nats worse than random rows of equal lengths"]
+    if word == BETTER:
+        return [
+            "no more than its length: no difference seen to random rows of equal lengths (below "
+            f"{lengths.smallest:.3f})"
+        ]
+    return [
+        f"no difference seen to random rows of equal lengths (below {lengths.smallest:.3f})",
+    ]
+
+
+def _other_notes(others: Sequence[Difference], held_out: str) -> list[str]:
+    """Say which other figures differ, whatever the primary one says."""
+    notes = []
+    for figure in FIGURES:
+        seen = [
+            one
+            for one in others
+            if one.figure == figure and one.rows_of == held_out and one.word != SAME
+        ]
+        if seen:
+            parts = [f"{one.word} than {one.against} by {abs(one.value):.3f}" for one in seen]
+            notes.append(f"{figure}: {', '.join(parts)}")
+    return notes
