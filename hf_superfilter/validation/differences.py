@@ -202,8 +202,14 @@ def corrected_p(values: Sequence[float]) -> np.ndarray:
 def compare_arms(
     arms: Sequence[str], against: Sequence[str], sets: Mapping[str, Measured], figure: str = PRIMARY
 ) -> list[Difference]:
-    """Compare arms with random arms on every set, corrected as one family."""
-    pairs = [(arm, random) for arm in arms for random in against if arm != random]
+    """Compare arms with random arms on every set, corrected as one family.
+
+    Two random arms are compared once.
+    """
+    pairs = []
+    for arm in arms:
+        earlier = against[: against.index(arm)] if arm in against else against
+        pairs += [(arm, random) for random in earlier]
     family = len(pairs) * len(sets)
     return holm(
         [

@@ -108,23 +108,44 @@ def _of_selection(selection: Selection, held_out: int | float | None, seed: int)
     _check_pairs(table)
     split = split_rows(table, *_sizes(held_out, len(table)), seed)
     pool = table.select(split.pool)
-    notes = []
-    entries = [step.entry for step in selection.steps]
-    if entries and None not in entries:
-        selectors = [build(entry, "select") for entry in entries]
-        rows = select(pool, selectors).rows
-        notes.append("rows were held out before anything was selected")
+    if can_select_again(selection):
+        rows = select_again(selection, pool)
+        notes = ["rows were held out before anything was selected"]
     else:
-        place = np.full(len(table), -1, dtype=np.int64)
-        place[split.pool] = np.arange(len(split.pool))
-        rows = place[selection.rows]
-        rows = rows[rows >= 0]
-        notes.append(
+        rows = places_in(split.pool, selection.rows, len(table))
+        notes = [
             "the selection is the one that was made on all rows, without those held out: its "
             "selectors are functions that cannot be written down"
-        )
+        ]
     notes += _notes_on_scorers(selection.run)
     return _material(pool, rows, table, split, notes)
+
+
+def can_select_again(selection: Selection) -> bool:
+    """Tell whether all selectors can be written down, and so applied to other rows."""
+    return bool(selection.steps) and all(step.entry is not None for step in selection.steps)
+
+
+def select_again(selection: Selection, table: "Dataset") -> np.ndarray:
+    """Apply a selection's selectors to the rows that are not held out."""
+    return select(table, [build(step.entry, "select") for step in selection.steps]).rows
+
+
+def places_in(pool: np.ndarray, rows: np.ndarray, total: int) -> np.ndarray:
+    """Translate row numbers of a whole table to places in a part of it.
+
+    Args:
+        pool: (p,) row numbers of the part.
+        rows: (k,) row numbers.
+        total: rows of the whole table.
+
+    Returns:
+        The places of those that are in the part, in their order.
+    """
+    place = np.full(total, -1, dtype=np.int64)
+    place[pool] = np.arange(len(pool))
+    places: np.ndarray = place[rows]
+    return places[places >= 0]
 
 
 def _notes_on_scorers(run: "Path | str | None") -> list[str]:

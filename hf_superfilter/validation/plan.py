@@ -14,7 +14,8 @@ from .figures import FIGURES, PRIMARY
 from .rows import Windows
 from .students import Run
 
-DEFAULT_EPOCHS = 3  # of the selection, whose steps are then those of every arm
+DEFAULT_EPOCHS = 2  # of the selection, whose steps are then those of every arm
+LEAST_STEPS = 20  # by default: fewer teach a student hardly anything
 WORDS = {
     "steps": "the same optimiser steps for every arm",
     "epochs": "the same epochs of its own rows for every arm, as papers do",
@@ -53,7 +54,7 @@ def questions_of(
 ) -> list[Question]:
     """List what is held equal; several make several tables.
 
-    Without any, every arm takes the steps of three epochs of the selection.
+    Without any, every arm takes the steps of two epochs of the selection, 20 at least.
 
     Raises:
         SuperfilterError: an amount that is not above 0.
@@ -66,7 +67,7 @@ def questions_of(
     questions = [Question(name, amount) for name, amount in amounts.items() if amount is not None]
     if questions:
         return questions
-    return [Question("steps", max(1, math.ceil(DEFAULT_EPOCHS * selected / batch_rows)))]
+    return [Question("steps", max(LEAST_STEPS, math.ceil(DEFAULT_EPOCHS * selected / batch_rows)))]
 
 
 def runs_of(

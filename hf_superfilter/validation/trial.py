@@ -17,11 +17,11 @@ from ..selection.funnel import Selection
 from .answers import answer, notes_on_rows, rows_that_differ
 from .arms import Arm, Pool, make_arms
 from .figures import PRIMARY
-from .material import Material
+from .material import Material, can_select_again, places_in, select_again
 from .plan import Question, questions_of, runs_of, statement
 from .rates import RATES, choose_rate
 from .rows import Windows, windows_of
-from .students import Bench, StudentSettings, window_reader
+from .students import FOLDER, Bench, StudentSettings, window_reader
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,6 +79,8 @@ class Trial:
     ) -> None:
         self.settings, self.material, self.design = settings, material, design
         self.store, self.process = store, process
+        if store.exclusive:
+            store.path(FOLDER).mkdir(parents=True, exist_ok=True)
         self.reader = window_reader(settings)
         self.windows = self._read(material.table, "the table")
         self.others: dict[str, np.ndarray] = {}
@@ -206,7 +208,6 @@ def _rows_in_pool(
         raise SuperfilterError(
             f"others[{name!r}] names row {int(rows.max())}, and the table has {total:,} rows"
         )
-    place = np.full(total, -1, dtype=np.int64)
-    place[material.pool] = np.arange(len(material.pool))
-    inside: np.ndarray = place[rows][place[rows] >= 0]
-    return inside
+    if isinstance(other, Selection) and can_select_again(other):
+        return select_again(other, material.table)
+    return places_in(material.pool, rows, total)

@@ -99,7 +99,7 @@ def validate(
         sets: more rows to measure on, by name.
         target: rows of another source, which "better than random" must not lose on.
         steps, epochs, tokens: what is the same for every arm; several make several tables. Without
-            any, the steps of three epochs of the selection.
+            any, the steps of two epochs of the selection, 20 at least.
         seeds: orders of the selection, and of every other arm whose rows are fixed.
         draws: of every random arm.
         seed: of the rows held out and of the draws.

@@ -11,7 +11,8 @@ from .arms import words_of
 from .differences import BETTER, DEPENDS, SAME, WORSE, Difference, difference, holm
 from .figures import FIGURES, PRIMARY, Measured
 
-OPPOSABLE = ("token mean", "row mean", "quartile 1", "quartile 2", "quartile 3", "quartile 4")
+MEANS = ("token mean", "row mean")
+QUARTERS = ("quartile 1", "quartile 2", "quartile 3", "quartile 4")
 HALVES = ("random", "random-tokens")  # equal rows, equal tokens
 AS_MANY = {"random": "rows", "random-tokens": "tokens", "random-lengths": "lengths"}
 
@@ -144,23 +145,22 @@ def _is_clear(words: Mapping[str, str]) -> bool:
 def _opposed_figures(
     seen: set[str], others: Sequence[Difference], held_out: str, against: set[str]
 ) -> list[str]:
-    """Name the figures whose sign is the opposite of the primary one's, or that contradict."""
+    """Name the figures that contradict the primary one, or, where it sees nothing, each other."""
+    figures = MEANS if seen else (*MEANS, *QUARTERS)
     relevant = [
         one
         for one in others
-        if one.rows_of == held_out and one.figure in OPPOSABLE and one.against in against
+        if one.rows_of == held_out
+        and one.figure in figures
+        and one.against in against
+        and one.word != SAME
     ]
-    signs = {one.word for one in relevant} - {SAME}
-    if len(seen) == 1:
-        signs = signs - seen
-        return list(
-            dict.fromkeys(f"{one.figure}: {one.word}" for one in relevant if one.word in signs)
-        )
-    if not seen and len(signs) == 2:
-        return list(
-            dict.fromkeys(f"{one.figure}: {one.word}" for one in relevant if one.word != SAME)
-        )
-    return []
+    words = {one.word for one in relevant}
+    if len(words - seen) != (1 if seen else 2) or len(seen) > 1:
+        return []
+    shown = [one for one in relevant if one.word not in seen]
+    parts = [f"{PRIMARY}: {word}" for word in seen]
+    return parts + list(dict.fromkeys(f"{one.figure}: {one.word}" for one in shown))
 
 
 def _length_notes(lengths: Difference | None, word: str) -> list[str]:

@@ -1,0 +1,247 @@
+"""Differences between arms are called what they are: simulated tables whose truth is known."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hf_superfilter.validation.differences import (
+    BETTER,
+    DEPENDS,
+    SAME,
+    WORSE,
+    compare_arms,
+    corrected_p,
+    difference,
+    spread_of,
+)
+from hf_superfilter.validation.figures import PRIMARY, Runs, figures_of, quartiles_of, ratio_of
+from hf_superfilter.validation.verdict import secondary, verdict_of
+
+ROWS = 300
+DRAW, ORDER = 0.003, 0.002  # standard deviations of what a draw and an order shift, nats per token
+
+
+class World:
+    """Rows, and students whose losses on them are made up."""
+
+    def __init__(self, seed):
+        self.rng = np.random.default_rng(seed)
+        self.tokens = np.maximum(1, self.rng.lognormal(3.5, 0.9, ROWS)).astype(np.int64)
+        self.base = self.rng.normal(4.0, 0.8, ROWS)
+
+    def draw(self, shift=0.0):
+        """What one set of training rows does to every row."""
+        return shift + self.rng.normal(0, DRAW) + self.rng.normal(0, 0.05, ROWS)
+
+    def order(self):
+        return self.rng.normal(0, ORDER) + self.rng.normal(0, 0.01, ROWS)
+
+    def runs(self, effects):
+        per_token = self.base + np.stack([effect + self.order() for effect in effects])
+        ends = self.rng.normal(2.0, 0.5, ROWS) + 0 * per_token
+        return Runs(per_token * self.tokens, ends, self.tokens, np.ones(ROWS, dtype=np.int64))
+
+    def fixed(self, shift=0.0, orders=3):
+        return self.runs([self.draw(shift)] * orders)
+
+    def random(self, draws=5, shift=0.0):
+        return self.runs([self.draw(shift) for _ in range(draws)])
+
+
+def judged(measured, sets=None, target=None):
+    sets = sets or {"held-out": measured}
+    against = [name for name in ("random", "random-tokens", "random-lengths") if name in measured]
+    primary = compare_arms(["selected"], against, sets)
+    others = secondary("selected", against, sets)
+    return verdict_of("selected", primary, others, held_out="held-out", target=target)
+
+
+def test_a_random_selection_is_called_different_at_most_5_times_in_100():
+    called = 0
+    for seed in range(100):
+        world = World(seed)
+        measured = {
+            "selected": world.fixed(),
+            "random": world.random(),
+            "random-tokens": world.random(),
+        }
+        called += judged(measured).word != SAME
+    assert called <= 5
+
+
+def test_intervals_over_rows_alone_would_call_far_more_random_draws_different():
+    """What the variance of draws is there for."""
+    with_draws, rows_alone = 0, 0
+    for seed in range(100):
+        world = World(seed)
+        one, other = world.fixed(), world.random(5)
+        measured = {"selected": one, "random": other}
+        compared = difference("selected", "random", "held-out", "token mean", measured)
+        with_draws += compared.p < 0.05
+        own, reference = ratio_of("token mean", one), ratio_of("token mean", other)
+        variance, freedom = own.row_variance(reference)
+        limit = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+        rows_alone += abs(compared.value) > limit
+    assert with_draws <= 7 < rows_alone
+
+
+def test_a_selection_that_trains_worse_is_called_worse_at_least_95_times_in_100():
+    called = 0
+    for seed in range(100):
+        world = World(seed)
+        measured = {
+            "selected": world.fixed(shift=0.06),
+            "random": world.random(),
+            "random-tokens": world.random(),
+        }
+        verdict = judged(measured)
+        called += verdict.word == WORSE
+        assert verdict.word != BETTER
+    assert called >= 95
+
+
+def test_a_verdict_of_worse_says_that_random_is_better():
+    world = World(0)
+    verdict = judged({"selected": world.fixed(shift=0.2), "random": world.random()})
+    assert verdict.word == WORSE and "random is better" in verdict.text
+
+
+def test_an_interval_covers_the_true_difference():
+    """Half of them would be too narrow by luck alone; 95 of 100 have to hold it."""
+    covered = 0
+    for seed in range(100):
+        world = World(seed)
+        measured = {"selected": world.fixed(shift=-0.02), "random": world.random()}
+        one = difference("selected", "random", "held-out", PRIMARY, measured)
+        covered += one.low <= -0.02 <= one.high
+    assert covered >= 93
+
+
+def test_the_smallest_visible_difference_is_seen_in_about_80_of_100_cases():
+    world = World(1)
+    first = difference(
+        "selected",
+        "random",
+        "held-out",
+        PRIMARY,
+        {"selected": world.fixed(), "random": world.random()},
+    )
+    seen = 0
+    for seed in range(100):
+        world = World(seed)
+        measured = {
+            "selected": world.fixed(shift=first.smallest),
+            "random": world.random(),
+        }
+        seen += difference("selected", "random", "held-out", PRIMARY, measured).p < 0.05
+    assert 65 <= seen <= 95
+
+
+def test_better_needs_equal_tokens():
+    world = World(3)
+    measured = {
+        "selected": world.fixed(),
+        "random": world.random(shift=0.2),
+        "random-tokens": world.random(),
+    }
+    verdict = judged(measured)
+    assert verdict.word == DEPENDS and "rows or tokens" in verdict.text
+
+
+def test_better_than_as_many_rows_and_tokens_is_better_and_equal_lengths_tell_score_from_length():
+    world = World(4)
+    measured = {
+        "selected": world.fixed(),
+        "random": world.random(shift=0.2),
+        "random-tokens": world.random(shift=0.2),
+        "random-lengths": world.random(),
+    }
+    verdict = judged(measured)
+    assert verdict.word == BETTER
+    assert any("no more than its length" in note for note in verdict.notes)
+    measured["random-lengths"] = world.random(shift=0.2)
+    assert any(note.startswith("more than its length") for note in judged(measured).notes)
+
+
+def test_a_loss_on_the_target_makes_it_depend_and_without_one_the_verdict_says_so():
+    world = World(5)
+    here = {"selected": world.fixed(), "random": world.random(shift=0.2)}
+    there = {"selected": world.fixed(shift=0.2), "random": world.random()}
+    verdict = judged(here, {"held-out": here, "target": there}, target="target")
+    assert verdict.word == DEPENDS and "target: worse" in verdict.text
+    assert any("favours random" in note for note in judged(here).notes)
+    assert not any("favours random" in note for note in verdict.notes)
+
+
+def test_means_over_tokens_and_rows_of_opposite_signs_make_it_depend():
+    world = World(6)
+    random = world.random()
+    long = world.tokens > np.median(world.tokens)
+    shifts = np.where(long, -0.4, 0.5)
+    selected = world.runs([world.draw() + shifts] * 3)
+    verdict = judged({"selected": selected, "random": random})
+    assert verdict.word == DEPENDS
+    assert "quartile mean: worse, token mean: better" in verdict.text
+
+
+def test_the_primary_figure_is_the_mean_of_the_quartiles_losses_and_others_are_plain_means():
+    tokens = np.array([1, 2, 3, 4, 10, 20, 30, 40])
+    nats = np.arange(8.0)[None]
+    runs = Runs(nats, np.full((1, 8), 2.0), tokens, np.ones(8, dtype=np.int64))
+    expected = np.mean([1 / 3, 5 / 7, 9 / 30, 13 / 70])
+    figures = figures_of(runs)
+    assert figures[PRIMARY] == pytest.approx(expected)
+    assert figures["token mean"] == pytest.approx(28 / 110)
+    assert figures["row mean"] == pytest.approx(np.mean(np.arange(8) / tokens))
+    assert figures["end of text"] == 2.0
+    assert figures["quartile 3"] == pytest.approx(9 / 30)
+
+
+def test_rows_without_tokens_or_ends_count_nowhere():
+    tokens = np.array([0, 1, 2, 3, 4])
+    runs = Runs(np.ones((1, 5)), np.zeros((1, 5)), tokens, np.zeros(5, dtype=np.int64))
+    assert [group.tolist() for group in quartiles_of(tokens)] == [[1], [2], [3], [4]]
+    assert "end of text" not in figures_of(runs)
+    assert figures_of(runs)["row mean"] == pytest.approx(np.mean([1, 1 / 2, 1 / 3, 1 / 4]))
+
+
+def test_the_variance_over_rows_is_that_of_a_paired_t_test_where_all_rows_weigh_the_same():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 1, 50))
+    tokens = np.ones(50, dtype=np.int64)
+    runs = [Runs(values, values, tokens, tokens) for values in (one, other)]
+    variance, freedom = ratio_of("row mean", runs[0]).row_variance(ratio_of("row mean", runs[1]))
+    expected = stats.ttest_rel(one[0], other[0])
+    assert (one - other).mean() / np.sqrt(variance) == pytest.approx(expected.statistic)
+    assert freedom == expected.df
+
+
+def test_the_spread_pools_draws_apart_from_orders():
+    tokens = np.ones(4, dtype=np.int64)
+
+    def runs(*levels):
+        values = np.array(levels)[:, None] * np.ones(4)
+        return Runs(values, values, tokens, tokens)
+
+    measured = {
+        "selected": runs(1.0, 3.0),
+        "longest": runs(2.0, 2.0, 2.0),
+        "random": runs(0.0, 4.0),
+        "untrained": runs(9.0),
+    }
+    spread = spread_of("token mean", measured)
+    assert (spread.order, spread.order_freedom) == (pytest.approx(2 / 3), 3)
+    assert (spread.draw, spread.draw_freedom) == (pytest.approx(8.0), 1)
+
+
+def test_a_p_value_is_corrected_as_statsmodels_and_r_do():
+    """p.adjust(c(0.01, 0.02, 0.03, 0.005), "holm") of R gives 0.03 0.04 0.04 0.02."""
+    assert corrected_p([0.01, 0.02, 0.03, 0.005]) == pytest.approx([0.03, 0.04, 0.04, 0.02])
+    assert corrected_p([0.9, 0.8]).tolist() == [1.0, 1.0]
+
+
+def test_draws_beaten_are_counted():
+    world = World(7)
+    measured = {"selected": world.fixed(shift=-1.0), "random": world.random(4)}
+    one = difference("selected", "random", "held-out", PRIMARY, measured)
+    assert (one.beaten, one.draws) == (4, 4)

@@ -1,0 +1,299 @@
+"""Students are trained alike, measured on what they are said to be, and resumed after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_superfilter import (
+    Length,
+    Recipe,
+    StudentSettings,
+    SuperfilterError,
+    TopK,
+    select,
+    validate,
+)
+from hf_superfilter.models.student import FixedSteps, Student
+from hf_superfilter.models.trainer import Plan
+from hf_superfilter.validation.rows import windows_of
+
+ROOT = Path(__file__).parents[2]
+ARMS = ("selected", "random", "longest", "untrained")
+TINY = {"held_out": 16, "arms": ARMS, "steps": 3, "seeds": 2, "draws": 2}
+
+
+@pytest.fixture(scope="module")
+def student(gpt2):
+    return StudentSettings(gpt2, learning_rate=3e-3, batch_rows=4, max_length=64)
+
+
+@pytest.fixture(scope="module")
+def table(sample):
+    short = [
+        row
+        for row in range(len(sample))
+        if sample[row]["response"] and len(sample[row]["prompt"]) < 150
+    ]
+    rows = sample.select(short[:80])
+    return rows.add_column("length", [len(text) for text in rows["response"]])
+
+
+@pytest.fixture(scope="module")
+def done(table, student, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return validate(select(table, TopK("length", 0.3)), student, folder=folder, **TINY), folder
+
+
+def windows(table, student, name="rows"):
+    return windows_of(table, student.reader(), 64, name)
+
+
+def test_a_measure_is_what_transformers_computes_row_by_row(gpt2, table):
+    student = Student(gpt2)
+    rows = windows(table.select(range(12)), student).rows
+    measured = student.measure(rows)
+    plain = AutoModelForCausalLM.from_pretrained(gpt2, dtype=torch.float32).eval()
+    for place, (window,) in enumerate(rows):
+        ids = torch.tensor([list(window.ids)])
+        with torch.inference_mode():
+            logits = plain(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        losses = -logits[torch.arange(len(window.ids) - 1), ids[0, 1:]].double().numpy()
+        scored = losses[window.start - 1 :]
+        ends = int(window.status == "ok")
+        assert measured["ends"][place] == ends
+        assert measured["tokens"][place] == len(scored) - ends
+        own = scored[: len(scored) - ends]
+        assert measured["nats"][place] == pytest.approx(own.sum(), rel=1e-4)
+        assert measured["end_nats"][place] == pytest.approx(scored[len(own) :].sum(), rel=1e-4)
+
+
+def test_white_space_at_the_end_is_not_measured_and_a_cut_response_has_no_end(gpt2):
+    texts = ["a plain answer", "a plain answer \n\n", "word " * 100]
+    rows = Dataset.from_dict({"prompt": ["Say.\n"] * 3, "response": texts})
+    student = Student(gpt2)
+    read = windows(rows, student)
+    assert read.digests[0] == read.digests[1]
+    assert read.is_cut.tolist() == [False, False, True]
+    assert student.measure(read.rows)["ends"].tolist() == [1, 1, 0]
+    ids = AutoTokenizer.from_pretrained(gpt2)("a plain answer")["input_ids"]
+    assert read.tokens[0] == len(ids)
+
+
+def test_every_training_starts_alike_and_depends_on_rows_and_seed_alone(gpt2, table):
+    student = Student(gpt2)
+    rows = windows(table.select(range(20)), student).rows
+    untrained = student.measure(rows)["nats"]
+    plan = Plan(learning_rate=3e-3, batch_rows=4, seed=1)
+
+    def trained(plan):
+        student.train(rows, plan, 3)
+        return student.measure(rows)["nats"]
+
+    first, other = trained(plan), trained(Plan(learning_rate=3e-3, batch_rows=4, seed=2))
+    assert first.sum() < untrained.sum()
+    assert not np.array_equal(first, other)
+    assert np.array_equal(trained(plan), first)
+    student.reset()
+    assert np.array_equal(student.measure(rows)["nats"], untrained)
+
+
+def test_steps_are_full_and_every_row_comes_once_an_epoch(gpt2, table):
+    rows = windows(table.select(range(10)), Student(gpt2)).rows
+    steps = FixedSteps(rows, Plan(batch_rows=4, seed=0), 5)
+    dealt = [id(window) for step in range(5) for window in steps[step]]
+    assert len(dealt) == 20 and sorted(dealt[:10]) == sorted(dealt[10:])
+    assert len(set(dealt[:10])) == 10 and dealt[:10] != dealt[10:]
+
+
+def test_a_validation_states_its_plan_and_has_a_verdict(done):
+    result, folder = done
+    facts = json.loads((folder / "validation.json").read_text())
+    assert facts == result.facts
+    assert facts["plan"]["primary"] == "quartile mean"
+    assert [arm["runs"] for arm in facts["plan"]["arms"]] == [2, 2, 2, 1]
+    assert result.verdict in ("better", "worse", "no difference seen", "depends")
+    (one,) = result.comparisons()
+    assert (one["arm"], one["against"], one["rows_of"]) == ("selected", "random", "held-out")
+    assert one["low"] <= one["value"] <= one["high"]
+    text = str(result)
+    assert "verdict: the selection" in text and "responses cut at the student's length" in text
+    assert "nats per token" in text and "nan" not in text
+
+
+def test_all_arms_take_the_same_steps(done):
+    arms = {arm["name"]: arm for arm in done[0].facts["questions"][0]["arms"]}
+    assert {arm["steps"] for name, arm in arms.items() if name != "untrained"} == {3}
+    assert arms["untrained"]["steps"] == 0
+    assert arms["selected"]["rows"] == arms["random"]["rows"] == arms["longest"]["rows"]
+
+
+def test_run_again_it_trains_nothing_and_more_draws_train_only_those(done, table, student, caplog):
+    result, folder = done
+    selection = select(table, TopK("length", 0.3))
+    files = {path: path.stat().st_mtime_ns for path in folder.glob("validation/*.parquet")}
+    again = validate(selection, student, folder=folder, **TINY)
+    assert again.facts == result.facts
+    more = validate(selection, student, folder=folder, **{**TINY, "draws": 3})
+    assert more.facts["plan"]["arms"][1]["runs"] == 3
+    now = {path: path.stat().st_mtime_ns for path in folder.glob("validation/*.parquet")}
+    assert files.items() <= now.items() and len(now) == len(files) + 1
+
+
+PROGRAM = """
+import sys
+from datasets import Dataset
+from hf_superfilter import StudentSettings, TopK, select, validate
+if __name__ == "__main__":
+    table = Dataset.load_from_disk(sys.argv[1])
+    student = StudentSettings(sys.argv[2], learning_rate=3e-3, batch_rows=4, max_length=64)
+    validate(select(table, TopK("length", 0.3)), student, folder=sys.argv[3], held_out=16,
+             arms=("selected", "random", "longest", "untrained"), steps=3, seeds=2, draws=2)
+"""
+
+
+def start(tmp_path, table, gpt2, folder):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    if not (tmp_path / "rows").exists():
+        table.save_to_disk(tmp_path / "rows")
+    command = [sys.executable, program, tmp_path / "rows", gpt2, folder]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_and_resumed_by_two_processes_it_gives_the_same_numbers(
+    done, table, gpt2, student, tmp_path
+):
+    result, _ = done
+    folder = tmp_path / "run"
+    with start(tmp_path, table, gpt2, folder) as killed:
+        while killed.poll() is None and not list(folder.glob("validation/*.parquet")):
+            time.sleep(0.01)
+        killed.send_signal(signal.SIGKILL)
+    with start(tmp_path, table, gpt2, folder) as other:
+        validate(select(table, TopK("length", 0.3)), student, folder=folder, **TINY)
+        errors = other.communicate()[1]
+    assert other.returncode == 0, errors
+    facts = json.loads((folder / "validation.json").read_text())
+
+    def without_clock(facts):
+        for arm in facts["questions"][0]["arms"]:
+            arm.pop("seconds", None)
+        return facts
+
+    assert without_clock(facts) == without_clock(json.loads(json.dumps(result.facts)))
+
+
+def test_a_recipe_holds_rows_out_before_it_scores(student, tmp_path):
+    recipe = Recipe("embedded:sample", [Length()], [TopK("length", 20)])
+    result = validate(
+        recipe,
+        student,
+        folder=tmp_path,
+        arms=("selected", "random"),
+        held_out=32,
+        steps=1,
+        draws=2,
+        seeds=1,
+    )
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["rows"] == result.facts["rows"]["pool"] <= 519 - 32 - 51
+    assert "before anything was scored" in result.facts["notes"][0]
+    assert result.facts["plan"]["sets"][0]["rows"] <= 32
+
+
+def test_the_rate_is_chosen_on_other_rows_and_stated(table, gpt2, tmp_path):
+    settings = StudentSettings(gpt2, batch_rows=4, max_length=64)
+    result = validate(
+        select(table, TopK("length", 0.3)),
+        settings,
+        folder=tmp_path,
+        **{**TINY, "steps": 2, "arms": ("selected", "random")},
+    )
+    tried = result.facts["rates"]
+    best = min(tried, key=lambda one: one["loss"])["learning_rate"]
+    assert len(tried) >= 3 and result.facts["student"]["learning_rate"] == best
+
+
+def test_other_arms_other_sets_and_a_target_are_compared_too(table, student, tmp_path):
+    foreign = Dataset.from_dict(
+        {"prompt": [f"q{n}\n" for n in range(12)], "response": ["yes it is"] * 12}
+    )
+    selection = select(table, TopK("length", 0.3))
+    result = validate(
+        selection,
+        student,
+        folder=tmp_path,
+        others={
+            "shortest": select(table, TopK("length", 0.3, largest=False)),
+            "first rows": list(range(30)),
+            "elsewhere": foreign,
+        },
+        sets={"yes": foreign},
+        target=foreign,
+        epochs=1,
+        **{**TINY, "arms": ("selected", "random"), "steps": 1},
+    )
+    assert [entry["name"] for entry in result.facts["questions"]] == ["steps", "epochs"]
+    names = {(one["arm"], one["rows_of"]) for one in result.comparisons()}
+    arms = {"selected", "shortest", "first rows", "elsewhere"}
+    assert names == {(arm, rows) for arm in arms for rows in ("held-out", "yes", "target")}
+    rows = {arm["name"]: arm["rows"] for arm in result.facts["questions"][0]["arms"]}
+    assert rows["shortest"] == rows["selected"] and rows["elsewhere"] == 12
+    steps = {arm["name"]: arm["steps"] for arm in result.facts["questions"][1]["arms"]}
+    assert steps["elsewhere"] == 3 and steps["selected"] == np.ceil(rows["selected"] / 4)
+
+
+def test_kept_students_load_with_transformers(table, gpt2, tmp_path):
+    settings = StudentSettings(gpt2, learning_rate=1e-3, batch_rows=4, max_length=64, keep=True)
+    options = {**TINY, "arms": ("selected", "random"), "steps": 1, "seeds": 1}
+    validate(select(table, TopK("length", 0.3)), settings, folder=tmp_path, **options)
+    folders = sorted(tmp_path.glob("validation/models/*"))
+    assert [folder.name.rsplit("-", 1)[0] for folder in folders] == [
+        "steps-random-1",
+        "steps-random-2",
+        "steps-selected-1",
+    ]
+    AutoModelForCausalLM.from_pretrained(folders[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"held_out": 0}, "held_out=0"),
+        ({"held_out": 1.5}, "held_out=1.5"),
+        ({"held_out": 75}, "hold fewer rows out"),
+        ({"held_out": 4}, "at least 8"),
+        ({"seeds": 0}, "seeds=0"),
+        ({"draws": 1}, "draws=1"),
+        ({"steps": -1}, "steps=-1"),
+        ({"others": {"selected": [1, 2]}}, "two arms are called 'selected'"),
+        ({"others": {"x": [1_000]}}, "names row 1000"),
+        ({"folder": None}, "no run folder"),
+        ({"arms": ("selected", "random", "highest:nothing")}, "no column 'nothing'"),
+    ],
+)
+def test_what_cannot_be_validated_is_refused_with_what_to_do(
+    table, student, tmp_path, options, reason
+):
+    arguments = {"folder": tmp_path, **TINY, "arms": ("selected", "random"), **options}
+    with pytest.raises(SuperfilterError, match=reason):
+        validate(select(table, TopK("length", 0.3)), student, **arguments)
+
+
+def test_a_student_that_cannot_be_is_refused(table):
+    for settings in ({"learning_rate": 0}, {"batch_rows": 0}, {"max_length": 1}, {"lora": 0}):
+        with pytest.raises(SuperfilterError, match=next(iter(settings))):
+            StudentSettings("embedded:weak", **settings)
+    with pytest.raises(SuperfilterError, match="student=''"):
+        StudentSettings("")
