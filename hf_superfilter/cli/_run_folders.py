@@ -4,6 +4,7 @@ A run folder is text here: a local path or an fsspec URL.
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NotFoundError, SuperfilterError
@@ -35,6 +36,17 @@ def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) ->
     report_run(summary, folder)
     fail_if_all_undefined(folder)
     return True
+
+
+def find_recipe(recipe: str) -> Any:
+    """Read a recipe file, or the recipe of a short name."""
+    from ..hub.subsets import load_recipe
+    from ..recipes.recipe import Recipe
+
+    is_path = Path(recipe).name != recipe or recipe.endswith((".yaml", ".yml"))
+    if is_path or Path(recipe).exists():
+        return Recipe.read(recipe)
+    return load_recipe(recipe)
 
 
 def in_folder(folder: str, name: str) -> str:

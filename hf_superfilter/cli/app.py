@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..errors import SuperfilterError
-from . import consistency, explore, hub, recipes, runs
+from . import consistency, explore, hub, recipes, runs, validation
 from ._terminal import EscapingFormatter, escape, show
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Any] = {
     "list": hub.list_,
     "load": hub.load,
     "consistency": consistency.consistency,
+    "validate": validation.validate,
     "publish-metric": hub.publish_metric,
 }
 for name, command in COMMANDS.items():

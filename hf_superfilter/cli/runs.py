@@ -9,6 +9,7 @@ import typer
 from ..errors import SuperfilterError
 from ._run_folders import (
     fail_if_all_undefined,
+    find_recipe,
     in_folder,
     record_selectors,
     report_losses,
@@ -87,7 +88,7 @@ def run(
     overrides: dict[str, Any] = {"model": model} if model else {}
     overrides |= dict(map(_parse_setting, settings or []))
     selected = override(
-        _find_recipe(recipe),
+        find_recipe(recipe),
         dataset=dataset,
         format=format,
         split=split,
@@ -96,17 +97,6 @@ def run(
         settings=overrides,
     )
     run_recipe(selected, folder or f"runs/{Path(recipe).stem}", expect_processes)
-
-
-def _find_recipe(recipe: str) -> Any:
-    """Read a recipe file, or the recipe of a short name."""
-    from ..hub.subsets import load_recipe
-    from ..recipes.recipe import Recipe
-
-    is_path = Path(recipe).name != recipe or recipe.endswith((".yaml", ".yml"))
-    if is_path or Path(recipe).exists():
-        return Recipe.read(recipe)
-    return load_recipe(recipe)
 
 
 def score(

@@ -5,7 +5,9 @@ train     a fixed number of full steps, whatever the number of rows
 measure   per row: nats of the response tokens, and apart from them of the end of text
 """
 
+import copy
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -105,9 +107,8 @@ class Student:
         self.fast_paths: CheckResult = check_causal_lm(
             self.model, torch.float32, self.name, self.revision
         )
-        if lora is not None:
-            _add_adapters(self.model, lora)
-        elif "layers" in self.fast_paths:
+        self._adapters = None if lora is None else _add_adapters(self.model, lora)
+        if lora is None and "layers" in self.fast_paths:
             use_fast_layers(self.model, torch.float32, self.name)
         self._start = {
             name: weight.detach().cpu().clone()
@@ -207,8 +208,11 @@ class Student:
         return step, row
 
     def save(self, folder: str | Path) -> None:
-        """Write the model as it is now, with its tokenizer."""
-        self.model.save_pretrained(folder)
+        """Write the model as it is now, adapters merged, with its tokenizer."""
+        model = self.model
+        if self._adapters is not None:
+            model = copy.deepcopy(self._adapters).merge_and_unload()
+        model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def _training(self, steps: FixedSteps | None) -> Training:
@@ -234,8 +238,12 @@ def _token_losses(training: Training, windows: list[Window]) -> list[np.ndarray]
     return np.split(losses.double().cpu().numpy(), borders)
 
 
-def _add_adapters(model: Any, rank: int) -> None:
-    """Freeze a model and put LoRA adapters beside all its linear layers, in place."""
+def _add_adapters(model: Any, rank: int) -> Any:
+    """Freeze a model and put LoRA adapters beside all its linear layers, in place.
+
+    Returns:
+        peft's view of the model, which can merge them.
+    """
     try:
         import peft
     except ImportError as error:
@@ -243,8 +251,9 @@ def _add_adapters(model: Any, rank: int) -> None:
             f"lora={rank}: adapters need peft: install it with pip install "
             "'hf-superfilter[train]', or leave lora out"
         ) from error
-    torch.manual_seed(0)  # adapters start at random: the same ones in every process
     config = peft.LoraConfig(r=rank, lora_alpha=LORA_ALPHA * rank, target_modules="all-linear")
-    for weight in model.parameters():
-        weight.requires_grad_(False)
-    peft.inject_adapter_in_model(config, model)
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        # Of GPT-2's transposed layers, which peft sees by itself.
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
+        torch.manual_seed(0)  # adapters start at random: the same ones in every process
+        return peft.LoraModel(model, config, "default")

@@ -1,6 +1,7 @@
 """Summarize a selection, once for report, card and plots."""
 
 import json
+import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from ..runs.store import Store
 if TYPE_CHECKING:
     from ..selection.funnel import Selection
 
+logger = logging.getLogger(__name__)
+VALIDATION = "validation.json"  # what `validate` writes into a run folder
 MAX_EXAMPLES = 10
 MAX_GROUPS = 20  # a column with more values than this is not a grouping of the rows
 MAX_STATUSES = 10
@@ -55,7 +58,7 @@ class Summary:
         all; `groups`, kept against all by each column that groups the rows; `baselines`, the share
         of the selection that a baseline of the same size keeps too; `cost`, one entry per scorer,
         whose seconds include training; `beyond`, how many values lie outside a column's usual
-        range.
+        range; `validation`, what students learned from the selection and from random rows.
         """
         manifest = self.manifest or {}
         return {
@@ -71,6 +74,7 @@ class Summary:
             "baselines": self.baselines,
             "cost": self.cost,
             "beyond": self.beyond,
+            "validation": self.validation,
             "created": manifest.get("created"),
             "packages": manifest.get("packages"),
         }
@@ -198,6 +202,23 @@ class Summary:
         """Count the scores outside their usual range."""
         scorers = self.manifest["scorers"].values() if self.manifest else []
         return {scorer["main"]: scorer["beyond"] for scorer in scorers if "beyond" in scorer}
+
+    @cached_property
+    def validation(self) -> dict[str, Any] | None:
+        """Read what `validate` measured of this very selection, without texts of rows."""
+        run = self.selection.run
+        if run is None or not Store(run).has(VALIDATION):
+            return None
+        try:
+            facts: dict[str, Any] = json.loads(Store(run).read(VALIDATION))
+            selectors = facts["selectors"]
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("%s/%s is damaged (%s): validate again", run, VALIDATION, error)
+            return None
+        if selectors != [step.selector for step in self.selection.steps]:
+            logger.warning("%s/%s is of another selection: validate again", run, VALIDATION)
+            return None
+        return {name: value for name, value in facts.items() if name != "rows_that_differ"}
 
     @cached_property
     def losses(self) -> dict[str, list[dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """Take rows out before anything is scored or selected, and select from the rest."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MOST_HELD_OUT, HELD_OUT_PART = 1_000, 4  # rows by default: 1,000, at most a quarter of all
-MOST_TUNING, TUNING_PART = 300, 10
+MOST_TUNING, TUNING_PART, LEAST_TUNING = 300, 10, 16
 READS_ALL_ROWS = ("LearningPercentage", "Density")  # scorers whose values depend on other rows
 
 
@@ -37,6 +37,7 @@ class Material:
         tuning: rows that the learning rate is chosen on.
         numbers: (h,) row numbers of `held_out` in the source.
         notes: what the reader of the result has to know.
+        selectors: the Python of each selector, by which a report knows the selection.
     """
 
     table: "Dataset"
@@ -46,6 +47,7 @@ class Material:
     tuning: "Dataset"
     numbers: np.ndarray
     notes: tuple[str, ...]
+    selectors: tuple[str, ...]
 
 
 def material_of(
@@ -83,7 +85,7 @@ def _of_recipe(recipe: Recipe, folder: str, held_out: int | float | None, seed: 
     table = _scored(recipe, pool, source, folder)
     selection = select(table, recipe.select, run=folder, source_columns=source["columns"])
     notes = ["rows were held out before anything was scored or selected"]
-    return _material(table, selection.rows, pairs, split, notes)
+    return _material(selection, selection.rows, pairs, split, notes)
 
 
 def _scored(recipe: Recipe, pool: "Dataset", source: dict[str, Any], folder: str) -> "Dataset":
@@ -118,7 +120,7 @@ def _of_selection(selection: Selection, held_out: int | float | None, seed: int)
             "selectors are functions that cannot be written down"
         ]
     notes += _notes_on_scorers(selection.run)
-    return _material(pool, rows, table, split, notes)
+    return _material(replace(selection, table=pool), rows, table, split, notes)
 
 
 def can_select_again(selection: Selection) -> bool:
@@ -170,7 +172,7 @@ def _notes_on_scorers(run: "Path | str | None") -> list[str]:
 
 
 def _material(
-    table: "Dataset", rows: np.ndarray, whole: "Dataset", split: Split, notes: Sequence[str]
+    selection: Selection, rows: np.ndarray, whole: "Dataset", split: Split, notes: Sequence[str]
 ) -> Material:
     if not len(rows):
         raise SuperfilterError("nothing was selected of the rows that are not held out")
@@ -181,13 +183,14 @@ def _material(
             "response"
         )
     return Material(
-        table,
+        selection.table,
         np.asarray(rows, dtype=np.int64),
         split.pool,
         whole.select(split.held_out),
         whole.select(split.tuning),
         split.held_out,
         tuple(parts),
+        tuple(step.selector for step in selection.steps),
     )
 
 
@@ -202,7 +205,7 @@ def _check_pairs(table: "Dataset") -> None:
 
 def _sizes(held_out: int | float | None, rows: int) -> tuple[int, int]:
     """Return how many rows are held out to measure on, and to tune on."""
-    tuning = min(MOST_TUNING, rows // TUNING_PART)
+    tuning = min(MOST_TUNING, max(LEAST_TUNING, rows // TUNING_PART))
     if held_out is None:
         return min(MOST_HELD_OUT, rows // HELD_OUT_PART), tuning
     is_share = isinstance(held_out, float) and 0 < held_out < 1

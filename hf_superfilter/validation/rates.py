@@ -17,8 +17,6 @@ def choose_rate(
     bench: Bench, pool: Pool, question: Question, tuning: Windows
 ) -> tuple[float, list[dict[str, float]]]:
     """Choose the learning rate on a random arm, by the loss of rows that no arm is measured on."""
-    if bench.settings.learning_rate is not None:
-        return bench.settings.learning_rate, []
     rows = pool.order("rate", 0)[: len(pool.selected)]
     steps = question.steps_of(pool.tokens[rows], bench.settings.batch_rows)
     losses: dict[float, float] = {}

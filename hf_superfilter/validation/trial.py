@@ -149,8 +149,11 @@ class Trial:
         bench = Bench(self.store, self.settings, self.windows, self.process)
         if self.process.is_main:
             self._log(plan, bench, arms, questions)
-        tuning = self._read(self.material.tuning, TUNING).measurable()
-        rate, tried = choose_rate(bench, self.pool, questions[0], tuning)
+        rate = self.settings.learning_rate
+        tried: list[dict[str, float]] = []
+        if rate is None:
+            tuning = self._read(self.material.tuning, TUNING).measurable()
+            rate, tried = choose_rate(bench, self.pool, questions[0], tuning)
         runs = runs_of(questions, arms, self.windows, self.settings.batch_rows, rate)
         files = bench.run(runs, self.sets)
         if not self.process.is_main:

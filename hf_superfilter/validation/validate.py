@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SuperfilterError
+from ..reports.summary import VALIDATION
 from ..runs.distributed import this_process
 from ..runs.store import Store
 from .arms import DEFAULT_ARMS, check_arms
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from ..recipes.recipe import Recipe
     from ..selection.funnel import Selection
-
-FILE = "validation.json"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -127,11 +126,12 @@ def validate(
     trial = Trial(settings, material, design, Store(place), process)
     trial.add_arms(others or {}, selection)
     trial.add_sets({**(sets or {}), **({} if target is None else {TARGET: target})})
-    facts = trial.run()
-    if facts is None:
+    answers = trial.run()
+    if answers is None:
         return None
+    facts = {"selectors": list(material.selectors), **answers}
     text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
-    Store(place).write(FILE, text.encode())
+    Store(place).write(VALIDATION, text.encode())
     return Validation(facts)
 
 

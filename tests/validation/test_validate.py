@@ -171,19 +171,16 @@ def start(tmp_path, table, gpt2, folder):
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def test_killed_and_resumed_by_two_processes_it_gives_the_same_numbers(
-    done, table, gpt2, student, tmp_path
-):
+def test_killed_and_resumed_it_gives_the_same_numbers(done, table, gpt2, student, tmp_path):
     result, _ = done
     folder = tmp_path / "run"
     with start(tmp_path, table, gpt2, folder) as killed:
         while killed.poll() is None and not list(folder.glob("validation/*.parquet")):
             time.sleep(0.01)
         killed.send_signal(signal.SIGKILL)
-    with start(tmp_path, table, gpt2, folder) as other:
-        validate(select(table, TopK("length", 0.3)), student, folder=folder, **TINY)
-        errors = other.communicate()[1]
-    assert other.returncode == 0, errors
+        errors = killed.communicate()[1]
+    assert list(folder.glob("validation/*.parquet")), errors
+    validate(select(table, TopK("length", 0.3)), student, folder=folder, **TINY)
     facts = json.loads((folder / "validation.json").read_text())
 
     def without_clock(facts):
@@ -272,7 +269,7 @@ def test_kept_students_load_with_transformers(table, gpt2, tmp_path):
     [
         ({"held_out": 0}, "held_out=0"),
         ({"held_out": 1.5}, "held_out=1.5"),
-        ({"held_out": 75}, "hold fewer rows out"),
+        ({"held_out": 70}, "hold fewer rows out"),
         ({"held_out": 4}, "at least 8"),
         ({"seeds": 0}, "seeds=0"),
         ({"draws": 1}, "draws=1"),
@@ -297,3 +294,24 @@ def test_a_student_that_cannot_be_is_refused(table):
             StudentSettings("embedded:weak", **settings)
     with pytest.raises(SuperfilterError, match="student=''"):
         StudentSettings("")
+
+
+def test_adapters_train_few_weights_start_alike_and_are_merged_when_kept(weak, table, tmp_path):
+    pytest.importorskip("peft", reason="LoRA needs the train extra")
+    student = Student(weak, lora=4)
+    rows = windows(table.select(range(12)), student).rows
+    start = student.measure(rows)["nats"]
+    assert start == pytest.approx(Student(weak).measure(rows)["nats"], rel=1e-5)
+    student.train(rows, Plan(learning_rate=3e-3, batch_rows=4), 3)
+    learned = student.measure(rows)["nats"]
+    assert learned.sum() < start.sum()
+    student.save(tmp_path)
+    assert Student(tmp_path).measure(rows)["nats"] == pytest.approx(learned, rel=1e-5)
+    student.reset()
+    assert np.array_equal(student.measure(rows)["nats"], start)
+
+
+def test_adapters_without_peft_are_refused_with_what_to_install(weak, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(SuperfilterError, match=r"hf-superfilter\[train\]"):
+        Student(weak, lora=4)

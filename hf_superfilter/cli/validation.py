@@ -1,0 +1,187 @@
+"""Define the commands that train students: does the selection train better than chance?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import SuperfilterError
+from ._run_folders import find_recipe, report_run, selection_in
+from ._terminal import show
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..recipes.recipe import Recipe
+    from ..selection.funnel import Selection
+
+ARMS = "selected,random,random-tokens,random-lengths,longest,full,untrained"
+StudentOption = Annotated[
+    str, typer.Option(help="A Hub id, a folder, embedded:weak or embedded:strong.")
+]
+LearningRate = Annotated[
+    float | None, typer.Option(help="The highest rate; without it one is chosen on random rows.")
+]
+HeldOut = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Rows to measure on: a share such as 0.2, a number, or a file of other rows. May be "
+        "repeated."
+    ),
+]
+Target = Annotated[
+    str | None, typer.Option(help="A file of another source that the selection must not lose on.")
+]
+Steps = Annotated[int | None, typer.Option(help="The same optimiser steps for every arm.")]
+Seeds = Annotated[int, typer.Option(help="Orders of each selection.")]
+Draws = Annotated[int, typer.Option(help="Draws of each random arm.")]
+BatchRows = Annotated[int, typer.Option(help="Rows of a step.")]
+MaxLength = Annotated[int, typer.Option(help="Tokens read of a row.")]
+
+
+def validate(
+    run: Annotated[
+        str,
+        typer.Argument(help="A run folder in which rows were selected, or a recipe."),
+    ],
+    student: StudentOption,
+    arms: Annotated[
+        str,
+        typer.Option(
+            help="What to train on, separated by commas; also ppl-high, ppl-low, highest:COLUMN, "
+            "lowest:COLUMN, where:COLUMN."
+        ),
+    ] = ARMS,
+    seeds: Seeds = 3,
+    draws: Draws = 5,
+    steps: Steps = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="The same epochs of its own rows for every arm.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="The same response tokens trained on for every arm.")
+    ] = None,
+    held_out: HeldOut = None,
+    target: Target = None,
+    folder: Annotated[
+        str | None,
+        typer.Option(help="Where results go. Default: the run folder, or runs/RECIPE-validated."),
+    ] = None,
+    learning_rate: LearningRate = None,
+    batch_rows: BatchRows = 16,
+    max_length: MaxLength = 512,
+    lora: Annotated[
+        int | None, typer.Option(help="Train LoRA adapters of this rank; needs peft.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the weights of every student.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of rows held out and of draws.")] = 0,
+) -> None:
+    """Train students on the selection and on random rows, and say which learns more.
+
+    The same command resumes after a stop, and any number of processes may work on one folder.
+    """
+    from ..reports.summary import VALIDATION
+    from ..validation.students import StudentSettings
+    from ..validation.validate import validate
+
+    chosen, recipe, place = _selection_or_recipe(run, folder)
+    share, sets = parse_held_out(held_out, recipe)
+    settings = StudentSettings(
+        student,
+        learning_rate=learning_rate,
+        batch_rows=batch_rows,
+        max_length=max_length,
+        lora=lora,
+        keep=keep,
+    )
+    result = validate(
+        chosen,
+        settings,
+        folder=place,
+        arms=[name for name in arms.split(",") if name],
+        held_out=share,
+        sets=sets,
+        target=None if target is None else rows_of_file(target, recipe),
+        steps=steps,
+        epochs=epochs,
+        tokens=tokens,
+        seeds=seeds,
+        draws=draws,
+        seed=seed,
+    )
+    if result is None:
+        return  # of several processes that were launched, the main one goes on
+    show(str(result).rstrip())
+    show(f"\nresults: {place.rstrip('/')}/{VALIDATION}")
+    _report_again(place)
+
+
+def _selection_or_recipe(
+    run: str, folder: str | None
+) -> "tuple[Selection | Recipe, Recipe | None, str]":
+    """Read a run folder or a recipe; return also the recipe, and where results go."""
+    from ..recipes.recipe import recorded_recipe
+    from ..runs.manifest import FILE
+    from ..runs.store import Store
+
+    if Store(run).has(FILE):
+        return selection_in(run), recorded_recipe(run), folder or run
+    recipe = find_recipe(run)
+    return recipe, recipe, folder or f"runs/{Path(run).stem}-validated"
+
+
+def parse_held_out(
+    texts: list[str] | None, recipe: "Recipe | None"
+) -> "tuple[int | float | None, dict[str, Dataset]]":
+    """Tell a share or number of rows from files of other rows."""
+    share: int | float | None = None
+    sets = {}
+    for text in texts or []:
+        number = _number_in(text)
+        if number is None:
+            sets[Path(text).name] = rows_of_file(text, recipe)
+        elif share is None:
+            share = number
+        else:
+            raise SuperfilterError(f"--held-out {share} and {text}: give one share or number")
+    return share, sets
+
+
+def _number_in(text: str) -> int | float | None:
+    try:
+        if text.endswith("%"):
+            return float(text[:-1]) / 100
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        return None
+
+
+def rows_of_file(name: str, recipe: "Recipe | None") -> "Dataset":
+    """Load rows of another file, with the template of the recipe that the selection comes from."""
+    from ..data.pairs import format_pairs
+    from ..data.sources import load_rows
+
+    rows = load_rows(name)
+    if not {"prompt", "response"} <= set(rows.column_names):
+        settings: dict[str, Any] = {}
+        if recipe is not None:
+            names = ("template", "tokenizer", "template_kwargs", "reasoning")
+            settings = {setting: getattr(recipe, setting) for setting in names}
+        rows = format_pairs(rows, **settings)
+    return rows.select_columns(["prompt", "response"])
+
+
+def _report_again(folder: str) -> None:
+    """Write the report again, which then says whether the selection trains better."""
+    from ..recipes.recipe import recorded_recipe
+    from ..reports.summary import Summary
+    from ..runs.manifest import FILE
+    from ..runs.store import Store
+
+    if not Store(folder).has(FILE):
+        return
+    recipe = recorded_recipe(folder)
+    if recipe is not None and recipe.select:
+        report_run(Summary(selection_in(folder)), folder)

@@ -1,0 +1,100 @@
+"""The command validates a run, and report and card say what came out of it."""
+
+import contextlib
+import io
+import json
+
+import pytest
+
+from hf_superfilter import SuperfilterError, TopK, load_rows, select, write_repo, write_report
+from hf_superfilter.cli.app import app
+from hf_superfilter.cli.validation import parse_held_out
+
+OPTIONS = [
+    *("--arms", "selected,random", "--steps", "2", "--seeds", "1", "--draws", "2"),
+    *("--learning-rate", "1e-3", "--max-length", "64", "--batch-rows", "4"),
+]
+
+
+@pytest.fixture(scope="module")
+def rows(sample, tmp_path_factory):
+    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    columns = ["instruction", "input", "output"]
+    sample.select(range(90)).select_columns(columns).to_json(file)
+    return file
+
+
+def run_command(*arguments):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        app([str(argument) for argument in arguments], standalone_mode=False)
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def validated(rows, gpt2, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    run_command("score", rows, "--scorer", "length", "--folder", folder)
+    run_command("select", folder, "--by", "length", "--k", "0.3")
+    command = ["validate", folder, "--student", gpt2, *OPTIONS, "--held-out", "20"]
+    return folder, run_command(*command, "--target", rows)
+
+
+def test_the_command_prints_verdict_and_tables(validated):
+    folder, printed = validated
+    facts = json.loads((folder / "validation.json").read_text())
+    assert f"verdict: {facts['questions'][0]['verdict']['text']}" in printed
+    assert {part["name"] for part in facts["plan"]["sets"]} == {"held-out", "target"}
+    assert "results: " in printed and "report: " in printed
+
+
+def test_the_report_shows_the_section_and_leaves_it_out_for_another_selection(validated, tmp_path):
+    folder, _ = validated
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    facts = json.loads((folder / "validation.json").read_text())
+    (own, _) = facts["questions"][0]["comparisons"]
+    assert "<h2>Does it train better?</h2>" in page
+    assert f'data-value="{own["value"]}"' in page
+    table = load_rows(folder / "scored.parquet")
+    other = select(table, TopK("length", 0.2), run=folder)
+    text = write_report(other, tmp_path / "other.html").read_text(encoding="utf-8")
+    assert "no student was trained on this selection" in text
+
+
+def test_the_card_has_the_section_where_it_was_validated_and_no_text_of_other_rows(
+    validated, tmp_path
+):
+    folder, _ = validated
+    table = load_rows(folder / "scored.parquet")
+    home = write_repo(select(table, TopK("length", 0.3), run=folder), tmp_path / "repo")
+    card = (home / "README.md").read_text(encoding="utf-8")
+    word = json.loads((folder / "validation.json").read_text())["questions"][0]["verdict"]["word"]
+    assert "### Does it train better?" in card and f"**{word.capitalize()}.**" in card
+    (facts,) = home.rglob("facts.json")
+    assert "rows_that_differ" not in facts.read_text(encoding="utf-8")
+    plain = write_repo(select(table, TopK("length", 0.2), run=folder), tmp_path / "plain")
+    assert "Does it train better?" not in (plain / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_damaged_result_is_no_result(validated, tmp_path, caplog):
+    folder, _ = validated
+    file = folder / "validation.json"
+    text = file.read_text()
+    try:
+        file.write_text(text[: len(text) // 2])
+        selection = select(load_rows(folder / "scored.parquet"), TopK("length", 0.3), run=folder)
+        page = write_report(selection, tmp_path / "report.html").read_text(encoding="utf-8")
+    finally:
+        file.write_text(text)
+    assert "no student was trained" in page
+    assert "is damaged" in caplog.text
+
+
+def test_held_out_is_a_share_a_number_or_files(rows):
+    assert parse_held_out(["0.2"], None) == (0.2, {})
+    assert parse_held_out(["25%"], None) == (0.25, {})
+    share, sets = parse_held_out(["100", str(rows)], None)
+    assert share == 100 and list(sets) == ["rows.jsonl"]
+    assert sets["rows.jsonl"].column_names == ["prompt", "response"]
+    with pytest.raises(SuperfilterError, match="one share or number"):
+        parse_held_out(["0.1", "100"], None)
