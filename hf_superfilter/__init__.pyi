@@ -53,6 +53,8 @@ from .selection.random_sample import RandomSample as RandomSample
 from .selection.sem_dedup import SemDedup as SemDedup
 from .selection.threshold import Threshold as Threshold
 from .selection.top_k import TopK as TopK
+from .validation.compare import RecipeRanking as RecipeRanking
+from .validation.compare import compare_recipes as compare_recipes
 from .validation.students import StudentSettings as StudentSettings
 from .validation.validate import Validation as Validation
 from .validation.validate import validate as validate

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Any] = {
     "load": hub.load,
     "consistency": consistency.consistency,
     "validate": validation.validate,
+    "compare": validation.compare,
     "publish-metric": hub.publish_metric,
 }
 for name, command in COMMANDS.items():

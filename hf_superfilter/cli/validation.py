@@ -118,6 +118,48 @@ def validate(
     _report_again(place)
 
 
+def compare(
+    recipes: Annotated[list[str], typer.Argument(help="Two or more recipes, on the same rows.")],
+    student: StudentOption,
+    seeds: Seeds = 3,
+    draws: Draws = 5,
+    steps: Steps = None,
+    held_out: Annotated[
+        str | None, typer.Option(help="Rows to measure on: a share such as 0.2, or a number.")
+    ] = None,
+    target: Target = None,
+    folder: Annotated[str, typer.Option(help="Where results go.")] = "runs/compare",
+    learning_rate: LearningRate = None,
+    batch_rows: BatchRows = 16,
+    max_length: MaxLength = 512,
+    seed: Annotated[int, typer.Option(help="Seed of rows held out and of draws.")] = 0,
+) -> None:
+    """Rank recipes by what students learn from their selections."""
+    from ..validation.compare import compare_recipes
+    from ..validation.students import StudentSettings
+
+    by_name = {Path(recipe).stem: find_recipe(recipe) for recipe in recipes}
+    if len(by_name) < len(recipes):
+        raise SuperfilterError(f"{', '.join(recipes)}: give recipes of different names")
+    share, _ = parse_held_out([held_out] if held_out else None, None)
+    settings = StudentSettings(
+        student, learning_rate=learning_rate, batch_rows=batch_rows, max_length=max_length
+    )
+    ranking = compare_recipes(
+        by_name,
+        settings,
+        folder=folder,
+        held_out=share,
+        target=None if target is None else rows_of_file(target, by_name[Path(recipes[0]).stem]),
+        steps=steps,
+        seeds=seeds,
+        draws=draws,
+        seed=seed,
+    )
+    if ranking is not None:
+        show(str(ranking).rstrip())
+
+
 def _selection_or_recipe(
     run: str, folder: str | None
 ) -> "tuple[Selection | Recipe, Recipe | None, str]":

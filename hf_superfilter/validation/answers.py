@@ -19,6 +19,18 @@ SHOWN_ROWS = 5  # on which selection and random rows differ most, each way
 LONGEST_TEXT = 400  # characters of a prompt or response in the file
 
 
+def measured_of(
+    question: Question, arms: Sequence[Arm], files: RunFiles, sets: Sequence[Windows]
+) -> dict[str, dict[str, Runs]]:
+    """Read what the runs under one question measured: set -> arm -> runs."""
+    measured: dict[str, dict[str, Runs]] = {part.name: {} for part in sets}
+    for arm in arms:
+        runs = read_runs(files, arm.name, question.name, sets)
+        for part, own in zip(sets, runs, strict=True):
+            measured[part.name][arm.name] = own
+    return measured
+
+
 def answer(
     question: Question,
     arms: Sequence[Arm],
@@ -28,14 +40,10 @@ def answer(
     target: str | None,
 ) -> dict[str, Any]:
     """Compare the arms under one question."""
-    measured: dict[str, dict[str, Runs]] = {part.name: {} for part in sets}
+    measured = measured_of(question, arms, files, sets)
     described = []
     for arm in arms:
-        runs = read_runs(files, arm.name, question.name, sets)
-        figures = {}
-        for part, own in zip(sets, runs, strict=True):
-            measured[part.name][arm.name] = own
-            figures[part.name] = figures_of(own)
+        figures = {name: figures_of(runs[arm.name]) for name, runs in measured.items()}
         described.append(_describe(arm, question, files, windows, figures))
     held_out, names = sets[0].name, [arm.name for arm in arms]
     against = [name for name in RANDOM_ARMS if name in names]

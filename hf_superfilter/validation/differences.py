@@ -107,10 +107,10 @@ def spread_of(figure: str, measured: Measured) -> Spread:
 def difference(
     arm: str, against: str, rows_of: str, figure: str, measured: Measured, family: int = 1
 ) -> Difference:
-    """Compare an arm with a random arm on one figure of one set.
+    """Compare an arm with another, mostly a random one, on one figure of one set.
 
     Args:
-        arm, against: names in `measured`; `against` is a random arm.
+        arm, against: names in `measured`.
         rows_of: the name of the set.
         figure: as `FIGURES` names it.
         measured: arm -> its runs on the set.
@@ -121,7 +121,7 @@ def difference(
     own, reference = ratio_of(figure, measured[arm]), ratio_of(figure, measured[against])
     values, drawn = own.values(), reference.values()
     value = float(values.mean() - drawn.mean())
-    variance, freedom = _variance(arm, own, reference, spread_of(figure, measured))
+    variance, freedom = _variance((arm, against), own, reference, spread_of(figure, measured))
     error = math.sqrt(variance)
     if error > 0:
         p = float(2 * stats.t.sf(abs(value) / error, freedom))
@@ -147,26 +147,31 @@ def difference(
     )
 
 
-def _variance(arm: str, own: Ratio, reference: Ratio, spread: Spread) -> tuple[float, float]:
-    """Return the variance of a difference and its degrees of freedom."""
-    rows, rows_freedom = own.row_variance(reference)
-    parts = [(rows, rows_freedom)]
-    parts.append((spread.draw / len(reference.sums), spread.draw_freedom))
-    if arm in RANDOM_ARMS:
-        parts.append((spread.draw / len(own.sums), spread.draw_freedom))
-    elif arm != UNTRAINED:
-        orders = len(own.sums)
-        as_drawn = spread.draw - spread.order * (1 - 1 / orders)
-        as_ordered = spread.order / orders
-        if as_drawn >= as_ordered:
-            parts.append((as_drawn, spread.draw_freedom))
-        else:
-            parts.append((as_ordered, spread.order_freedom))
+def _variance(
+    names: tuple[str, str], own: Ratio, reference: Ratio, spread: Spread
+) -> tuple[float, float]:
+    """Return the variance of a difference of two arms and its degrees of freedom."""
+    parts = [own.row_variance(reference)]
+    for name, ratio in zip(names, (own, reference), strict=True):
+        parts.append(_variance_of_runs(name, len(ratio.sums), spread))
     total = sum(part for part, _ in parts)
     squares = sum(part**2 / freedom for part, freedom in parts if freedom > 0)
     if squares == 0:
         return total, 1.0
     return total, max(1.0, total**2 / squares)
+
+
+def _variance_of_runs(arm: str, runs: int, spread: Spread) -> tuple[float, float]:
+    """Return what draws and orders add to the variance of an arm's mean, and its freedom."""
+    if arm == UNTRAINED:
+        return 0.0, 0.0
+    if arm in RANDOM_ARMS:
+        return spread.draw / runs, spread.draw_freedom
+    as_drawn = spread.draw - spread.order * (1 - 1 / runs)
+    as_ordered = spread.order / runs
+    if as_drawn >= as_ordered:
+        return as_drawn, spread.draw_freedom
+    return as_ordered, spread.order_freedom
 
 
 def holm(differences: Sequence[Difference]) -> list[Difference]:

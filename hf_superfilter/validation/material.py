@@ -102,6 +102,7 @@ def _scored(recipe: Recipe, pool: "Dataset", source: dict[str, Any], folder: str
     broadcast(None)  # the other processes read what the main one wrote
     if table is None:
         table = Dataset.from_parquet(str(store.path(SCORED)))
+    broadcast(None)  # the main one may then score another recipe into the folder
     return table
 
 

@@ -21,7 +21,7 @@ from .material import Material, can_select_again, places_in, select_again
 from .plan import Question, questions_of, runs_of, statement
 from .rates import RATES, choose_rate
 from .rows import Windows, windows_of
-from .students import FOLDER, Bench, StudentSettings, window_reader
+from .students import FOLDER, Bench, RunFiles, StudentSettings, window_reader
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,6 +56,18 @@ class Design:
             if not is_count(value, least):
                 raise SuperfilterError(f"{name}={value!r}: give a whole number, at least {least}")
         check_seed(self.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """Hold what was stated before training, and the files that hold what was measured."""
+
+    plan: dict[str, Any]
+    questions: list[Question]
+    arms: list[Arm]
+    files: RunFiles
+    rate: float
+    tried: list[dict[str, float]]
 
 
 class Trial:
@@ -134,17 +146,34 @@ class Trial:
         Returns:
             The facts of the result; None on processes of a launch that are not the main one.
         """
-        design = self.design
+        trained = self.train(self.design)
+        if not self.process.is_main:
+            return None
+        identity = self.settings.identity()
+        student = {"model": self.settings.model, **identity, "learning_rate": trained.rate}
+        answers = [
+            answer(question, trained.arms, trained.files, self.sets, self.windows, self.target)
+            for question in trained.questions
+        ]
+        first = trained.questions[0]
+        return {
+            "student": student,
+            "rates": trained.tried,
+            "rows": {"pool": len(self.pool.rows), "selected": len(self.pool.selected)},
+            "seed": self.design.seed,
+            "plan": trained.plan,
+            "questions": answers,
+            "notes": [*self.material.notes, *notes_on_rows(self.pool, self.windows, self.sets)],
+            "rows_that_differ": rows_that_differ(trained.files, first, self.sets, self.material),
+        }
+
+    def train(self, design: Design) -> Trained:
+        """Train and measure every student of a design that is missing."""
         arms = make_arms(
             design.arms, self.pool, seeds=design.seeds, draws=design.draws, others=self.others
         )
-        questions = questions_of(
-            design.steps,
-            design.epochs,
-            design.tokens,
-            len(self.pool.selected),
-            self.settings.batch_rows,
-        )
+        selected, batch_rows = len(self.pool.selected), self.settings.batch_rows
+        questions = questions_of(design.steps, design.epochs, design.tokens, selected, batch_rows)
         plan = statement(questions, arms, self.sets, self.target)
         bench = Bench(self.store, self.settings, self.windows, self.process)
         if self.process.is_main:
@@ -154,24 +183,8 @@ class Trial:
         if rate is None:
             tuning = self._read(self.material.tuning, TUNING).measurable()
             rate, tried = choose_rate(bench, self.pool, questions[0], tuning)
-        runs = runs_of(questions, arms, self.windows, self.settings.batch_rows, rate)
-        files = bench.run(runs, self.sets)
-        if not self.process.is_main:
-            return None
-        student = {"model": self.settings.model, **self.settings.identity(), "learning_rate": rate}
-        return {
-            "student": student,
-            "rates": tried,
-            "rows": {"pool": len(self.pool.rows), "selected": len(self.pool.selected)},
-            "seed": design.seed,
-            "plan": plan,
-            "questions": [
-                answer(question, arms, files, self.sets, self.windows, self.target)
-                for question in questions
-            ],
-            "notes": [*self.material.notes, *notes_on_rows(self.pool, self.windows, self.sets)],
-            "rows_that_differ": rows_that_differ(files, questions[0], self.sets, self.material),
-        }
+        runs = runs_of(questions, arms, self.windows, batch_rows, rate)
+        return Trained(plan, questions, arms, bench.run(runs, self.sets), rate, tried)
 
     def _log(
         self,

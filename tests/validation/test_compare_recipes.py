@@ -1,0 +1,94 @@
+"""Recipes are ranked by what students learn, and one that is clearly behind is left out."""
+
+import numpy as np
+import pytest
+
+from hf_superfilter import (
+    Length,
+    RandomSample,
+    Recipe,
+    StudentSettings,
+    SuperfilterError,
+    TopK,
+    compare_recipes,
+)
+from hf_superfilter.validation.compare import TRANSFER, _clearly_behind, _score_folders
+from hf_superfilter.validation.figures import Runs
+
+SCORERS = [Length()]
+
+
+def recipe(*selectors, scorers=SCORERS, dataset="embedded:sample"):
+    return Recipe(dataset, scorers, selectors)
+
+
+@pytest.fixture(scope="module")
+def student(gpt2):
+    return StudentSettings(gpt2, learning_rate=3e-3, batch_rows=4, max_length=64)
+
+
+@pytest.fixture(scope="module")
+def ranking(student, tmp_path_factory):
+    recipes = {
+        "long": recipe(TopK("length", 24)),
+        "short": recipe(TopK("length", 24, largest=False)),
+    }
+    folder = tmp_path_factory.mktemp("run")
+    return compare_recipes(recipes, student, folder=folder, held_out=24, steps=3, seeds=2, draws=2)
+
+
+def test_the_best_comes_first_and_the_others_say_how_far_behind_they_are(ranking):
+    first, second = ranking.places
+    assert {first.recipe, second.recipe} == {"long", "short"} and ranking.best == first.recipe
+    assert first.loss <= second.loss and first.behind is None
+    assert second.behind.value == pytest.approx(second.loss - first.loss)
+    here, there = second.chance
+    assert 0.5 <= there <= here <= 1
+    assert there == pytest.approx(here * TRANSFER + (1 - here) * (1 - TRANSFER))
+    assert "random" in first.verdict
+    assert "2504.11393" in str(ranking) and first.recipe in repr(ranking)
+
+
+def test_an_arm_that_is_clearly_behind_is_named_and_one_that_may_be_chance_is_not():
+    rng = np.random.default_rng(0)
+    tokens = np.full(100, 20)
+
+    def runs(count, shift):
+        nats = 20 * (
+            4 + shift + rng.normal(0, 0.002, (count, 1)) + rng.normal(0, 0.02, (count, 100))
+        )
+        return Runs(nats, nats / 20, tokens, np.ones(100, dtype=np.int64))
+
+    measured = {
+        "selected": runs(1, 0.0),
+        "near": runs(1, 0.001),
+        "far": runs(1, 0.3),
+        "random": runs(5, 0.0),
+    }
+    assert _clearly_behind(measured, ["selected", "near", "far"]) == {"far"}
+
+
+def test_recipes_whose_scorers_agree_share_a_folder():
+    recipes = {
+        "a": recipe(TopK("length", 5)),
+        "b": recipe(TopK("words", 5), scorers=[Length(name="words")]),
+        "c": recipe(TopK("length", 5), scorers=[Length(unit="tokens", model="embedded:weak")]),
+    }
+    assert _score_folders(recipes) == {"a": 1, "b": 1, "c": 2}
+
+
+@pytest.mark.parametrize(
+    ("recipes", "reason"),
+    [
+        ({"one": recipe(RandomSample(5))}, "two or more"),
+        ({"one": recipe(RandomSample(5)), "random": recipe(RandomSample(5))}, "another name"),
+        (
+            {"one": recipe(RandomSample(5)), "two": recipe(RandomSample(5), dataset="x.jsonl")},
+            "has dataset 'x.jsonl'",
+        ),
+        ({"one": recipe(RandomSample(5)), "two": None}, "is no Recipe"),
+    ],
+)
+def test_recipes_that_cannot_be_compared_are_refused(recipes, reason, student, tmp_path):
+    with pytest.raises(SuperfilterError, match=reason):
+        compare_recipes(recipes, student, folder=tmp_path)
