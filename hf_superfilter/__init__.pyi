@@ -55,6 +55,8 @@ from .selection.threshold import Threshold as Threshold
 from .selection.top_k import TopK as TopK
 from .validation.compare import RecipeRanking as RecipeRanking
 from .validation.compare import compare_recipes as compare_recipes
+from .validation.judge import Judgement as Judgement
+from .validation.judge import judge as judge
 from .validation.students import StudentSettings as StudentSettings
 from .validation.validate import Validation as Validation
 from .validation.validate import validate as validate

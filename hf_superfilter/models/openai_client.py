@@ -16,8 +16,8 @@ on this machine. No redirect is followed. So a recipe from elsewhere cannot send
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -40,6 +40,10 @@ PLAIN_HEADERS = (
     "host", "accept", "accept-encoding", "connection", "content-type", "content-length",
 )  # fmt: skip
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+NO_PROTOCOL = (
+    "the server at {} does not answer as OpenAI's protocol says: check the endpoint, which mostly "
+    "ends in /v1"
+)
 NO_LOGPROBS = (
     "the server at {} answers without log-probabilities: serve the model with them (vLLM: "
     "--max-logprobs 20; TGI: --max-top-n-tokens 20; llama.cpp, SGLang: a current version), or take "
@@ -143,6 +147,36 @@ class Server:
                 raise
         return np.array([[_probability(top, forms) for forms in answers] for top in tops])
 
+    def write(
+        self, questions: Sequence[str], max_tokens: int, keep: Callable[[int, str], None]
+    ) -> None:
+        """Ask for a text to each question, as one user turn of a chat.
+
+        Args:
+            questions: n texts.
+            max_tokens: of an answer.
+            keep: called in this thread with number and text of each answer, as soon as it is there.
+
+        Raises:
+            ConnectionError: it cannot be reached, or still fails after all retries.
+            ValueError: it refuses the question, or the client is not installed.
+            PermissionError: it wants a key, or another one.
+        """
+        with (
+            _client(self.endpoint, RETRIES) as client,
+            ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool,
+        ):
+            requests = {
+                pool.submit(_write, client, self, text, max_tokens): number
+                for number, text in enumerate(questions)
+            }
+            try:
+                for request in as_completed(requests):
+                    keep(requests[request], request.result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # the first failure ends the rest
+                raise
+
     def provenance(self) -> dict[str, Any]:
         """Return what the manifest records: the server, and how it was asked.
 
@@ -231,29 +265,47 @@ def _ask(client: Any, server: Server, route: Route, question: str) -> list[tuple
                 top_logprobs=route.logprobs,
                 **options,
             )
-    except openai.APIStatusError as error:
+    except (openai.APIStatusError, openai.APIConnectionError) as error:
         raise _translated(error, server) from error
-    except openai.APIConnectionError as error:
-        reason = _one_line(error.__cause__ or error)
-        raise UnreachableError(
-            f"the server at {server.endpoint} cannot be reached ({reason}): start it, or correct "
-            "the endpoint; finished chunks are kept"
-        ) from error
     try:
         top = _top_logprobs(response.http_response.json())
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise SuperfilterError(
-            f"the server at {server.endpoint} does not answer as OpenAI's protocol says: check the "
-            "endpoint, which mostly ends in /v1"
-        ) from error
+        raise SuperfilterError(NO_PROTOCOL.format(server.endpoint)) from error
     if not top:
         raise SuperfilterError(NO_LOGPROBS.format(server.endpoint))
     return top
 
 
+def _write(client: Any, server: Server, question: str, max_tokens: int) -> str:
+    """Return the text of an answer."""
+    import openai
+
+    try:
+        response = client.chat.completions.with_raw_response.create(
+            model=server.model,
+            messages=[{"role": "user", "content": question}],
+            max_tokens=max_tokens,
+            temperature=0,
+        )
+    except (openai.APIStatusError, openai.APIConnectionError) as error:
+        raise _translated(error, server) from error
+    try:
+        return str(response.http_response.json()["choices"][0]["message"]["content"] or "")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SuperfilterError(NO_PROTOCOL.format(server.endpoint)) from error
+
+
 def _translated(error: Any, server: Server) -> Exception:
-    """Translate a status that remains after all retries into one sentence."""
+    """Translate an error that remains after all retries into one sentence."""
+    import openai
+
     where, reason = f"the server at {server.endpoint}", _one_line(error)
+    if isinstance(error, openai.APIConnectionError):
+        reason = _one_line(error.__cause__ or error)
+        return UnreachableError(
+            f"{where} cannot be reached ({reason}): start it, or correct the endpoint; finished "
+            "chunks are kept"
+        )
     if error.status_code in (401, 403):
         return AccessError(
             f"{where} wants another key ({reason}): set OPENAI_API_KEY, and OPENAI_BASE_URL to "

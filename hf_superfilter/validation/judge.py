@@ -1,0 +1,303 @@
+"""Let a model judge the answers of two students, in both orders.
+
+Each answer gets a score from 1 to 10, and each pair is judged twice, with either answer first. As
+in Superfiltering (arXiv 2402.00530, section 4.2), an answer wins that has the higher score in both
+orders, or in one with a tie in the other; orders that disagree, or two ties, are a tie. The win
+score is 1 + (wins - losses) / N: above 1 the first student is better.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checks import is_count
+from ..errors import SuperfilterError
+
+logger = logging.getLogger(__name__)
+FILE = "judgements.jsonl"
+BYTES_PER_TOKEN = 4  # of UTF-8 text, where the tokenizer is not here
+REPLY_TOKENS = 64
+SIMILAR = 1.25  # answers whose lengths have at most this ratio count as equally long
+QUESTION = """\
+Two assistants answered the same request. Judge how helpful, correct and complete each answer is.
+
+Request:
+{prompt}
+
+Answer 1:
+{first}
+
+Answer 2:
+{second}
+
+Write one line with two whole numbers from 1 to 10, the score of answer 1 and the score of answer 2,
+with a space between them, and nothing else."""
+SCORES = re.compile(r"^\W*(?:10|[1-9])(?:\.\d+)?\s*[,;/ ]\s*(?:10|[1-9])(?:\.\d+)?\W*$")
+NUMBER = re.compile(r"(?:10|[1-9])(?:\.\d+)?")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Judgement:
+    """Hold what a judge said of two students' answers.
+
+    Attributes:
+        students: their names, the first one's score first.
+        outcomes: (n,) 1 the first won, 0 tie, -1 it lost, nan where a reply could not be read.
+        orders_agree: share of pairs whose two orders name the same winner, or both a tie.
+        first_place: mean score of the answer shown first, less that of the one shown second.
+        longer_wins: share of decided pairs of unequal length whose longer answer won.
+        at_equal_length: the win score over pairs of similar length, and how many they are.
+        file: the raw replies, one JSON object a line.
+    """
+
+    students: tuple[str, str]
+    outcomes: np.ndarray
+    orders_agree: float | None
+    first_place: float | None
+    longer_wins: float | None
+    at_equal_length: tuple[float | None, int]
+    file: Path
+
+    @property
+    def wins(self) -> int:
+        """How often the first student won."""
+        return int((self.outcomes == 1).sum())
+
+    @property
+    def ties(self) -> int:
+        """How often neither won."""
+        return int((self.outcomes == 0).sum())
+
+    @property
+    def losses(self) -> int:
+        """How often the first student lost."""
+        return int((self.outcomes == -1).sum())
+
+    @property
+    def unreadable(self) -> int:
+        """How many pairs have a reply that is not two scores."""
+        return int(np.isnan(self.outcomes).sum())
+
+    @property
+    def win_score(self) -> tuple[float, float, float]:
+        """Return 1 + (wins - losses) / N, and its 95% interval over prompts (Student's t)."""
+        from scipy import stats
+
+        read = self.outcomes[~np.isnan(self.outcomes)]
+        if len(read) < 2:
+            raise SuperfilterError(
+                f"{len(read)} of {len(self.outcomes)} pairs could be read: ask another judge"
+            )
+        score = 1 + float(read.mean())
+        error = float(read.std(ddof=1)) / len(read) ** 0.5
+        half = float(stats.t.ppf(0.975, len(read) - 1)) * error
+        return score, score - half, score + half
+
+    def __repr__(self) -> str:
+        return f"Judgement({self.students[0]!r} against {self.students[1]!r}, {self.wins} wins)"
+
+    def __str__(self) -> str:
+        """Return all of it as text."""
+        score, low, high = self.win_score
+        equal, pairs = self.at_equal_length
+        lines = [
+            f"{self.students[0]} against {self.students[1]}: win score {score:.3f} "
+            f"({low:.3f} to {high:.3f}); above 1 the first is better",
+            f"{self.wins} wins, {self.ties} ties, {self.losses} losses, {self.unreadable} pairs "
+            "with a reply that is not two scores",
+            f"both orders agree in {_share(self.orders_agree)} of pairs; the answer shown first "
+            f"scores {_signed(self.first_place)} higher",
+            f"the longer answer wins {_share(self.longer_wins)} of decided pairs; win score at "
+            f"similar length {'not known' if equal is None else f'{equal:.3f}'} ({pairs} pairs)",
+            f"raw replies: {self.file}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def judge(
+    students: Mapping[str, "str | Path | Sequence[str]"],
+    prompts: Sequence[str],
+    *,
+    endpoint: str,
+    model: str,
+    folder: str | Path,
+    max_new_tokens: int = 256,
+) -> Judgement:
+    """Let a model judge the answers of two students to prompts, in both orders.
+
+    Nothing is sent before this is called; how much will be is logged first. Replies are kept in
+    `judgements.jsonl` as they come, and none is asked for twice. The key is read from
+    OPENAI_API_KEY, and goes only to the server that it belongs to.
+
+    Args:
+        students: two, by name: a model (a folder that `StudentSettings(keep=True)` left, say), or
+            its answers.
+        prompts: n texts, rows held out.
+        endpoint: of a server that speaks OpenAI's protocol, `http://localhost:8000/v1`.
+        model: the judge's name there.
+        folder: for the replies.
+        max_new_tokens: of an answer that a student writes.
+
+    Raises:
+        SuperfilterError: not two students, no prompts, or answers of another number.
+        ConnectionError: the server cannot be reached; replies so far are kept.
+
+    Example:
+        >>> from hf_superfilter import judge
+        >>> judge({"a": ["yes"]}, ["Is it?"], endpoint="http://localhost/v1", model="m", folder="x")
+        Traceback (most recent call last):
+        ...
+        hf_superfilter.errors.SuperfilterError: students=['a']: give two by name, ...
+    """
+    from ..models.openai_client import Server, check_endpoint
+
+    if len(students) != 2:
+        raise SuperfilterError(
+            f"students={list(students)}: give two by name, each a model or its answers"
+        )
+    if not len(prompts):
+        raise SuperfilterError("prompts: there is nothing to answer")
+    if not is_count(max_new_tokens):
+        raise SuperfilterError(f"max_new_tokens={max_new_tokens!r}: give a number, at least 1")
+    server = Server(check_endpoint(endpoint), model)
+    answers = [
+        _answers(name, student, prompts, max_new_tokens) for name, student in students.items()
+    ]
+    questions = _questions(prompts, *answers)
+    file = Path(folder) / FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    keys = [_key(model, question) for question in questions]
+    replies = _read_replies(file)
+    # Two equal answers make one question of both orders.
+    numbers = {key: number for number, key in enumerate(keys)}
+    missing = [number for key, number in numbers.items() if key not in replies]
+    _log_cost([questions[number] for number in missing], len(questions), endpoint)
+
+    def keep(place: int, reply: str) -> None:
+        number = missing[place]
+        row, order = divmod(number, 2)
+        entry = {"key": keys[number], "row": row, "order": order, "judge": model, "reply": reply}
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        replies[keys[number]] = reply
+
+    server.write([questions[number] for number in missing], REPLY_TOKENS, keep)
+    return _judgement(tuple(students), answers, [replies[key] for key in keys], file)
+
+
+def _answers(name: str, student: Any, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    if isinstance(student, (str, Path)):
+        from ..models.generation import generate
+
+        return generate(str(student), prompts, max_new_tokens=max_new_tokens)
+    if len(student) != len(prompts) or not all(isinstance(text, str) for text in student):
+        raise SuperfilterError(
+            f"students[{name!r}]: give a model, or one answer as text for each of the "
+            f"{len(prompts)} prompts"
+        )
+    return list(student)
+
+
+def _questions(prompts: Sequence[str], one: list[str], other: list[str]) -> list[str]:
+    """Return two questions a prompt: with the first student's answer first, and second."""
+    questions = []
+    for prompt, mine, theirs in zip(prompts, one, other, strict=True):
+        for first, second in ((mine, theirs), (theirs, mine)):
+            questions.append(QUESTION.format(prompt=prompt.strip(), first=first, second=second))
+    return questions
+
+
+def _key(model: str, question: str) -> str:
+    return hashlib.sha256(f"{model}\0{question}".encode()).hexdigest()[:16]
+
+
+def _read_replies(file: Path) -> dict[str, str]:
+    """Read the replies of earlier calls; a line that a kill cut short is left out."""
+    replies: dict[str, str] = {}
+    if not file.is_file():
+        return replies
+    text = file.read_text(encoding="utf-8")
+    if text and not text.endswith("\n"):
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write("\n")  # so that the next reply begins a line of its own
+    for line in text.split("\n"):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        replies[entry["key"]] = entry["reply"]
+    return replies
+
+
+def _log_cost(questions: Sequence[str], total: int, endpoint: str) -> None:
+    tokens = sum(len(question.encode()) for question in questions) // BYTES_PER_TOKEN
+    logger.info(
+        "judge: %d of %d questions to ask at %s: about %s tokens to read, at most %s to write",
+        len(questions), total, endpoint, f"{tokens:,}", f"{len(questions) * REPLY_TOKENS:,}",
+    )  # fmt: skip
+
+
+def scores_in(reply: str) -> tuple[float, float] | None:
+    """Read two scores from the first line of a reply; None where it is anything else.
+
+    Example:
+        >>> scores_in("8 6"), scores_in("7, 7.5"), scores_in("Answer 1 is better.")
+        ((8.0, 6.0), (7.0, 7.5), None)
+    """
+    line = reply.strip().split("\n")[0]
+    if not SCORES.match(line):
+        return None
+    first, second = NUMBER.findall(line)
+    return float(first), float(second)
+
+
+def _judgement(
+    students: tuple[str, ...], answers: list[list[str]], replies: list[str], file: Path
+) -> Judgement:
+    """Turn 2n replies into outcomes."""
+    pairs = [(scores_in(replies[n]), scores_in(replies[n + 1])) for n in range(0, len(replies), 2)]
+    leads = np.full((len(pairs), 2), np.nan)  # sign of the first student's lead in each order
+    shown_first = []
+    for row, (straight, reverse) in enumerate(pairs):
+        if straight is None or reverse is None:
+            continue
+        leads[row] = np.sign(straight[0] - straight[1]), np.sign(reverse[1] - reverse[0])
+        shown_first += [straight[0] - straight[1], reverse[0] - reverse[1]]
+    outcomes = np.sign(leads.sum(axis=1))
+    read = ~np.isnan(outcomes)
+    lengths = np.array([[len(text) for text in texts] for texts in answers], dtype=float)
+    decided = read & (outcomes != 0) & (lengths[0] != lengths[1])
+    longer = np.sign(lengths[0] - lengths[1]) == outcomes
+    ratio = (lengths.max(axis=0) + 1) / (lengths.min(axis=0) + 1)
+    similar = read & (ratio <= SIMILAR)
+    return Judgement(
+        students=(students[0], students[1]),
+        outcomes=outcomes,
+        orders_agree=_mean(leads[read, 0] == leads[read, 1]),
+        first_place=_mean(np.array(shown_first)),
+        longer_wins=_mean(longer[decided]),
+        at_equal_length=(
+            1 + float(outcomes[similar].mean()) if similar.any() else None,
+            int(similar.sum()),
+        ),
+        file=file,
+    )
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _share(value: float | None) -> str:
+    return "an unknown share" if value is None else f"{value:.0%}"
+
+
+def _signed(value: float | None) -> str:
+    return "an unknown amount" if value is None else f"{value:+.2f}"

@@ -1,0 +1,173 @@
+"""A judge hears both orders, and what it says of places and lengths is printed."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from hf_superfilter import SuperfilterError, judge
+from hf_superfilter.validation.judge import FILE
+
+pytest.importorskip("openai", reason="asking a judge needs OpenAI's client")
+PROMPTS = [f"Request {number}\n" for number in range(6)]
+
+
+class JudgeServer:
+    """Replies to every question with what `opinion(answer 1, answer 2)` returns."""
+
+    def __init__(self, opinion):
+        self.opinion, self.questions = opinion, []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                question = body["messages"][0]["content"]
+                server.questions.append(question)
+                first = question.split("Answer 1:\n")[1].split("\n\nAnswer 2:\n")
+                second = first[1].split("\n\nWrite one line")[0]
+                reply = server.opinion(first[0], second)
+                text = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        options = {"poll_interval": 0.01}
+        self.thread = threading.Thread(target=self.http.serve_forever, kwargs=options, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+
+def asked(opinion, students, folder, prompts=PROMPTS):
+    with JudgeServer(opinion) as server:
+        result = judge(students, prompts, endpoint=server.url, model="judge", folder=folder)
+    return result, server.questions
+
+
+def points(answer):
+    return int(answer.split()[-1])
+
+
+def by_points(first, second):
+    return f"{points(first)} {points(second)}"
+
+
+ANSWERS = {
+    "a": ["says 9", "says 9", "says 9", "says 5", "says 2", "says 7"],
+    "b": ["says 3", "says 3", "says 3", "says 5", "says 8", "says 6"],
+}
+
+
+def test_the_win_score_is_one_plus_wins_less_losses_over_all_with_its_interval(tmp_path):
+    result, questions = asked(by_points, ANSWERS, tmp_path)
+    assert (result.wins, result.ties, result.losses, result.unreadable) == (4, 1, 1, 0)
+    outcomes = np.array([1, 1, 1, 0, -1, 1])
+    score, low, high = result.win_score
+    assert score == pytest.approx(1 + 3 / 6)
+    half = 2.5706 * outcomes.std(ddof=1) / np.sqrt(6)
+    assert (low, high) == (
+        pytest.approx(score - half, rel=1e-4),
+        pytest.approx(score + half, rel=1e-4),
+    )
+    assert len(questions) == 11, "equal answers are asked about once"
+    assert result.orders_agree == 1.0
+    assert "win score 1.500" in str(result)
+
+
+def test_a_judge_that_likes_the_first_place_makes_ties_and_is_told_apart(tmp_path):
+    result, _ = asked(lambda first, second: "9 4", ANSWERS, tmp_path)
+    assert (result.wins, result.ties, result.losses) == (0, 6, 0)
+    assert result.orders_agree == 0.0 and result.first_place == 5.0
+
+
+def test_a_win_with_a_tie_in_the_other_order_is_a_win(tmp_path):
+    def opinion(first, second):
+        return "6 6" if first == "mine" else "4 8"
+
+    result, _ = asked(opinion, {"a": ["mine"] * 2, "b": ["yours"] * 2}, tmp_path, PROMPTS[:2])
+    assert result.wins == 2 and result.orders_agree == 0.0
+
+
+def test_a_judge_that_likes_length_is_seen_and_equal_lengths_are_counted_apart(tmp_path):
+    students = {
+        "a": ["x" * 50, "x" * 50, "x" * 10, "x" * 20],
+        "b": ["y" * 9, "y" * 9, "y" * 40, "y" * 20],
+    }
+
+    def opinion(first, second):
+        return f"{min(9, len(first) // 5 + 1)} {min(9, len(second) // 5 + 1)}"
+
+    result, _ = asked(opinion, students, tmp_path, PROMPTS[:4])
+    assert result.longer_wins == 1.0
+    assert result.at_equal_length == (1.0, 1)
+
+
+def test_replies_that_are_not_two_scores_are_counted_apart(tmp_path):
+    def opinion(first, second):
+        return "Answer 1 is much better!" if "9" in first + second else by_points(first, second)
+
+    result, _ = asked(opinion, ANSWERS, tmp_path)
+    assert result.unreadable == 3 and result.wins + result.ties + result.losses == 3
+
+
+def test_replies_are_kept_and_none_is_asked_for_twice(tmp_path):
+    first, questions = asked(by_points, ANSWERS, tmp_path)
+    lines = (tmp_path / FILE).read_text().splitlines()
+    assert len(lines) == 11 and {"row", "order", "reply", "judge"} <= set(json.loads(lines[0]))
+    kept = "\n".join(lines[:7]) + "\n" + lines[7][:10]  # a kill in the middle of a line
+    (tmp_path / FILE).write_text(kept)
+    again, asked_again = asked(by_points, ANSWERS, tmp_path)
+    assert len(questions) == 11 and len(asked_again) == 4
+    assert again.win_score == first.win_score
+    _, nothing = asked(by_points, ANSWERS, tmp_path)
+    assert nothing == []
+
+
+def test_students_write_their_answers_themselves(weak, tmp_path, caplog):
+    caplog.set_level("INFO", logger="hf_superfilter")
+    with JudgeServer(lambda first, second: "5 5") as server:
+        result = judge(
+            {"weak": weak, "silent": [""] * 2},
+            PROMPTS[:2],
+            endpoint=server.url,
+            model="judge",
+            folder=tmp_path,
+            max_new_tokens=5,
+        )
+    assert result.ties == 2
+    assert "4 of 4 questions to ask" in caplog.text and "tokens to read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("students", "prompts", "reason"),
+    [
+        ({"a": ["x"]}, ["p"], "give two by name"),
+        ({"a": ["x"], "b": ["y"]}, [], "nothing to answer"),
+        ({"a": ["x", "z"], "b": ["y"]}, ["p"], "one answer as text"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_anything_is_sent(
+    students, prompts, reason, tmp_path
+):
+    with pytest.raises(SuperfilterError, match=reason):
+        judge(students, prompts, endpoint="http://127.0.0.1:9/v1", model="m", folder=tmp_path)
+    assert not (tmp_path / FILE).exists()
