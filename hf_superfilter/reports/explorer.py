@@ -12,6 +12,7 @@ import numpy as np
 from ..data.columns import holds_numbers, numbers_of, vectors_or_nan
 from ..data.texts import is_text, text_heads
 from ..errors import SuperfilterError
+from .summary import Summary
 from .words import step_words
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..selection.funnel import Selection
 
 PROJECTIONS = ("pca", "umap")
-VECTORS = "embedding"
+VECTORS, LEARNED = "embedding", "learned_difference"
 LONGEST_TEXT = 2_000  # characters of a prompt or response in the map
 MARK = "data/metadata.json"  # a folder that holds this is an explorer, and may be replaced
 MAX_CATEGORIES = 50  # a column with more values than this colours nothing
@@ -104,7 +105,8 @@ def explorer_points(selection: "Selection", projection: str = "pca") -> "tuple[p
 
     Returns:
         n rows with `text` (prompt and response), `selection`, every column of numbers, status or
-        category, and `x`, `y`; a row without finite coordinates has null there.
+        category, `learned_difference` (see `Summary`) where the selection was validated, and `x`,
+        `y`; a row without finite coordinates has null there.
     """
     import pyarrow as pa
 
@@ -121,6 +123,9 @@ def explorer_points(selection: "Selection", projection: str = "pca") -> "tuple[p
             columns[name] = pa.array(numbers_of(table, name), from_pandas=True)
         elif is_text(table.features[name]) and _is_category(table, name):
             columns[name] = table.with_format("arrow")[name].cast(pa.string())
+    learned = Summary(selection).learned_differences
+    if learned is not None:
+        columns[LEARNED] = pa.array(learned, from_pandas=True)
     columns["x"] = pa.array(places[:, 0], from_pandas=True)
     columns["y"] = pa.array(places[:, 1], from_pandas=True)
     return pa.table(columns), coordinates

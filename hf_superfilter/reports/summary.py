@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 VALIDATION = "validation.json"  # what `validate` writes into a run folder
+OF_ROWS = ("rows_that_differ", "differences")  # entries of it that a card does not repeat
 MAX_EXAMPLES = 10
 MAX_GROUPS = 20  # a column with more values than this is not a grouping of the rows
 MAX_STATUSES = 10
@@ -205,7 +206,27 @@ class Summary:
 
     @cached_property
     def validation(self) -> dict[str, Any] | None:
-        """Read what `validate` measured of this very selection, without texts of rows."""
+        """Return what `validate` measured of this very selection, without single rows."""
+        facts = self._validation
+        if facts is None:
+            return None
+        return {name: value for name, value in facts.items() if name not in OF_ROWS}
+
+    @cached_property
+    def learned_differences(self) -> np.ndarray | None:
+        """Return (n,) what students of the selection lose on a row held out, less random ones.
+
+        Nats per token, nan for other rows; None where nothing is recorded for this table.
+        """
+        differences = (self._validation or {}).get("differences")
+        if not differences or max(differences["rows"]) >= len(self.table):
+            return None
+        values = np.full(len(self.table), np.nan)
+        values[differences["rows"]] = differences["values"]
+        return values
+
+    @cached_property
+    def _validation(self) -> dict[str, Any] | None:
         run = self.selection.run
         if run is None or not Store(run).has(VALIDATION):
             return None
@@ -218,7 +239,7 @@ class Summary:
         if selectors != [step.selector for step in self.selection.steps]:
             logger.warning("%s/%s is of another selection: validate again", run, VALIDATION)
             return None
-        return {name: value for name, value in facts.items() if name != "rows_that_differ"}
+        return facts
 
     @cached_property
     def losses(self) -> dict[str, list[dict[str, Any]]]:

@@ -117,32 +117,48 @@ def notes_on_rows(pool: Pool, windows: Windows, sets: Sequence[Windows]) -> list
     return notes
 
 
-def rows_that_differ(
-    files: RunFiles, question: Question, sets: Sequence[Windows], material: Material
-) -> list[dict[str, Any]]:
-    """List the held-out rows on which selection and random rows differ most, per token."""
+def differences_by_row(
+    files: RunFiles, question: Question, held_out: Windows, sets: Sequence[Windows]
+) -> tuple[np.ndarray, str]:
+    """Return per held-out row the loss per token of selected less random, and which random arm."""
     arms = {run.arm for run in files.runs}
     against = next(name for name in RANDOM_ARMS if name in arms)
     own = read_runs(files, SELECTED, question.name, sets)[0]
     random = read_runs(files, against, question.name, sets)[0]
-    per_token = (own.nats.mean(axis=0) - random.nats.mean(axis=0)) / np.maximum(own.tokens, 1)
+    nats = own.nats.mean(axis=0) - random.nats.mean(axis=0)
+    return nats / np.maximum(held_out.tokens, 1), against
+
+
+def facts_of_rows(
+    files: RunFiles, question: Question, sets: Sequence[Windows], material: Material
+) -> dict[str, Any]:
+    """Return the difference on every held-out row, and the rows on which it is largest, with text.
+
+    Row numbers are those of the table that the selection was made of; a recipe's table holds no
+    row that was held out, and then only the rows with text are returned.
+    """
+    held_out = sets[0]
+    per_token, against = differences_by_row(files, question, held_out, sets)
     order = np.argsort(per_token, kind="stable")
-    shown = [*order[:SHOWN_ROWS].tolist(), *order[-SHOWN_ROWS:].tolist()]
+    numbers = material.numbers[held_out.numbers]
     rows = []
-    for place in dict.fromkeys(shown):
-        number = int(sets[0].numbers[place])
-        row = material.held_out[number]
+    for place in dict.fromkeys([*order[:SHOWN_ROWS].tolist(), *order[-SHOWN_ROWS:].tolist()]):
+        row = material.held_out[int(held_out.numbers[place])]
         rows.append(
             {
-                "row": int(material.numbers[number]),
+                "row": int(numbers[place]),
                 "against": against,
                 "difference": float(per_token[place]),
-                "tokens": int(own.tokens[place]),
+                "tokens": int(held_out.tokens[place]),
                 "prompt": _clipped(row["prompt"]),
                 "response": _clipped(row["response"]),
             }
         )
-    return rows
+    differences = None
+    if material.in_table:
+        values = [round(value, 6) for value in per_token.tolist()]
+        differences = {"rows": numbers.tolist(), "values": values}
+    return {"rows_that_differ": rows, "differences": differences}
 
 
 def _clipped(cell: Any) -> str:

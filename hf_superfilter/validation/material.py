@@ -38,6 +38,7 @@ class Material:
         numbers: (h,) row numbers of `held_out` in the source.
         notes: what the reader of the result has to know.
         selectors: the Python of each selector, by which a report knows the selection.
+        in_table: whether the table of the run holds the rows held out too.
     """
 
     table: "Dataset"
@@ -48,6 +49,7 @@ class Material:
     numbers: np.ndarray
     notes: tuple[str, ...]
     selectors: tuple[str, ...]
+    in_table: bool
 
 
 def material_of(
@@ -85,7 +87,7 @@ def _of_recipe(recipe: Recipe, folder: str, held_out: int | float | None, seed: 
     table = _scored(recipe, pool, source, folder)
     selection = select(table, recipe.select, run=folder, source_columns=source["columns"])
     notes = ["rows were held out before anything was scored or selected"]
-    return _material(selection, selection.rows, pairs, split, notes)
+    return _material(selection, selection.rows, pairs, split, notes, in_table=False)
 
 
 def _scored(recipe: Recipe, pool: "Dataset", source: dict[str, Any], folder: str) -> "Dataset":
@@ -121,7 +123,7 @@ def _of_selection(selection: Selection, held_out: int | float | None, seed: int)
             "selectors are functions that cannot be written down"
         ]
     notes += _notes_on_scorers(selection.run)
-    return _material(replace(selection, table=pool), rows, table, split, notes)
+    return _material(replace(selection, table=pool), rows, table, split, notes, in_table=True)
 
 
 def can_select_again(selection: Selection) -> bool:
@@ -173,7 +175,13 @@ def _notes_on_scorers(run: "Path | str | None") -> list[str]:
 
 
 def _material(
-    selection: Selection, rows: np.ndarray, whole: "Dataset", split: Split, notes: Sequence[str]
+    selection: Selection,
+    rows: np.ndarray,
+    whole: "Dataset",
+    split: Split,
+    notes: Sequence[str],
+    *,
+    in_table: bool,
 ) -> Material:
     if not len(rows):
         raise SuperfilterError("nothing was selected of the rows that are not held out")
@@ -192,6 +200,7 @@ def _material(
         split.held_out,
         tuple(parts),
         tuple(step.selector for step in selection.steps),
+        in_table,
     )
 
 

@@ -254,8 +254,13 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
 
-    def log_estimate(self, runs: Sequence[Run], sets: Sequence[Windows]) -> float:
+    def log_estimate(self, runs: Sequence[Run], sets: Sequence[Windows], tuning: int = 0) -> float:
         """Time a few steps and rows, and log how long the missing runs will take.
+
+        Args:
+            runs: all of them.
+            sets: what they are measured on.
+            tuning: trainings before them, that choose the learning rate.
 
         Returns:
             Seconds in this process; 0 where no run is missing.
@@ -273,6 +278,7 @@ class Bench:
         step, row = self.student.seconds_of(rows, plan, sets[0].take(spread).rows)
         measured = sum(map(len, sets))
         seconds = sum(run.steps * step + measured * row for run in pending)
+        seconds += tuning * (longest.steps * step)
         logger.info(
             "validation: %d of %d runs to do, %.2f s a step and %.1f s to measure %d rows: about "
             "%.1f minutes of one process",

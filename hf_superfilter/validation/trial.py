@@ -14,7 +14,7 @@ from ..recipes.recipe import Recipe
 from ..runs.distributed import Process
 from ..runs.store import Store
 from ..selection.funnel import Selection
-from .answers import answer, notes_on_rows, rows_that_differ
+from .answers import answer, facts_of_rows, notes_on_rows
 from .arms import Arm, Pool, make_arms
 from .figures import PRIMARY
 from .material import Material, can_select_again, places_in, select_again
@@ -164,7 +164,7 @@ class Trial:
             "plan": trained.plan,
             "questions": answers,
             "notes": [*self.material.notes, *notes_on_rows(self.pool, self.windows, self.sets)],
-            "rows_that_differ": rows_that_differ(trained.files, first, self.sets, self.material),
+            **facts_of_rows(trained.files, first, self.sets, self.material),
         }
 
     def train(self, design: Design) -> Trained:
@@ -198,9 +198,13 @@ class Trial:
         sets = ", ".join(f"{part['name']} ({part['rows']:,} rows)" for part in plan["sets"])
         logger.info("validation: arms and runs: %s", listed)
         logger.info("validation: primary figure: %s, on %s", plan["figures"][PRIMARY], sets)
-        rate = self.settings.learning_rate or RATES[0]
-        runs = runs_of(questions, arms, self.windows, self.settings.batch_rows, rate)
-        bench.log_estimate(runs, self.sets)
+        rates = RATES if self.settings.learning_rate is None else [self.settings.learning_rate]
+        batch_rows = self.settings.batch_rows
+        lists = [runs_of(questions, arms, self.windows, batch_rows, rate) for rate in rates]
+        # At the rate that an earlier call has chosen most runs are finished.
+        pending = [len(bench.files(runs, self.sets).pending()) for runs in lists]
+        tuning = 0 if len(rates) == 1 or min(pending) < max(pending) else len(rates)
+        bench.log_estimate(lists[int(np.argmin(pending))], self.sets, tuning)
 
 
 def _rows_in_pool(

@@ -9,6 +9,7 @@ import pytest
 from hf_superfilter import SuperfilterError, TopK, load_rows, select, write_repo, write_report
 from hf_superfilter.cli.app import app
 from hf_superfilter.cli.validation import parse_held_out
+from hf_superfilter.reports.explorer import explorer_points
 
 OPTIONS = [
     *("--arms", "selected,random", "--steps", "2", "--seeds", "1", "--draws", "2"),
@@ -35,6 +36,7 @@ def run_command(*arguments):
 def validated(rows, gpt2, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     run_command("score", rows, "--scorer", "length", "--folder", folder)
+    run_command("score", rows, "--scorer", "perplexity", "--model", gpt2, "--folder", folder)
     run_command("select", folder, "--by", "length", "--k", "0.3")
     command = ["validate", folder, "--student", gpt2, *OPTIONS, "--held-out", "20"]
     return folder, run_command(*command, "--target", rows)
@@ -71,9 +73,23 @@ def test_the_card_has_the_section_where_it_was_validated_and_no_text_of_other_ro
     word = json.loads((folder / "validation.json").read_text())["questions"][0]["verdict"]["word"]
     assert "### Does it train better?" in card and f"**{word.capitalize()}.**" in card
     (facts,) = home.rglob("facts.json")
-    assert "rows_that_differ" not in facts.read_text(encoding="utf-8")
+    published = json.loads(facts.read_text(encoding="utf-8"))["validation"]
+    assert "questions" in published and not {"rows_that_differ", "differences"} & set(published)
     plain = write_repo(select(table, TopK("length", 0.2), run=folder), tmp_path / "plain")
     assert "Does it train better?" not in (plain / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_explorer_gets_what_was_learned_about_each_row_held_out(validated):
+    folder, _ = validated
+    table = load_rows(folder / "scored.parquet")
+    points, _ = explorer_points(select(table, TopK("length", 0.3), run=folder))
+    facts = json.loads((folder / "validation.json").read_text())
+    values = points.column("learned_difference").to_pylist()
+    known = [row for row, value in enumerate(values) if value is not None]
+    assert known == sorted(facts["differences"]["rows"])
+    extreme = max(facts["rows_that_differ"], key=lambda row: row["difference"])
+    assert values[extreme["row"]] == pytest.approx(extreme["difference"], abs=1e-5)
+    assert max(values[row] for row in known) == values[extreme["row"]]
 
 
 def test_a_damaged_result_is_no_result(validated, tmp_path, caplog):
