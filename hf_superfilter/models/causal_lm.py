@@ -30,7 +30,7 @@ from .loading import (
 )
 from .prefix_tree import Tree, run_trees
 from .self_check import check_causal_lm, dtype_of
-from .tokenization import Ids, Window, WindowReader, batch_of, padded
+from .tokenization import Ids, Window, WindowReader, batch_of, mean_by_window, padded
 
 
 @lru_cache(maxsize=4)
@@ -138,6 +138,28 @@ class CausalLM:
             (n,) float64 nats per scored token, nan where there is none, and (n,) int64 scored
             tokens.
         """
+        nats, counts = self.token_losses(windows, batch_tokens)
+        return mean_by_window(nats, counts), counts
+
+    def token_losses(
+        self, windows: Sequence[Window], batch_tokens: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the loss of every scored token, window by window.
+
+        Args:
+            windows, batch_tokens: as `losses` takes them.
+
+        Returns:
+            (tokens,) float64 nats, and (n,) int64 how many of them belong to each window.
+
+        Example:
+            >>> from hf_superfilter import CausalLM, embedded_model
+            >>> lm = CausalLM(embedded_model("weak"))
+            >>> pairs = lm.windows(["Say hello.\\n"] * 2, ["Hello there!", ""])
+            >>> nats, counts = lm.token_losses([pair.given for pair in pairs])
+            >>> len(nats) == int(counts[0]), int(counts[1])
+            (True, 0)
+        """
         after_fork()
         counts = np.array([window.scored for window in windows], dtype=np.int64)
         lengths = np.array([len(window.ids) for window in windows], dtype=np.int64)
@@ -164,8 +186,9 @@ class CausalLM:
                     sizes[in_trees] = 0
                 run_by_length(self, sizes, run_batch, self.fast_paths.budget(batch_tokens))
             total_nats = torch.cat(nats).double().cpu().numpy()
-        sums = np.bincount(np.concatenate(owners), weights=total_nats, minlength=len(windows))
-        return np.where(counts > 0, sums, np.nan) / np.maximum(counts, 1), counts
+        # Within a window tokens stand in their order already.
+        order = np.argsort(np.concatenate(owners), kind="stable")
+        return total_nats[order], counts
 
     def next_token(
         self, rows: Sequence[Ids], reduce: Reduce, batch_tokens: int | None = None

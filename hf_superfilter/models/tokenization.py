@@ -58,6 +58,34 @@ class Pair(NamedTuple):
     given: Window
     alone: Window
 
+    @property
+    def common(self) -> tuple[slice, slice]:
+        """Match the tokens that both windows score.
+
+        Without a token in front the window alone does not score the first one; a window may be cut,
+        and at the border of prompt and response both tokenisations may differ.
+
+        Returns:
+            Two slices of equal length, into the scored tokens of `given` and of `alone`.
+
+        Example:
+            >>> Pair(Window([7, 8, 1, 2, 3], 2), Window([1, 2, 3], 1)).common
+            (slice(1, 3, None), slice(0, 2, None))
+        """
+        given, alone = (
+            list(window.ids[window.start :]) if window.scored else [] for window in self
+        )
+        extra = max(len(given) - len(alone), 0)
+        for shift in dict.fromkeys((extra, 0, 1)):
+            length = min(len(given) - shift, len(alone))
+            if length > 0 and given[shift : shift + length] == alone[:length]:
+                return slice(shift, shift + length), slice(0, length)
+        # Cut windows end at different tokens; all others end alike.
+        length = 0
+        while length < min(len(given), len(alone)) and given[-1 - length] == alone[-1 - length]:
+            length += 1
+        return slice(len(given) - length, len(given)), slice(len(alone) - length, len(alone))
+
 
 def padded(rows: Sequence[Ids]) -> np.ndarray:
     """Stack k rows as (k, longest) int64 token ids, padded on the right with 0."""
@@ -84,6 +112,22 @@ def batch_of(windows: Sequence[Window]) -> tuple[np.ndarray, np.ndarray]:
     for row, window in enumerate(windows):
         positions.append(row * ids.shape[1] + np.arange(window.start, len(window.ids)))
     return ids, np.concatenate(positions)
+
+
+def mean_by_window(nats: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Average the losses of tokens, which stand window by window.
+
+    Args:
+        nats: (tokens,) losses.
+        counts: (n,) how many belong to each window.
+
+    Returns:
+        (n,) float64 nats per token, nan for a window without tokens.
+    """
+    owners = np.repeat(np.arange(len(counts)), counts)
+    sums = np.bincount(owners, weights=nats, minlength=len(counts))
+    means: np.ndarray = np.where(counts > 0, sums, np.nan) / np.maximum(counts, 1)
+    return means
 
 
 def limit_of(max_length: int | None, window: int, name: str) -> int:

@@ -55,11 +55,12 @@ class Summary:
         """Return the facts that a report shows, by name.
 
         `rows`, `kept`, `share`; `steps`; `by` and `score` (quantiles over all finite values, and
-        `cut`); `status`, how often each; `length`, characters of the responses kept, dropped and
-        all; `groups`, kept against all by each column that groups the rows; `baselines`, the share
-        of the selection that a baseline of the same size keeps too; `cost`, one entry per scorer,
-        whose seconds include training; `beyond`, how many values lie outside a column's usual
-        range; `validation`, what students learned from the selection and from random rows.
+        `cut`); `near_cut`, rows whose error does not tell them from the cut; `status`, how often
+        each; `length`, characters of the responses kept, dropped and all; `groups`, kept against
+        all by each column that groups the rows; `baselines`, the share of the selection that a
+        baseline of the same size keeps too; `cost`, one entry per scorer, whose seconds include
+        training; `beyond`, how many values lie outside a column's usual range; `validation`, what
+        students learned from the selection and from random rows.
         """
         manifest = self.manifest or {}
         return {
@@ -69,6 +70,7 @@ class Summary:
             "steps": self.steps,
             "by": self.selection.ranked_by,
             "score": self.score,
+            "near_cut": self.near_cut,
             "status": self.statuses,
             "length": self.lengths,
             "groups": self.groups,
@@ -106,6 +108,24 @@ class Summary:
             low, q25, median, q75, high = np.percentile(finite, [0, 25, 50, 75, 100]).tolist()
         quantiles = {"min": low, "q25": q25, "median": median, "q75": q75, "max": high}
         return {**quantiles, "cut": self.selection.cut}
+
+    @cached_property
+    def near_cut(self) -> dict[str, int] | None:
+        """Count rows that the error of their score does not tell from the cut.
+
+        `kept` and `dropped` count those of the last step whose logarithm differs from that of the
+        cut by less than their error, `ifd_error` beside `ifd`. None without errors or a cut.
+        """
+        selection = self.selection
+        column = f"{selection.ranked_by}_error"
+        if selection.cut is None or not holds_numbers(self.table, column):
+            return None
+        errors = numbers_of(self.table, column)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            is_near = np.abs(np.log(selection.scores) - np.log(selection.cut)) < errors
+        dropped = selection.dropped_by == len(selection.steps) - 1
+        counts = {"kept": selection.kept & is_near, "dropped": dropped & is_near}
+        return {name: int(np.count_nonzero(mask)) for name, mask in counts.items()}
 
     @cached_property
     def statuses(self) -> dict[str, dict[str, int]]:
