@@ -34,6 +34,8 @@ from .reports.explorer import export_explorer as export_explorer
 from .reports.page import write_report as write_report
 from .runs.runner import score as score
 from .scoring.ask_llm import AskLLM as AskLLM
+from .scoring.classifier import Classifier as Classifier
+from .scoring.combine import Combine as Combine
 from .scoring.density import Density as Density
 from .scoring.embed import Embed as Embed
 from .scoring.ifd import IFD as IFD

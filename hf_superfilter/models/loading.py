@@ -10,10 +10,12 @@ from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -295,6 +297,36 @@ def load_body(
         loaded = loaded.get_encoder()
     body: PreTrainedModel = loaded.to(device).eval()
     return body
+
+
+def load_classifier_weights(
+    model: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    attn_implementation: str | None,
+) -> Any:
+    """Load a sequence-classification model with its head.
+
+    Raises:
+        FileNotFoundError: a folder without config or weights.
+        SuperfilterError: transformers has no classifier of this kind, or the weights lack its head.
+    """
+    config = load_config(model, revision)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise SuperfilterError(
+            f"{model!r} ({config.model_type}) is of no kind that transformers classifies texts "
+            "with; models whose code lies beside their weights are not run"
+        )
+    loaded, missing = _read(
+        AutoModelForSequenceClassification, model, revision, dtype, attn_implementation
+    )
+    if missing:
+        raise SuperfilterError(
+            f"the weights of {model!r} lack {', '.join(missing[:3])}: it is no classifier or "
+            "reward model; take one that was saved with its head"
+        )
+    return loaded.to(device).eval()
 
 
 def _check_decoder_only(model: str, config: Any) -> None:

@@ -21,11 +21,14 @@ import hf_superfilter
 from hf_superfilter import (
     IFD,
     AskLLM,
+    Classifier,
+    Combine,
     Density,
     Embed,
     LearningPercentage,
     Length,
     Perplexity,
+    embedded_model,
     scoring,
 )
 from hf_superfilter.base import Scorer, Settings
@@ -44,11 +47,29 @@ def learned() -> LearningPercentage:
     )
 
 
+@lru_cache(maxsize=1)
+def reward_model() -> str:
+    """A small random reward model."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model("weak"))
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=1, num_labels=1
+    )
+    GPT2ForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 # One example a class: a scorer added to scoring/ is found below and has to be added here. One that
 # has to see all rows first is prepared: what it does before that is tested where its own tests are,
 # and once for all below.
 EXAMPLES = {
     "AskLLM": lambda: AskLLM("embedded:weak"),
+    "Classifier": lambda: Classifier(reward_model()),
+    "Combine": lambda: Combine({"first": 1, "second": -2}),
     "Density": lambda: Density(0.5, repetitions=50, buckets=1_000),
     "Embed": lambda: Embed("embedded:weak"),
     "IFD": lambda: IFD("embedded:weak"),
@@ -60,7 +81,11 @@ ROWS = {
     "prompt": ["Say hello.\n", "Empty\n", "One\n", None, "Chat\n"],
     "response": ["Hello there, my friend.", "", "a", None, "Fine, thank you."],
     "embedding": [[0.6, 0.8], None, [0.0, 1.0], [], [1.0, 0.0]],
+    "first": [0.2, None, 0.8, None, 0.5],
+    "second": [3, 4, 9, None, 1],
 }
+# Why a row without a response is undefined, for scorers that read no text.
+REASONS = {"Density": "no_embedding", "Combine": "no_first"}
 
 
 def scorer_classes():
@@ -148,11 +173,8 @@ def test_undefined_is_nan_with_a_reason_and_defined_is_finite(scorer):
         ):  # it reads the prompt as well, and a text without response is a text
             assert (status[1], status[3]) == ("ok", "empty_text")
         else:
-            assert (
-                status[1]
-                == status[3]
-                == ("empty_response" if "prompt" in scorer.columns else "no_embedding")
-            )
+            reason = REASONS.get(type(scorer).__name__, "empty_response")
+            assert status[1] == status[3] == reason
 
 
 def test_another_name_renames_every_column(scorer):
@@ -189,7 +211,7 @@ def test_a_scorer_that_prepares_is_refused_before_it_has_and_stays_as_it_was_aft
     made = {
         field.name: field.default
         for field in dataclasses.fields(scorer)
-        if field.name in ("checkpoints", "sketch")
+        if field.name in ("checkpoints", "ranks", "sketch")
     }
     raw = dataclasses.replace(scorer, **made)
     assert made and raw != scorer, "what was made stands in the settings"
