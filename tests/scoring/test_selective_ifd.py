@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_superfilter import IFD
+from hf_superfilter import IFD, Threshold, TopK, select, write_report
 from hf_superfilter.models.tokenization import Pair, Window
 
 PROMPTS = ["Say hello.\n", "Name a colour.\n", "Name a colour.\n", "Name a colour.\n"]
@@ -157,3 +158,14 @@ def test_a_share_out_of_range_is_refused(keep):
 def test_a_share_without_the_selective_variant_is_refused():
     with pytest.raises(ValueError, match=r"keep=0.5: only variant='selective'"):
         IFD("m", keep=0.5)
+
+
+def test_the_report_counts_the_rows_that_their_error_does_not_tell_from_the_cut(tmp_path):
+    ifd = [0.5, 0.8, 0.82, 0.7, 0.95, 1.3]
+    errors = [0.1, 0.1, 0.05, 0.01, 0.5, 0.9]
+    table = Dataset.from_dict({"response": list("abcdef"), "ifd": ifd, "ifd_error": errors})
+    selection = select(table, [Threshold("ifd", below=1.0), TopK("ifd", 3)])
+    page = write_report(selection, tmp_path / "report.html").read_text()
+    assert "<code>3 kept, 0 dropped</code>" in page
+    few = select(table, [Threshold("ifd", below=1.0), TopK("ifd", 2)])
+    assert "<code>2 kept, 1 dropped</code>" in write_report(few, tmp_path / "2.html").read_text()
