@@ -140,10 +140,13 @@ def report_losses(folder: str) -> None:
 
 
 def show_manifest(folder: str) -> None:
-    """Show a run's manifest as YAML."""
+    """Show a run's manifest as YAML, and in front of it how far an unfinished run is."""
     from ..runs.manifest import read_manifest
+    from ..runs.progress import unfinished_scorers
     from ..yaml_io import dump_yaml
 
+    for progress in unfinished_scorers(folder):
+        show(f"# unfinished: {progress}; the same command goes on")
     show(dump_yaml(read_manifest(folder)).rstrip())
 
 

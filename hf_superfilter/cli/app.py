@@ -1,9 +1,12 @@
 """Define the command line: its commands, its exit codes, and how errors are shown."""
 
+import gc
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
+from functools import wraps
 from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
 
@@ -36,8 +39,27 @@ COMMANDS: dict[str, Any] = {
     "compare": validation.compare,
     "publish-metric": hub.publish_metric,
 }
+RESUMABLE = ("demo", "run", "score", "publish", "validate", "compare", "consistency")
+
+
+def describe_stop(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command say on Ctrl-C how far it came."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except KeyboardInterrupt as error:
+            remedy = "; the same command goes on" if name in RESUMABLE else ""
+            print(f"\n{str(error) or f'stopped{remedy}'}", file=sys.stderr, flush=True)
+            gc.freeze()  # or the interpreter ends only after seconds of collecting garbage
+            raise
+
+    return run
+
+
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name)(describe_stop(name, command))
 
 # click's error for a wrong command line; typer brings click along or depends on it, by version
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]

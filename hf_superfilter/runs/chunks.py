@@ -102,10 +102,10 @@ class Chunks:
         identity: what a file has to state: digests of the run, of the settings, of the rows.
 
     Attributes:
-        verb: what the progress bar says is done to them.
+        verb, unit: what the progress bar says is done, and to what.
     """
 
-    verb = "Scoring"
+    verb, unit = "Scoring", "rows"
 
     def __init__(
         self,

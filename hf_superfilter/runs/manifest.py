@@ -126,7 +126,7 @@ def record_scorer(store: Store, name: str, facts: Mapping[str, Any]) -> None:
         store.write(f"{name}/{SCORER_FILE}", _to_json(merged))
     while True:  # until no process has written an older state over it
         manifest = read_manifest(store.folder)
-        names = [*manifest["scorers"], *_unlisted_scorers(store, manifest)]
+        names = [*manifest["scorers"], *unlisted_scorers(store, manifest)]
         scorers = {sibling: read_scorer(store, sibling) for sibling in names}
         if scorers == manifest["scorers"]:
             return
@@ -162,6 +162,15 @@ def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
     """Digest a fingerprint to the 16 hex digits that every chunk file states."""
     parts = {part: fingerprint.get(part) for part in FINGERPRINT}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def chunk_identity(run: str, fingerprint: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a chunk's file has to state to be of this run."""
+    return {
+        "run": run,
+        "fingerprint": fingerprint_digest(fingerprint),
+        "rows": fingerprint["data"],
+    }
 
 
 def digest_columns(table: "Dataset", columns: Sequence[str]) -> str:
@@ -282,7 +291,8 @@ def _check_taken_manifest(manifest: Mapping[str, Any]) -> None:
         raise ValueError("no name of the run in it")
 
 
-def _unlisted_scorers(store: Store, manifest: Mapping[str, Any]) -> list[str]:
+def unlisted_scorers(store: Store, manifest: Mapping[str, Any]) -> list[str]:
+    """Name the scorers of a folder that its `run.json` does not list yet."""
     names = [name for name in store.names() if name not in manifest["scorers"]]
     return [name for name in names if store.has(f"{name}/{SCORER_FILE}")]
 

@@ -39,7 +39,7 @@ from .chunks import Chunks, layout_of
 from .distributed import Process, this_process
 from .manifest import (
     check_fingerprint,
-    fingerprint_digest,
+    chunk_identity,
     fingerprint_of,
     open_manifest,
     read_scorer,
@@ -47,6 +47,7 @@ from .manifest import (
     take_scorer,
 )
 from .prepare import prepare_scorer
+from .progress import LAYOUT
 from .scheduler import run_chunks
 from .store import Store, sweep_unfinished
 from .stream import join_columns, spool_stream
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 logger = logging.getLogger(__name__)
-LAYOUT = "chunks.npy"
 
 
 def score(
@@ -123,7 +123,7 @@ def score(
     for name, scorer in zip(names, adapted, strict=True):
         fingerprint = fingerprint_of(scorer, table)
         take_scorer(store, name, fingerprint, run)
-        chunks = Chunks(store, name, starts, identity=_identity(run, fingerprint))
+        chunks = Chunks(store, name, starts, identity=chunk_identity(run, fingerprint))
         if isinstance(scorer, PreparedScorer):
             scorer = as_scorer(prepare_scorer(scorer, table, chunks, process))
         if process.is_main:
@@ -203,15 +203,6 @@ def _check_layout(layout: np.ndarray, rows: int, chunk_size: int) -> tuple[np.nd
     if lengths.min() < 1 or lengths.max() > chunk_size or sizes.min() < 0:
         raise ValueError(f"chunks of {lengths.min()} to {lengths.max()} rows")
     return starts, sizes
-
-
-def _identity(run: str, fingerprint: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a chunk's file has to state to be of this run."""
-    return {
-        "run": run,
-        "fingerprint": fingerprint_digest(fingerprint),
-        "rows": fingerprint["data"],
-    }
 
 
 def _chunk_scorer(

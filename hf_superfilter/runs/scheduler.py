@@ -41,14 +41,30 @@ def run_chunks(
 
     Raises:
         OSError: chunks are missing, and the folder cannot be written.
+        KeyboardInterrupt: with a sentence about how far it came.
     """
     order = np.argsort(-sizes, kind="stable").tolist()
-    store, leased = chunks.store, chunks.store.exclusive
+    leased = chunks.store.exclusive
     _check_writable(chunks)
     if leased:
         numbers = _lease_chunks(chunks, order, may_exit)
     else:
         numbers = _share_chunks(chunks, order, process, may_exit)
+    try:
+        _score_each(chunks, numbers, score_chunk, process)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_describe_stop(chunks)) from error
+    if not leased and process.is_main:
+        _write_log(chunks)
+
+
+def _score_each(
+    chunks: Chunks,
+    numbers: Generator[int | None, None, None],
+    score_chunk: Callable[[int], dict[str, Any]],
+    process: Process,
+) -> None:
+    """Score the chunks that are handed out, and log each."""
     with closing(numbers):  # an error gives the lease back at once
         first = list(islice(numbers, 1))
         if not first:
@@ -57,11 +73,15 @@ def run_chunks(
             for number in chain(first, numbers):
                 if number is not None:
                     facts = score_chunk(number)
-                    if leased:
-                        store.append(LOG, _log_line(chunks, number, facts))
+                    if chunks.store.exclusive:
+                        chunks.store.append(LOG, _log_line(chunks, number, facts))
                 report()
-    if not leased and process.is_main:
-        _write_log(chunks)
+
+
+def _describe_stop(chunks: Chunks) -> str:
+    chunks.pending()
+    done = f"{chunks.rows_done():,} of {chunks.rows:,} {chunks.unit}"
+    return f"stopped at {done}; the same command goes on"
 
 
 def _check_writable(chunks: Chunks) -> None:
@@ -156,7 +176,7 @@ def _progress(chunks: Chunks, process: Process) -> Iterator[Callable[[], None]]:
     from datasets.utils import tqdm
 
     start, tokens_before = time.perf_counter(), _tokens(chunks)
-    options: dict[str, Any] = {"unit": "rows", "desc": f"{chunks.verb} {chunks.name}"}
+    options: dict[str, Any] = {"unit": chunks.unit, "desc": f"{chunks.verb} {chunks.name}"}
     options["disable"] = None if process.is_main else True  # None: where stderr is no terminal
     with tqdm(total=chunks.rows, initial=chunks.rows_done(), **options) as bar:
 

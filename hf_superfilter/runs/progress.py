@@ -1,0 +1,63 @@
+"""Tell how far a run is, from its folder."""
+
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .chunks import Chunks
+from .manifest import chunk_identity, read_manifest, read_scorer, unlisted_scorers
+from .store import Store
+
+LAYOUT = "chunks.npy"
+
+
+class Progress(NamedTuple):
+    """Count the rows that a scorer of a run has scored.
+
+    Attributes:
+        name: the scorer's name.
+        done, rows: rows scored, and rows of the run.
+    """
+
+    name: str
+    done: int
+    rows: int
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.done:,} of {self.rows:,} rows are scored"
+
+
+def unfinished_scorers(folder: str | Path) -> list[Progress]:
+    """Count what is scored of each scorer that is not finished.
+
+    Args:
+        folder: a run folder, a path or an fsspec URL; it is only read.
+
+    Returns:
+        One entry for each scorer that was begun and not finished; none of a finished run.
+
+    Raises:
+        NotFoundError: the folder holds no run.
+    """
+    store, manifest = Store(folder), read_manifest(folder)
+    names = [*manifest["scorers"], *unlisted_scorers(store, manifest)]
+    entries = {name: read_scorer(store, name) for name in names}
+    return [
+        Progress(name, _rows_done(store, name, entry), manifest["rows"])
+        for name, entry in entries.items()
+        if "seconds" not in entry
+    ]
+
+
+def _rows_done(store: Store, name: str, entry: dict[str, Any]) -> int:
+    try:
+        starts = np.load(io.BytesIO(store.read(LAYOUT)))[0]
+    except (FileNotFoundError, ValueError, EOFError):
+        return 0  # killed before the rows were cut into chunks
+    if not {"run", "data"} <= set(entry):
+        return 0
+    chunks = Chunks(store, name, starts, identity=chunk_identity(entry["run"], entry))
+    chunks.pending()
+    return chunks.rows_done()
