@@ -43,6 +43,7 @@ PUBLISHED_LP, PUBLISHED_IFD = (
     "nc/scores_gpt2_ifd_alpaca.jsonl.zst",
 )
 BASE_ARMS = "selected,random,random-tokens,random-lengths,longest,ppl-high,ppl-low,full,untrained"
+HELD_OUT = 1_000
 MIDDLE = 50  # the band of perplexity lies around this percentile
 
 
@@ -130,8 +131,7 @@ def main() -> None:
     parser.add_argument("--vectors", action="store_true", help="those that need embeddings too")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    scores = f"{arguments.folder}/{'vectors' if arguments.vectors else 'scores'}"
-    table = scored(arguments.data, scores, vectors=arguments.vectors)
+    table = scored(arguments.data, f"{arguments.folder}/scores", vectors=arguments.vectors)
     others = {}
     if arguments.others:
         others = other_arms(table, arguments.data, arguments.budget, vectors=arguments.vectors)
@@ -147,6 +147,7 @@ def main() -> None:
             )
         },
         target=target_rows(),
+        held_out=HELD_OUT,
         seeds=arguments.seeds,
     )
     print(result)

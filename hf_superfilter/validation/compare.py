@@ -120,7 +120,7 @@ def compare_recipes(
         recipes: name -> recipe; two or more, on the same rows in the same format.
         student: a model's name, or `StudentSettings`.
         folder: the run folder; recipes whose scorers agree share their scores in it.
-        held_out: rows to measure on, a number or a share; None is 1,000, at most a quarter.
+        held_out: rows to measure on, a number or a share; None is 1,500, at most a quarter.
         target: rows of another source; they rank the recipes where they are given.
         steps: optimiser steps of every student; None is two epochs of the first selection.
         seeds: orders of a recipe that is not left out.

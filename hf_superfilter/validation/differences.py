@@ -9,8 +9,9 @@ draw, so its own part is
 
     Var_a = max(s²_draw - s²_order (1 - 1/S), s²_order / S)
 
-with S orders. Degrees of freedom are Welch's and Satterthwaite's, and p-values are corrected over
-the comparisons that were stated before (Holm, Scandinavian Journal of Statistics 6, 1979).
+with S orders, s²_order taken as s²_draw at most, which holds it. Degrees of freedom are Welch's and
+Satterthwaite's, and p-values are corrected over the comparisons that were stated before (Holm,
+Scandinavian Journal of Statistics 6, 1979).
 """
 
 import math
@@ -167,8 +168,9 @@ def _variance_of_runs(arm: str, runs: int, spread: Spread) -> tuple[float, float
         return 0.0, 0.0
     if arm in RANDOM_ARMS:
         return spread.draw / runs, spread.draw_freedom
-    as_drawn = spread.draw - spread.order * (1 - 1 / runs)
-    as_ordered = spread.order / runs
+    # A draw's run has another order too: its variance cannot really be the smaller one.
+    order = min(spread.order, spread.draw)
+    as_drawn, as_ordered = spread.draw - order * (1 - 1 / runs), order / runs
     if as_drawn >= as_ordered:
         return as_drawn, spread.draw_freedom
     return as_ordered, spread.order_freedom

@@ -20,7 +20,7 @@ from .rows import Split, split_rows
 if TYPE_CHECKING:
     from datasets import Dataset
 
-MOST_HELD_OUT, HELD_OUT_PART = 1_000, 4  # rows by default: 1,000, at most a quarter of all
+MOST_HELD_OUT, HELD_OUT_PART = 1_500, 4  # rows by default: 1,500, at most a quarter of all
 MOST_TUNING, TUNING_PART, LEAST_TUNING = 300, 10, 16
 READS_ALL_ROWS = ("LearningPercentage", "Density")  # scorers whose values depend on other rows
 
@@ -62,7 +62,7 @@ def material_of(
     Args:
         selection: what was selected, or a recipe that says how.
         folder: the run folder that a recipe scores into.
-        held_out: a number of rows, or a share of all; None is 1,000, at most a quarter of all.
+        held_out: a number of rows, or a share of all; None is 1,500, at most a quarter of all.
         seed: of the draw.
 
     Raises:

@@ -94,7 +94,7 @@ def validate(
             lowest:COLUMN, where:COLUMN.
         others: more arms by name: another selection of the same table, rows with prompt and
             response, or row numbers of the table.
-        held_out: rows to measure on, a number or a share; None is 1,000, at most a quarter.
+        held_out: rows to measure on, a number or a share; None is 1,500, at most a quarter.
         sets: more rows to measure on, by name.
         target: rows of another source, which "better than random" must not lose on.
         steps, epochs, tokens: what is the same for every arm; several make several tables. Without

@@ -126,15 +126,19 @@ def _doubts(
         parts = [f"equal {AS_MANY.get(name, name)}: {word}" for name, word in by_name.items()]
         doubts.append(f"whether rows or tokens are held equal ({', '.join(parts)})")
     seen = words & {BETTER, WORSE}
-    for one in own:
-        if one.rows_of != held_out and one.against in by_name:
-            opposes = {BETTER: WORSE, WORSE: BETTER}.get(one.word)
-            if opposes in seen or (one.word == WORSE and BETTER in seen):
-                doubts.append(f"the rows it is measured on ({one.rows_of}: {one.word})")
+    elsewhere = {
+        one.rows_of: one.word
+        for one in own
+        if one.rows_of != held_out and one.against in by_name and one.word != SAME
+    }
+    if any(word not in seen for word in elsewhere.values()):
+        parts = [f"{held_out}: {word}" for word in sorted(seen or {SAME})]
+        parts += [f"{name}: {word}" for name, word in elsewhere.items()]
+        doubts.append(f"the rows it is measured on ({', '.join(parts)})")
     opposed = _opposed_figures(seen, others, held_out, set(by_name))
     if opposed:
         doubts.append(f"how losses are averaged ({', '.join(opposed)})")
-    return list(dict.fromkeys(doubts))
+    return doubts
 
 
 def _is_clear(words: Mapping[str, str]) -> bool:

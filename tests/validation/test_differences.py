@@ -173,6 +173,15 @@ def test_a_loss_on_the_target_makes_it_depend_and_without_one_the_verdict_says_s
     assert not any("favours random" in note for note in verdict.notes)
 
 
+def test_a_difference_that_shows_on_another_set_alone_makes_it_depend():
+    world = World(10)
+    here = {"selected": world.fixed(), "random": world.random()}
+    there = {"selected": world.fixed(), "random": world.random(shift=0.3)}
+    verdict = judged(here, {"held-out": here, "other": there})
+    assert verdict.word == DEPENDS
+    assert "(held-out: no difference seen, other: better)" in verdict.text
+
+
 def test_means_over_tokens_and_rows_of_opposite_signs_make_it_depend():
     world = World(6)
     random = world.random()
