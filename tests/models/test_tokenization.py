@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import ByteLevel, TemplateProcessing
 from transformers import (
@@ -229,15 +229,21 @@ def byte_border(tokenizer, prompt, response):
 TEXTS = st.text(st.sampled_from("ab c\n\té🎉北 .,'"), max_size=12)
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@pytest.fixture(scope="module")
+def readers():
+    """Two readers of a byte-level tokenizer: one that trims offsets, one that does not."""
+    tokenizers = [AutoTokenizer.from_pretrained(embedded_model("weak")) for _ in range(2)]
+    for tokenizer, trims in zip(tokenizers, (False, True), strict=True):
+        tokenizer.backend_tokenizer.post_processor = ByteLevel(trim_offsets=trims)
+    return [WindowReader("m", tokenizer, 1_024) for tokenizer in tokenizers]
+
+
+@settings(max_examples=200, deadline=None)
 @given(prompt=TEXTS, response=TEXTS.filter(bool), trims=st.booleans())
-def test_a_token_that_holds_a_byte_of_the_response_is_scored(weak, prompt, response, trims):
-    tokenizer = AutoTokenizer.from_pretrained(weak)
-    tokenizer.backend_tokenizer.post_processor = ByteLevel(trim_offsets=trims)
-    (pair,) = WindowReader("m", tokenizer, 1_024).windows([prompt], [response])
-    assert pair.given.start == max(1, byte_border(tokenizer, prompt, response))
+def test_a_token_that_holds_a_byte_of_the_response_is_scored(readers, prompt, response, trims):
+    reader = readers[trims]
+    (pair,) = reader.windows([prompt], [response])
+    assert pair.given.start == max(1, byte_border(reader.tokenizer, prompt, response))
 
 
 def test_the_examples_of_the_issue_lose_no_token(weak):

@@ -294,17 +294,15 @@ def freeze_after_three_chunks(event, arguments):
         if len(renamed) == 3:
             os.kill(os.getpid(), signal.SIGSTOP)
 
-rows, folder, cache, freeze = sys.argv[1:]
-if freeze == "freeze":  # a kill that comes late still finds the run unfinished
-    sys.addaudithook(freeze_after_three_chunks)
+rows, folder, cache = sys.argv[1:]
+sys.addaudithook(freeze_after_three_chunks)  # a kill that comes late still finds it unfinished
 score(Dataset.from_parquet(rows, cache_dir=cache), [IFD("embedded:weak")], folder, chunk_size=8)
 """
 
 
-def run_once(tmp_path, folder, kill_after=None):
-    """Run the program; killed `kill_after` seconds after a chunk of its own, if given."""
-    freeze = "go on" if kill_after is None else "freeze"
-    arguments = [tmp_path / "rows.parquet", folder, tmp_path / "cache", freeze]
+def run_and_kill(tmp_path, folder, kill_after):
+    """Run the program, and kill it `kill_after` seconds after a chunk of its own."""
+    arguments = [tmp_path / "rows.parquet", folder, tmp_path / "cache"]
     finished = len(list(folder.glob("ifd/*.parquet")))
     with (tmp_path / "errors.txt").open("w") as errors:
         process = subprocess.Popen(
@@ -314,28 +312,25 @@ def run_once(tmp_path, folder, kill_after=None):
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
-    if kill_after is not None:
-        while process.poll() is None and len(list(folder.glob("ifd/*.parquet"))) == finished:
-            time.sleep(0.001)
-        time.sleep(kill_after)
-        process.send_signal(signal.SIGKILL)
-    return process.wait(), (tmp_path / "errors.txt").read_text()
+    while process.poll() is None and len(list(folder.glob("ifd/*.parquet"))) == finished:
+        time.sleep(0.001)
+    time.sleep(kill_after)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "errors.txt").read_text()
 
 
 def killed_and_resumed(tmp_path, rows, times, seed):
     """Kill a run at random moments, let it finish, and compare it with an uninterrupted one."""
     moments = random.Random(seed)
     rows.to_parquet(str(tmp_path / "rows.parquet"))
-    code, errors = run_once(tmp_path, tmp_path / "whole")
-    assert code == 0, errors
+    rows = Dataset.from_parquet(str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path / "cache"))
+    score(rows, [IFD("embedded:weak")], tmp_path / "whole", chunk_size=8)
     names = sorted(path.name for path in (tmp_path / "whole/ifd").glob("*.parquet"))
     assert len(names) > 3 * times
     for _ in range(times):
-        code, errors = run_once(tmp_path, tmp_path / "killed", moments.uniform(0, 0.15))
-        assert code == -signal.SIGKILL, errors
+        run_and_kill(tmp_path, tmp_path / "killed", moments.uniform(0, 0.15))
         assert len(list((tmp_path / "killed/ifd").glob("*.parquet"))) < len(names)
-    code, errors = run_once(tmp_path, tmp_path / "killed")
-    assert code == 0, errors
+    score(rows, [IFD("embedded:weak")], tmp_path / "killed", chunk_size=8)
     for name in names:
         whole, resumed = (
             pq.read_table(tmp_path / run / "ifd" / name) for run in ("whole", "killed")
