@@ -25,6 +25,8 @@ class OpenAIServer:
         fault: number of a request, from 0 -> "429", "500", "cut", "mute" (no log-probabilities),
             "page" (HTML) or "".
         key: what it wants as a key, "" for none.
+        prompts: how it tells the log-probabilities of a prompt's tokens: "vllm", by its
+            `prompt_logprobs`; "echo", as OpenAI's completions; "", silently not at all.
     """
 
     def __init__(
@@ -34,15 +36,19 @@ class OpenAIServer:
         most: int = 20,
         fault: Callable[[int], str] = lambda n: "",
         key: str = "",
+        prompts: str = "vllm",
     ) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.most, self.fault, self.key = most, fault, key
+        self.most, self.fault, self.key, self.prompts = most, fault, key, prompts
+        self.names = ["tiny"]
         self.asked: list[str] = []
         self.keys: list[str] = []
         self.at_once, self.requests, self._now = 0, 0, 0
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._http = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (Handler,), {"model_server": self})
+        )
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
         self._thread = threading.Thread(
@@ -75,7 +81,7 @@ class OpenAIServer:
         """(status, body) of a request that meets no fault."""
         chat = path.endswith("/chat/completions")
         wanted = body.get("top_logprobs" if chat else "logprobs") or 0
-        if body["model"] != "tiny":
+        if body["model"] not in self.names:
             return 404, _refusal(f"The model `{body['model']}` does not exist.")
         if wanted > self.most:
             return 400, _refusal(f"logprobs must be at most {self.most}")
@@ -89,6 +95,8 @@ class OpenAIServer:
             )
         else:
             text = body["prompt"]
+        if isinstance(text, list):
+            return 200, self.complete_ids(body)
         with self._lock, torch.inference_mode():
             self.asked.append(text)
             ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=not chat)[
@@ -111,54 +119,83 @@ class OpenAIServer:
             choice = {"text": named[0]["token"], "logprobs": {"top_logprobs": [top]}}
         return 200, {"choices": [choice], "usage": {"prompt_tokens": ids.shape[1]}}
 
+    def complete_ids(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a prompt of token ids, and about that prompt as far as it tells."""
+        ids = body["prompt"]
+        with self._lock, torch.inference_mode():
+            self.asked.append(self.tokenizer.decode(ids))
+            logprobs = self.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        of_prompt = [float(row[t]) for row, t in zip(logprobs[:-1], ids[1:], strict=True)]
+        best = int(logprobs[-1].argmax())
+        generated = [(best, float(logprobs[-1, best]))][: body["max_tokens"]]
+        choice: dict[str, Any] = {"text": self.tokenizer.decode([t for t, _ in generated])}
+        if self.prompts == "vllm" and body.get("prompt_logprobs") is not None:
+            entries = [
+                {str(t): {"logprob": p, "rank": 1, "decoded_token": self.tokenizer.decode([t])}}
+                for t, p in zip(ids[1:], of_prompt, strict=True)
+            ]
+            choice["prompt_logprobs"] = [None, *entries]
+        told = [p for _, p in generated]
+        if self.prompts == "echo" and body.get("echo"):
+            told = [None, *of_prompt, *told]
+        if body.get("logprobs") is not None:
+            choice["logprobs"] = {"token_logprobs": told}
+        return {"choices": [choice], "usage": {"prompt_tokens": len(ids)}}
+
 
 def _refusal(message: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": "invalid_request_error"}}
 
 
-def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Handler(BaseHTTPRequestHandler):
+    """Hand requests to the server of the subclass."""
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            fault = server.enter(self.headers.get("Authorization", "").removeprefix("Bearer "))
-            try:
-                self._serve(body, fault)
-            finally:
-                server.leave()
+    model_server: OpenAIServer
+    protocol_version = "HTTP/1.1"
 
-        def _serve(self, body: dict[str, Any], fault: str) -> None:
-            if server.key and self.headers.get("Authorization") != f"Bearer {server.key}":
-                sent = self.headers.get("Authorization", "").removeprefix("Bearer ")
-                return self._send(401, json.dumps(_refusal(f"Incorrect API key provided: {sent}")))
-            if fault in ("429", "500"):
-                return self._send(int(fault), json.dumps(_refusal("try again")))
-            if fault == "page":
-                return self._send(200, "<html>welcome</html>", "text/html")
-            status, answer = server.answer(self.path, body)
-            if fault == "mute":
-                answer["choices"][0]["logprobs"] = None
-            text = json.dumps(answer)
-            if fault == "cut":
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text[: len(text) // 2].encode())
-                self.close_connection = True
-                return None
-            return self._send(status, text)
+    def do_GET(self) -> None:
+        listed = [{"id": name, "object": "model"} for name in self.model_server.names]
+        self._send(200, json.dumps({"object": "list", "data": listed}))
 
-        def _send(self, status: int, text: str, kind: str = "application/json") -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(text.encode())))
-            self.send_header("retry-after-ms", "1")
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        fault = self.model_server.enter(
+            self.headers.get("Authorization", "").removeprefix("Bearer ")
+        )
+        try:
+            self._serve(body, fault)
+        finally:
+            self.model_server.leave()
+
+    def _serve(self, body: dict[str, Any], fault: str) -> None:
+        sent = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.model_server.key and sent != self.model_server.key:
+            return self._send(401, json.dumps(_refusal(f"Incorrect API key provided: {sent}")))
+        if fault in ("429", "500"):
+            return self._send(int(fault), json.dumps(_refusal("try again")))
+        if fault == "page":
+            return self._send(200, "<html>welcome</html>", "text/html")
+        status, answer = self.model_server.answer(self.path, body)
+        if fault == "mute":
+            answer["choices"][0]["logprobs"] = None
+        text = json.dumps(answer)
+        if fault == "cut":
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
             self.end_headers()
-            self.wfile.write(text.encode())
+            self.wfile.write(text[: len(text) // 2].encode())
+            self.close_connection = True
+            return None
+        return self._send(status, text)
 
-        def log_message(self, *arguments: object) -> None:
-            pass
+    def _send(self, status: int, text: str, kind: str = "application/json") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.send_header("retry-after-ms", "1")
+        self.end_headers()
+        self.wfile.write(text.encode())
 
-    return Handler
+    def log_message(self, *arguments: object) -> None:
+        pass

@@ -17,7 +17,9 @@ def consistency(
         list[str],
         typer.Option(help="The weak model; give it several times for a matrix of all pairs."),
     ],
-    strong: Annotated[str, typer.Option(help="The strong model.")],
+    strong: Annotated[
+        str, typer.Option(help="The strong model, or a server's address: http://host:8000/v1.")
+    ],
     sample: Annotated[int, typer.Option(help="Rows drawn at random.")] = 500,
     by: Annotated[str, typer.Option(help="ifd or ppl.")] = "ifd",
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,

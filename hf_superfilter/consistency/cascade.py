@@ -12,6 +12,7 @@ from ..data.columns import numbers_of
 from ..errors import SuperfilterError
 from ..runs.manifest import read_manifest
 from ..runs.runner import score
+from ..scoring._model import named_model
 from ..scoring.ifd import IFD
 from ..selection._budget import count_of
 from ..selection.funnel import Selection, select
@@ -186,8 +187,8 @@ class _MarkedRows(ScorerAdapter):
 
 def _scorers(weak: Any, strong: Any) -> tuple[Any, Any]:
     """Return two scorers with different names."""
-    first = IFD(weak) if isinstance(weak, str) else weak
-    second = IFD(strong) if isinstance(strong, str) else strong
+    first = IFD(**named_model(weak)) if isinstance(weak, str) else weak
+    second = IFD(**named_model(strong)) if isinstance(strong, str) else strong
     if first.name == second.name:
         first = replace(first, name=f"{first.name}_weak")
         second = replace(second, name=f"{second.name}_strong")

@@ -16,6 +16,7 @@ from ..errors import SuperfilterError, did_you_mean
 from ..metrics.rank_consistency.agreement import rank_consistency
 from ..runs.manifest import read_manifest
 from ..runs.runner import score
+from ..scoring._model import named_model
 from ..scoring.ifd import IFD
 from ..scoring.perplexity import Perplexity
 
@@ -102,7 +103,8 @@ def compare_models(
 
     Args:
         rows: rows with `prompt` and `response`, as `format_pairs` makes them.
-        models: at least two names of models, the strongest last.
+        models: at least two names of models, the strongest last. One behind a server is
+            `http://host:8000/v1`, or `MODEL@http://...` where the server has several.
         folder: the run folder.
         by: `ifd` or `ppl`.
         sample: rows drawn at random; None is all of them.
@@ -129,7 +131,7 @@ def compare_models(
     drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample])
     sampled = rows.select(drawn)
     columns = _column_names(by, models)
-    scorers = [SCORERS[by](model, name=columns[model]) for model in models]
+    scorers = [SCORERS[by](**named_model(model), name=columns[model]) for model in models]
     for scorer in scorers:
         scorer(sampled[:1])  # loads the model, which is not what a row costs
     table = score(sampled, scorers, folder)

@@ -136,7 +136,7 @@ class Server:
             return np.full((0, len(answers)), np.nan)
         route = _find_route(self.endpoint, self.model)
         with (
-            _client(self.endpoint, RETRIES) as client,
+            open_client(self.endpoint, RETRIES) as client,
             ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool,
         ):
             requests = [pool.submit(_ask, client, self, route, text) for text in questions]
@@ -163,7 +163,7 @@ class Server:
             PermissionError: it wants a key, or another one.
         """
         with (
-            _client(self.endpoint, RETRIES) as client,
+            open_client(self.endpoint, RETRIES) as client,
             ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool,
         ):
             requests = {
@@ -197,7 +197,7 @@ def _find_route(endpoint: str, model: str) -> Route:
     """Try out, once per process, how a server can be asked: a chat, else plain completions."""
     server = Server(endpoint, model)
     refusal = ""
-    with _client(endpoint, retries=2) as client:  # a wrong address is soon reported
+    with open_client(endpoint, retries=2) as client:  # a wrong address is soon reported
         for path in ("chat/completions", "completions"):
             for logprobs in TOP_LOGPROBS:
                 route = Route(path, logprobs)
@@ -210,7 +210,8 @@ def _find_route(endpoint: str, model: str) -> Route:
     raise SuperfilterError(refusal)
 
 
-def _client(endpoint: str, retries: int) -> Any:
+def open_client(endpoint: str, retries: int) -> Any:
+    """Open a client that sends nothing of the environment to a foreign server."""
     try:
         import openai
     except ImportError as error:
@@ -250,25 +251,23 @@ def _strip_environment(request: Any) -> None:
 
 def _ask(client: Any, server: Server, route: Route, question: str) -> list[tuple[str, float]]:
     """Return the likeliest first tokens of an answer with their log-probabilities."""
-    import openai
-
     options = {"model": server.model, "max_tokens": 1, "temperature": 0}
-    try:
+
+    def create() -> Any:
         if route.path == "completions":
-            response = client.completions.with_raw_response.create(
+            return client.completions.with_raw_response.create(
                 prompt=question, logprobs=route.logprobs, **options
             )
-        else:
-            response = client.chat.completions.with_raw_response.create(
-                messages=[{"role": "user", "content": question}],
-                logprobs=True,
-                top_logprobs=route.logprobs,
-                **options,
-            )
-    except (openai.APIStatusError, openai.APIConnectionError) as error:
-        raise _translated(error, server) from error
+        return client.chat.completions.with_raw_response.create(
+            messages=[{"role": "user", "content": question}],
+            logprobs=True,
+            top_logprobs=route.logprobs,
+            **options,
+        )
+
+    answer = read_answer(server.endpoint, server.model, create)
     try:
-        top = _top_logprobs(response.http_response.json())
+        top = _top_logprobs(answer)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise SuperfilterError(NO_PROTOCOL.format(server.endpoint)) from error
     if not top:
@@ -278,34 +277,76 @@ def _ask(client: Any, server: Server, route: Route, question: str) -> list[tuple
 
 def _write(client: Any, server: Server, question: str, max_tokens: int) -> str:
     """Return the text of an answer."""
-    import openai
 
-    try:
-        response = client.chat.completions.with_raw_response.create(
+    def create() -> Any:
+        return client.chat.completions.with_raw_response.create(
             model=server.model,
             messages=[{"role": "user", "content": question}],
             max_tokens=max_tokens,
             temperature=0,
         )
-    except (openai.APIStatusError, openai.APIConnectionError) as error:
-        raise _translated(error, server) from error
+
+    answer = read_answer(server.endpoint, server.model, create)
     try:
-        return str(response.http_response.json()["choices"][0]["message"]["content"] or "")
+        return str(answer["choices"][0]["message"]["content"] or "")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise SuperfilterError(NO_PROTOCOL.format(server.endpoint)) from error
 
 
-def _translated(error: Any, server: Server) -> Exception:
-    """Translate an error that remains after all retries into one sentence."""
+def read_answer(endpoint: str, model: str, create: Callable[[], Any]) -> Mapping[str, Any]:
+    """Send a request with a client, and return the server's answer.
+
+    Args:
+        endpoint, model: for messages.
+        create: sends the request, and returns the client's raw response.
+
+    Raises:
+        RefusedError: the server does not take such a request.
+        SuperfilterError: it answers in another form, or redirects.
+        AccessError: it wants a key, or another one.
+        UnreachableError: it cannot be reached, or still fails after all retries.
+    """
     import openai
 
-    where, reason = f"the server at {server.endpoint}", _one_line(error)
-    if isinstance(error, openai.APIConnectionError):
+    try:
+        response = create()
+    except openai.APIStatusError as error:
+        raise _translated(error, endpoint, model) from error
+    except openai.APIConnectionError as error:
         reason = _one_line(error.__cause__ or error)
-        return UnreachableError(
-            f"{where} cannot be reached ({reason}): start it, or correct the endpoint; finished "
-            "chunks are kept"
-        )
+        raise UnreachableError(
+            f"the server at {endpoint} cannot be reached ({reason}): start it, or correct "
+            "the endpoint; finished chunks are kept"
+        ) from error
+    try:
+        answer: Mapping[str, Any] = response.http_response.json()
+    except ValueError as error:
+        raise SuperfilterError(NO_PROTOCOL.format(endpoint)) from error
+    return answer
+
+
+@lru_cache(maxsize=16)
+def served_model(endpoint: str) -> str:
+    """Ask a server for the name of its only model.
+
+    Raises:
+        ValueError: it serves none or several, or no server of this kind is there.
+    """
+    with open_client(endpoint, retries=2) as client:
+        answer = read_answer(endpoint, "models", client.models.with_raw_response.list)
+    try:
+        names = [str(entry["id"]) for entry in answer["data"]]
+    except (LookupError, TypeError) as error:
+        raise SuperfilterError(NO_PROTOCOL.format(endpoint)) from error
+    if len(names) != 1:
+        listed = ", ".join(map(repr, names)) or "no model"
+        raise SuperfilterError(f"the server at {endpoint} serves {listed}: give NAME@{endpoint}")
+    return names[0]
+
+
+def _translated(error: Any, endpoint: str, model: str) -> Exception:
+    """Translate a status that remains after all retries into one sentence."""
+    where, reason = f"the server at {endpoint}", _one_line(error)
     if error.status_code in (401, 403):
         return AccessError(
             f"{where} wants another key ({reason}): set OPENAI_API_KEY, and OPENAI_BASE_URL to "
@@ -319,7 +360,7 @@ def _translated(error: Any, server: Server) -> Exception:
         )
     if error.status_code in REFUSALS:
         return RefusedError(
-            f"{where} refuses the question to {server.model!r} ({reason}): check the model's name "
+            f"{where} refuses the question to {model!r} ({reason}): check the model's name "
             "and the endpoint, which mostly ends in /v1, and lower max_length if the text is too "
             "long"
         )

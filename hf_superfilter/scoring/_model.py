@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from ..models.causal_lm import CausalLM
+    from ..models.prompt_logprobs import RemoteLM
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+SERVER_SETTINGS = ("dtype", "device", "attn_implementation", "batch_tokens")
 CHECKED_ROWS = 200  # scored in int8 and in float32 before the first chunk of a run
 logger = logging.getLogger(__name__)
 
@@ -181,7 +185,64 @@ class ModelSettings(Settings):
         return folder, revision, self.dtype, device, self.attn_implementation
 
 
-class SidedSettings(ModelSettings):
+@dataclass(frozen=True, repr=False)
+class ServedSettings(ModelSettings):
+    """Let the model stand behind a server too.
+
+    Args:
+        endpoint: take the losses from a server that tells the log-probabilities of a prompt's
+            tokens (vLLM, or completions with `echo` and `logprobs`), such as
+            `http://localhost:8000/v1`; `model` is then the name that it knows. Nothing is loaded
+            here but the tokenizer. Tested against vLLM's form of answers, not against vLLM itself.
+        tokenizer: a Hub id or folder with the served model's tokenizer; None is `model`.
+    """
+
+    _: KW_ONLY
+    endpoint: str | None = None
+    tokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the server too."""
+        name = self.model
+        super().__post_init__()
+        if self.endpoint is not None:
+            check_server(self, SERVER_SETTINGS)
+            object.__setattr__(self, "model", str(name))  # as the server knows it, a path too
+        if self.tokenizer is not None and self.endpoint is None:
+            raise SuperfilterError(
+                f"tokenizer={self.tokenizer!r} is for a model behind a server: give endpoint= too, "
+                "or leave it out"
+            )
+        if self.tokenizer is not None:
+            object.__setattr__(self, "tokenizer", portable_name(str(self.tokenizer)))
+
+    def identity(self) -> dict[str, Any]:
+        """Return the model's revision, or its server, its name there, and the tokenizer's."""
+        if self.endpoint is None:
+            return super().identity()
+        served = {"endpoint": self.endpoint, "model": self.model}
+        return served | revision_of(self.tokenizer or self.model, self.revision)
+
+    def provenance(self, rank: int | None = None) -> dict[str, Any]:
+        """Return what the manifest records of the model, here or behind the server."""
+        if self.endpoint is None:
+            return super().provenance(rank)
+        return self._remote_lm().provenance()
+
+    def losses_by(self, rank: int | None = None) -> "CausalLM | RemoteLM":
+        """Return what makes windows and computes their losses: the model, or its server."""
+        if self.endpoint is None:
+            return self.language_model(rank)
+        return self._remote_lm()
+
+    def _remote_lm(self) -> "RemoteLM":
+        from ..models.prompt_logprobs import load_remote_lm
+
+        tokenizer = self.tokenizer or self.model
+        return load_remote_lm(str(self.endpoint), self.model, tokenizer, self.revision)
+
+
+class SidedSettings(ServedSettings):
     """Score the response of a row, and the one that a preference turns down when asked.
 
     A scorer declares the field `rejected` in its own place and the formula of one side in `_score`.
@@ -211,6 +272,38 @@ class SidedSettings(ModelSettings):
     def _score(self, batch: Batch, columns: tuple[str, str], rank: int | None) -> Columns:
         """Score the responses of one column given the prompts of the other."""
         raise NotImplementedError
+
+
+def named_model(name: str) -> dict[str, Any]:
+    """Return the arguments of a scorer for a model's name, or for a server's address.
+
+    Args:
+        name: a model; `http://host:8000/v1`, for the only model served there; or `MODEL@http://...`.
+
+    Example:
+        >>> named_model("gpt2"), named_model("org/big@http://localhost:8000/v1")
+        ({'model': 'gpt2'}, {'model': 'org/big', 'endpoint': 'http://localhost:8000/v1'})
+    """
+    served = re.fullmatch(r"(?:(.+)@)?(https?://.*)", name)
+    if served is None:
+        return {"model": name}
+    from ..models.openai_client import check_endpoint, served_model
+
+    endpoint = check_endpoint(served[2])
+    return {"model": served[1] or served_model(endpoint), "endpoint": endpoint}
+
+
+def check_server(scorer: Any, chosen_there: Sequence[str]) -> None:
+    """Check a scorer's `endpoint`, and that it sets nothing which its server chooses."""
+    from ..models.openai_client import check_endpoint
+
+    object.__setattr__(scorer, "endpoint", check_endpoint(scorer.endpoint))
+    settings = scorer.settings()
+    for setting in chosen_there:
+        if setting in settings:
+            raise SuperfilterError(
+                f"{setting}={settings[setting]!r} is the server's to choose: leave it out"
+            )
 
 
 def revision_of(model: str, revision: str | None) -> dict[str, str]:

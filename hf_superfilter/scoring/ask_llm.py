@@ -12,15 +12,13 @@ from ..embedded import model_folder
 from ..errors import SuperfilterError
 from ..models.tokenization import SCORED
 from ..revisions import resolve_revision
-from ._model import ModelSettings, default_name
+from ._model import SERVER_SETTINGS, ModelSettings, check_server, default_name
 from ._questions import Question, fit, template_of
 from ._rows import as_counts, takes_rows
 
 if TYPE_CHECKING:
     from ..models.next_token import Answers, TokenReader
     from ..models.openai_client import Server
-
-SERVER_SETTINGS = ("revision", "dtype", "device", "attn_implementation", "batch_tokens")
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,18 +92,7 @@ class AskLLM(ModelSettings):
                 f"yes={self.yes!r}, no={self.no!r}: {min(ambiguous)!r} cannot mean both"
             )
         if self.endpoint is not None:
-            self._check_endpoint()
-
-    def _check_endpoint(self) -> None:
-        from ..models.openai_client import check_endpoint
-
-        object.__setattr__(self, "endpoint", check_endpoint(self.endpoint))
-        settings = self.settings()
-        for setting in SERVER_SETTINGS:
-            if setting in settings:
-                raise SuperfilterError(
-                    f"{setting}={settings[setting]!r} is the server's to choose: leave it out"
-                )
+            check_server(self, ("revision", *SERVER_SETTINGS))
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments to build this again, with the answers."""

@@ -99,7 +99,7 @@ class IFD(SidedSettings):
     def _score(self, batch: Batch, columns: tuple[str, str], rank: int | None) -> Columns:
         from ..models.tokenization import mean_by_window
 
-        lm = self.language_model(rank)
+        lm = self.losses_by(rank)
         turns = flatten_turns(batch, columns)
         has_prompt = turns.has_prompt
         responses = list(turns.responses)

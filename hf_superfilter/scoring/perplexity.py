@@ -48,7 +48,7 @@ class Perplexity(SidedSettings):
         check_switch("append_eos", self.append_eos)
 
     def _score(self, batch: Batch, columns: tuple[str, str], rank: int | None) -> Columns:
-        lm = self.language_model(rank)
+        lm = self.losses_by(rank)
         turns = flatten_turns(batch, columns)
         pairs = lm.windows(
             turns.prompts,

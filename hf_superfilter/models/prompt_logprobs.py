@@ -1,0 +1,229 @@
+"""Score with a model behind a server that tells the log-probabilities of a prompt's tokens.
+
+    window: ids ──► server ──► log p(id_t | ids before t) for every t ──► mean over scored tokens
+
+Token ids are sent, made by the model's own tokenizer here, so that borders and front tokens are
+those of a local model and the server has nothing to tokenize. Two ways to ask are tried with one
+probe: vLLM's `prompt_logprobs`, whose answer names the token ids, and the `echo` of OpenAI's
+completions. The probe's answer has to be about the very tokens that were sent; a server that
+answers without prompt log-probabilities is refused, and never scored at chance.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..embedded import model_folder, portable_name
+from ..errors import NotFoundError, SuperfilterError
+from ..revisions import resolve_revision
+from .loading import NO_LIMIT, hub_revision, load_config, load_tokenizer, window_of
+from .openai_client import (
+    CONCURRENT_REQUESTS,
+    RETRIES,
+    RefusedError,
+    open_client,
+    read_answer,
+)
+from .tokenization import Window, WindowReader, mean_by_window
+
+PROBE = "Water is wet, and the sky is blue. Is water wet?"
+NO_PROMPT_LOGPROBS = (
+    "the server at {} does not tell the log-probabilities of a prompt's tokens ({}): serve the "
+    "model with vLLM, or with another server whose completions take echo and logprobs, or score "
+    "with a model here"
+)
+
+
+class Route(NamedTuple):
+    """Say how to ask a server for prompt log-probabilities."""
+
+    name: str
+    options: Mapping[str, Any]
+
+
+# At least one token has to be generated, but by servers that take 0 with `echo`.
+ROUTES = (
+    Route("prompt_logprobs", {"max_tokens": 1, "extra_body": {"prompt_logprobs": 0}}),
+    Route("echo", {"max_tokens": 0, "echo": True, "logprobs": 0}),
+    Route("echo", {"max_tokens": 1, "echo": True, "logprobs": 1}),
+)
+
+
+class RemoteLM:
+    """Compute losses of windows by a causal language model behind an endpoint.
+
+    It has the two methods of `CausalLM` that scorers of losses call.
+
+    Args:
+        endpoint: the server's address, up to and with `/v1`.
+        model: the name by which it knows the model.
+        tokenizer: the model's.
+        source: the Hub id or folder that the tokenizer comes from.
+        revision: the tokenizer's, resolved.
+    """
+
+    def __init__(
+        self, endpoint: str, model: str, tokenizer: Any, source: str, revision: str
+    ) -> None:
+        self.endpoint, self.model = endpoint, model
+        self.tokenizer_name, self.tokenizer_revision = portable_name(source), revision
+        try:
+            window = window_of(load_config(source, hub_revision(revision)))
+        except NotFoundError:  # a folder with nothing but a tokenizer
+            window = NO_LIMIT
+        self.windows = WindowReader(model, tokenizer, window).windows
+        self.route = self._find_route()
+
+    def losses(
+        self, windows: Sequence[Window], batch_tokens: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean loss of the scored tokens of each window, as `CausalLM` does."""
+        nats, counts = self.token_losses(windows, batch_tokens)
+        return mean_by_window(nats, counts), counts
+
+    def token_losses(
+        self, windows: Sequence[Window], batch_tokens: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the loss of every scored token, window by window.
+
+        Args:
+            windows: n windows of any lengths.
+            batch_tokens: not read; the server batches.
+
+        Returns:
+            (tokens,) float64 nats, and (n,) int64 how many of them belong to each window.
+
+        Raises:
+            ConnectionError: it cannot be reached, or still fails after all retries.
+            ValueError: it refuses a window, or answers about other tokens than were sent.
+            PermissionError: it wants a key, or another one.
+        """
+        counts = np.array([window.scored for window in windows], dtype=np.int64)
+        scored = [windows[i] for i in np.flatnonzero(counts).tolist()]
+        if not scored:
+            return np.zeros(0), counts
+        with (
+            open_client(self.endpoint, RETRIES) as client,
+            ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool,
+        ):
+            requests = [pool.submit(self._nats, client, window) for window in scored]
+            try:
+                nats = [request.result() for request in requests]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # the first failure ends the rest
+                raise
+        return np.concatenate(nats), counts
+
+    def _nats(self, client: Any, window: Window) -> np.ndarray:
+        logprobs = self._logprobs(client, self.route, list(window.ids))
+        return -np.array(logprobs[window.start :])
+
+    def _logprobs(self, client: Any, route: Route, ids: list[int]) -> list[float]:
+        """Return the log-probability of every token but the first, whose place holds nan."""
+        ids = [int(number) for number in ids]
+        answer = read_answer(
+            self.endpoint,
+            self.model,
+            lambda: client.completions.with_raw_response.create(
+                model=self.model, prompt=ids, temperature=0, **route.options
+            ),
+        )
+        read = _read_prompt_logprobs if route.name == "prompt_logprobs" else _read_echo
+        try:
+            logprobs = read(answer["choices"][0], ids)
+        except _OtherTokensError as error:
+            raise SuperfilterError(
+                f"the server at {self.endpoint} answers about other tokens than were sent "
+                f"({error}): check that {self.tokenizer_name!r} is the tokenizer of {self.model!r}"
+            ) from None
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise RefusedError(NO_PROMPT_LOGPROBS.format(self.endpoint, error)) from error
+        if not all(math.isfinite(logprob) and logprob <= 1e-3 for logprob in logprobs[1:]):
+            raise RefusedError(
+                NO_PROMPT_LOGPROBS.format(self.endpoint, "some are no log-probabilities")
+            )
+        return logprobs
+
+    def _find_route(self) -> Route:
+        """Find out with one probe each how the server can be asked."""
+        ids = [*self.windows([""], [PROBE])[0].given.ids]
+        refusal: Exception | None = None
+        with open_client(self.endpoint, retries=2) as client:  # a wrong address is soon reported
+            for route in ROUTES:
+                try:
+                    self._logprobs(client, route, ids)
+                except RefusedError as error:
+                    refusal = refusal or error
+                else:
+                    return route
+        raise SuperfilterError(str(refusal)) from refusal
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what the manifest records: the server, how it was asked, and the tokenizer.
+
+        The server does not say on what it runs, and which weights.
+        """
+        return {
+            "model": self.model,
+            "revision": "chosen by the server",
+            "device": self.endpoint,
+            "dtype": "chosen by the server",
+            "asked": f"completions with {self.route.name}",
+            "tokenizer": self.tokenizer_name,
+            "tokenizer_revision": self.tokenizer_revision,
+        }
+
+
+@lru_cache(maxsize=4)
+def load_remote_lm(endpoint: str, model: str, tokenizer: str, revision: str | None) -> RemoteLM:
+    """Return the one `RemoteLM` of these settings, once per process."""
+    folder = model_folder(tokenizer)
+    try:
+        resolved = resolve_revision(folder, revision)
+        loaded = load_tokenizer(folder, hub_revision(resolved))
+    except (OSError, ValueError) as error:
+        raise SuperfilterError(
+            f"the tokenizer of the served model {model!r} cannot be loaded "
+            f"({' '.join(str(error).split())[:200]}): name it with tokenizer=, a Hub id or a folder"
+        ) from error
+    return RemoteLM(endpoint, model, loaded, folder, resolved)
+
+
+class _OtherTokensError(Exception):
+    """The answer is about other tokens."""
+
+
+def _read_prompt_logprobs(choice: Mapping[str, Any], ids: Sequence[int]) -> list[float]:
+    """Read vLLM's answer: for each position a mapping from token ids to log-probabilities."""
+    positions = choice.get("prompt_logprobs")
+    if not positions:
+        raise LookupError("the answer holds no prompt_logprobs")
+    if len(positions) != len(ids):
+        raise _OtherTokensError(f"{len(positions)} positions for {len(ids)} tokens")
+    logprobs = [math.nan]
+    for number, entries in zip(ids[1:], positions[1:], strict=True):
+        if str(number) not in entries:
+            raise _OtherTokensError(f"token {number} is not among {', '.join(entries)}")
+        logprobs.append(float(entries[str(number)]["logprob"]))
+    return logprobs
+
+
+def _read_echo(choice: Mapping[str, Any], ids: Sequence[int]) -> list[float]:
+    """Read the echo of OpenAI's completions: one number a token, null for the first.
+
+    One generated token may follow them.
+    """
+    logprobs = (choice.get("logprobs") or {}).get("token_logprobs")
+    if not logprobs:
+        raise LookupError("the answer holds no token_logprobs")
+    if len(logprobs) == 1 < len(ids):
+        raise LookupError("the answer is about the generated token alone")
+    if len(logprobs) not in (len(ids), len(ids) + 1):
+        raise _OtherTokensError(f"{len(logprobs)} log-probabilities for {len(ids)} tokens")
+    if any(logprob is None for logprob in logprobs[1 : len(ids)]):
+        raise LookupError("some tokens have no log-probability")
+    return [math.nan, *map(float, logprobs[1 : len(ids)])]

@@ -1,0 +1,153 @@
+"""IFD and perplexity by a model behind a server: the numbers of the model here, or a sentence."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from openai_server import OpenAIServer
+from test_causal_lm import AWKWARD
+
+from hf_superfilter import IFD, Perplexity, Recipe, SuperfilterError, TopK, compare_models, score
+from hf_superfilter.models import prompt_logprobs
+from hf_superfilter.models.openai_client import served_model
+
+pytest.importorskip("openai", reason="OpenAI's client is installed with the extra 'api'")
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    """No route of an earlier server, no key of the user's, no waiting for what fails on purpose."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02)
+    prompt_logprobs.load_remote_lm.cache_clear()
+
+
+@pytest.fixture
+def batch(sample):
+    rows = [*AWKWARD, *zip(sample[:12]["prompt"], sample[:12]["response"], strict=True)]
+    return {"prompt": [p for p, _ in rows], "response": [r for _, r in rows]}
+
+
+def assert_equal_columns(served, here):
+    assert list(served) == list(here)
+    for name, values in here.items():
+        if name.endswith("_status") or name.endswith("_tokens"):
+            assert list(served[name]) == list(values)
+        else:
+            np.testing.assert_allclose(served[name], values, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prompts", ["vllm", "echo"])
+@pytest.mark.parametrize("model", ["weak", "llama"])  # llama's tokenizer puts a token in front
+def test_ifd_by_a_server_is_the_ifd_of_the_same_model_here(model, prompts, batch, request):
+    folder = request.getfixturevalue(model)
+    with OpenAIServer(folder, prompts=prompts) as server:
+        served = IFD("tiny", endpoint=server.url, tokenizer=folder, max_length=256)(batch)
+        assert server.at_once > 1, "requests run side by side"
+    assert_equal_columns(served, IFD(folder, dtype="float32", max_length=256)(batch))
+
+
+def test_perplexity_by_a_server_is_that_of_the_same_model_here(weak, batch):
+    with OpenAIServer(weak) as server:
+        scorer = Perplexity("tiny", endpoint=server.url, tokenizer=weak, append_eos=True)
+        served = scorer(batch)
+    assert_equal_columns(served, Perplexity(weak, dtype="float32", append_eos=True)(batch))
+
+
+def test_a_server_that_tells_nothing_of_the_prompt_is_refused_before_any_row_is_sent(weak, batch):
+    with OpenAIServer(weak, prompts="") as server:
+        with pytest.raises(SuperfilterError, match="does not tell the log-probabilities of a prom"):
+            IFD("tiny", endpoint=server.url, tokenizer=weak)(batch)
+        assert set(server.asked) == {prompt_logprobs.PROBE}
+
+
+class CutServer(OpenAIServer):
+    """A server that reads one token less than it is sent, as with another tokenizer."""
+
+    def complete_ids(self, body):
+        return super().complete_ids(body | {"prompt": body["prompt"][1:]})
+
+
+class ShiftedServer(OpenAIServer):
+    """A server that answers about other tokens."""
+
+    def complete_ids(self, body):
+        return super().complete_ids(body | {"prompt": [t + 1 for t in body["prompt"]]})
+
+
+@pytest.mark.parametrize("kind", [CutServer, ShiftedServer])
+def test_an_answer_about_other_tokens_is_refused(kind, weak, batch):
+    with (
+        kind(weak) as server,
+        pytest.raises(SuperfilterError, match="about other tokens than were sent"),
+    ):
+        IFD("tiny", endpoint=server.url, tokenizer=weak)(batch)
+
+
+def test_what_passes_is_asked_again_and_what_stays_is_resumed(weak, sample, tmp_path):
+    rows = sample.select(range(12)).select_columns(["prompt", "response"])
+    down = {"now": False}
+
+    def fault(number):
+        if down["now"] and number > 16:
+            return "500"
+        return "429" if number % 7 == 3 else ""
+
+    with OpenAIServer(weak, fault=fault) as server:
+        scorer = IFD("tiny", endpoint=server.url, tokenizer=weak)
+        down["now"] = True
+        with pytest.raises(ConnectionError, match="still fails after some retries"):
+            score(rows, [scorer], tmp_path, chunk_size=4)
+        finished = len(list(tmp_path.glob("ifd/*.parquet")))
+        assert 0 < finished < 3
+        down["now"] = False
+        served = score(rows, [scorer], tmp_path, chunk_size=4)
+    here = IFD(weak, dtype="float32")(rows[:])
+    np.testing.assert_allclose(served["ifd"][:], here["ifd"], rtol=1e-4)
+    record = json.loads((tmp_path / "run.json").read_text())["scorers"]["ifd"]["made_with"]
+    assert record["device"] == server.url and record["asked"] == "completions with prompt_logprobs"
+    assert record["tokenizer"].endswith("weak") and record["tokenizer_revision"]
+
+
+def test_a_laptops_model_is_compared_with_one_behind_a_server(weak, sample, tmp_path):
+    rows = sample.select(range(40)).select_columns(["prompt", "response"])
+    served_model.cache_clear()
+    with OpenAIServer(weak) as server:
+        server.names = [weak]  # its own tokenizer lies there
+        result = compare_models(rows, ["embedded:weak", server.url], tmp_path / "one", resamples=20)
+        assert next(iter(result.agreements.values()))["spearman"] == pytest.approx(1.0, abs=0.01)
+        served_model.cache_clear()
+        server.names = [weak, "another"]
+        with pytest.raises(SuperfilterError, match=r"serves .*, 'another': give NAME@http"):
+            compare_models(rows, ["embedded:weak", server.url], tmp_path / "two")
+        both = ["embedded:weak", f"{weak}@{server.url}"]
+        again = compare_models(rows, both, tmp_path / "two", resamples=20)
+    assert again.agreements.keys() == {tuple(both)}
+
+
+def test_settings_that_the_server_chooses_and_a_tokenizer_for_nothing_are_refused(weak):
+    with pytest.raises(SuperfilterError, match="dtype='int8' is the server's to choose"):
+        IFD("tiny", endpoint="http://localhost:1/v1", dtype="int8")
+    with pytest.raises(SuperfilterError, match="is for a model behind a server"):
+        Perplexity(weak, tokenizer=weak)
+    with pytest.raises(SuperfilterError, match=r"no local folder .*name it with tokenizer="):
+        IFD("a/b", endpoint="http://localhost:1/v1")({"prompt": ["a"], "response": ["b"]})
+
+
+def test_a_served_scorer_comes_back_from_its_recipe(weak):
+    scorer = IFD("tiny", endpoint="http://localhost:8000/v1/", tokenizer=weak)
+    recipe = Recipe("embedded:sample", [scorer], [TopK("ifd", 0.1)])
+    assert Recipe.from_yaml(recipe.to_yaml()).score == (scorer,)
+    assert "endpoint='http://localhost:8000/v1'" in repr(scorer)
+    assert scorer.identity()["endpoint"] == "http://localhost:8000/v1"
+
+
+def test_no_rows_ask_nothing(weak):
+    with OpenAIServer(weak) as server:
+        table = Dataset.from_dict({"prompt": ["a"], "response": [""]})
+        columns = IFD("tiny", endpoint=server.url, tokenizer=weak)(table[:])
+        assert columns["ifd_status"] == ["empty_response"]
+        assert len(server.asked) == 1, "the probe"
