@@ -37,7 +37,7 @@ def assert_equal_columns(served, here):
         if name.endswith("_status") or name.endswith("_tokens"):
             assert list(served[name]) == list(values)
         else:
-            np.testing.assert_allclose(served[name], values, rtol=1e-4)
+            np.testing.assert_allclose(served[name], values, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("prompts", ["vllm", "echo"])
