@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..base import UNREADABLE
 from ..errors import SuperfilterError, WrongTypeError, did_you_mean
 from ..media import read_row
+from .chat_template import ChatTemplate, Tools
 from .formats import FORMATS, OUTPUT, REQUIRED, SOURCE_PREFIX, choose_columns, is_null
 from .messages import (
     Message,
@@ -23,7 +24,7 @@ from .messages import (
     read_text,
     split_reasoning,
 )
-from .templates import Template, Tools, make_template, plain
+from .templates import Template, make_template, plain
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
@@ -32,7 +33,9 @@ Data = TypeVar("Data", bound="Dataset | DatasetDict | IterableDataset | Iterable
 logger = logging.getLogger(__name__)
 
 REASONING = ("keep", "drop", "only")
-MEDIA_COLUMN = "media_left_out"  # there while the rows are formatted, to be counted
+# There while the rows are formatted, to be counted.
+MEDIA_COLUMN = "media_left_out"
+DIFFERENCE_COLUMN = "template_difference"
 MESSAGE_FIELDS = ("messages", "conversations")
 MESSAGE_OR_TEXT_FIELDS = ("prompt", "completion", "chosen", "rejected", "input")
 
@@ -52,14 +55,14 @@ class PairFormatter:
     reasoning: str
     into: tuple[str, ...]
     is_stream: bool = False
-    version: int = 3  # raise it when the text changes: the cache sees the fields, not the code
+    version: int = 4  # raise it when the text changes: the cache sees the fields, not the code
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Format n rows; every new column has n values."""
         # A column that is read from the original would be decoded and written again.
         batch = copy.copy(batch)
         cells = {field: batch[column] for field, column in self.columns.items() if column in batch}
-        names = (*self.into, MEDIA_COLUMN, UNREADABLE)
+        names = (*self.into, MEDIA_COLUMN, DIFFERENCE_COLUMN, UNREADABLE)
         output: dict[str, list[Any]] = {name: [] for name in names}
         rows = list(zip(*cells.values(), strict=True))
         reasons = batch[UNREADABLE] if UNREADABLE in batch else [None] * len(rows)
@@ -69,6 +72,8 @@ class PairFormatter:
                 output[name].append(value)
         if self.is_stream and any(output[MEDIA_COLUMN]):
             _log_media_once(self.format)
+        if self.is_stream and any(output[DIFFERENCE_COLUMN]):
+            _log_difference_once(next(filter(None, output[DIFFERENCE_COLUMN])))
         return output
 
     def _format_or_explain(self, cells: Mapping[str, Any], reason: str | None) -> tuple[Any, ...]:
@@ -78,7 +83,7 @@ class PairFormatter:
                 return (*self.format_row(cells), None)
             except SuperfilterError as error:
                 reason = str(error)
-        return (*(None for _ in self.into), 0, reason)
+        return (*(None for _ in self.into), 0, None, reason)
 
     def format_row(self, cells: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return what one row holds in each new column.
@@ -90,16 +95,21 @@ class PairFormatter:
         media = sum(message.media for message in (*messages, *rejected))
 
         context = [self._as_context(message) for message in messages]
-        prompts, responses = [], []
-        for index, message in enumerate(messages):
-            if message.role == "assistant" and message.trained:
-                prompts.append(self._prompt(context[:index], tools))
-                responses.append(self._response(message))
+        turns = [
+            (index, self._prompt(context[:index], tools), self._response(message))
+            for index, message in enumerate(messages)
+            if message.role == "assistant" and message.trained
+        ]
+        prompts = [prompt for _, prompt, _ in turns]
+        responses = [response for _, _, response in turns]
         sides = [prompts, responses, [self._response(message) for message in rejected]]
         sides = sides[: len(self.into)]
+        difference = None
+        if isinstance(self.template, ChatTemplate):
+            difference = self.template.difference(context, turns, tools)
         if self.is_chat:
-            return (*sides, media)
-        return (*(texts[0] for texts in sides), media)
+            return (*sides, media, difference)
+        return (*(texts[0] for texts in sides), media, difference)
 
     def read_conversation(
         self, cells: Mapping[str, Any]
@@ -206,6 +216,11 @@ def _by_label(
 @cache
 def _log_media_once(format: str) -> None:
     logger.warning("pictures, sounds and files in the rows are left out of the text (%s)", format)
+
+
+@cache
+def _log_difference_once(line: str) -> None:
+    logger.warning("%s", line)
 
 
 def format_pairs(
@@ -338,6 +353,7 @@ def _map(dataset: Any, formatter: PairFormatter) -> Any:
         return Dataset.from_dict({name: [] for name in features}, features, split=dataset.split)
     if features is not None:
         features[MEDIA_COLUMN] = Value("int64")
+        features[DIFFERENCE_COLUMN] = Value("string")
         features[UNREADABLE] = Value("string")
     # In small batches, because each prompt of a chat repeats all that stands before it.
     table = dataset.map(formatter, batched=True, batch_size=100, features=features)
@@ -347,8 +363,23 @@ def _map(dataset: Any, formatter: PairFormatter) -> Any:
             logger.warning(
                 "%d pictures, sounds and files in the rows are left out of the text", media
             )
+        _log_differences(table)
         table = _report_unreadable(table, formatter)
-    return table.remove_columns(MEDIA_COLUMN)
+    return table.remove_columns([MEDIA_COLUMN, DIFFERENCE_COLUMN])
+
+
+def _log_differences(table: Dataset) -> None:
+    """Log how many rows a chat template writes otherwise than they are scored, and the first."""
+    rows_of: dict[str, list[tuple[int, str]]] = {}
+    for row, lines in enumerate(table[DIFFERENCE_COLUMN][:]):
+        for line in (lines or "").splitlines():
+            kind, _, place = line.partition(": ")
+            rows_of.setdefault(kind, []).append((row, place))
+    for kind, rows in rows_of.items():
+        logger.warning(
+            "%s in %d of %d rows; row %d is the first: %s",
+            kind, len(rows), len(table), *rows[0],
+        )  # fmt: skip
 
 
 def _report_unreadable(table: Dataset, formatter: PairFormatter) -> Dataset:
