@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import NotFoundError, SuperfilterError, WrongTypeError
 from ..recipes.entries import build
 from ..recipes.recipe import FILE, SCORED, Recipe
+from ..runs.chunks import read_parquet
 from ..runs.distributed import broadcast
 from ..runs.manifest import read_manifest, record_source
 from ..runs.runner import score
@@ -103,7 +104,7 @@ def _scored(recipe: Recipe, pool: "Dataset", source: dict[str, Any], folder: str
         store.write(FILE, recipe.to_yaml().encode())
     broadcast(None)  # the other processes read what the main one wrote
     if table is None:
-        table = Dataset.from_parquet(str(store.path(SCORED)))
+        table = Dataset(read_parquet(store.read(SCORED)))
     broadcast(None)  # the main one may then score another recipe into the folder
     return table
 

@@ -91,6 +91,10 @@ class Trial:
     ) -> None:
         self.settings, self.material, self.design = settings, material, design
         self.store, self.process = store, process
+        if settings.keep and not store.exclusive:
+            raise SuperfilterError(
+                f"keep=True: models are kept in a local folder only, and {store.folder!r} is none"
+            )
         if store.exclusive:
             store.path(FOLDER).mkdir(parents=True, exist_ok=True)
         self.reader = window_reader(settings)

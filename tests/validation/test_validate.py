@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -315,3 +316,13 @@ def test_adapters_without_peft_are_refused_with_what_to_install(weak, monkeypatc
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(SuperfilterError, match=r"hf-superfilter\[train\]"):
         Student(weak, lora=4)
+
+
+def test_a_run_under_a_url_gives_the_same_numbers_and_keeps_no_models(done, table, student):
+    folder = "memory://validated"
+    selection = select(table, TopK("length", 0.3))
+    result = validate(selection, student, folder=folder, **TINY)
+    assert result.comparisons() == done[0].comparisons()
+    keeping = replace(student, keep=True)
+    with pytest.raises(SuperfilterError, match="local folder"):
+        validate(selection, keeping, folder=folder, **TINY)
