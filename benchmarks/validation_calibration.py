@@ -2,23 +2,26 @@
 
 Trains a bank of students on random draws of Dolly rows, and of random draws in which 30% of the
 responses are exchanged among rows. Then, again and again, one student of the bank stands for a
-selection and five others for the random arm, measured on a random half of the held-out rows. Prints
-how often a random draw is called different, and a shuffled one worse. Several processes may share
-the folder.
+selection and fifteen others for the three random arms, on a random half of the held-out rows and on
+all. Prints how often a random draw is called different, and a shuffled one worse. Several processes
+may share the folder.
 """
 
 import argparse
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import stats
 
 from benchmarks.rows import SHARED
 from hf_superfilter import StudentSettings, format_pairs, load_rows
 from hf_superfilter.runs.distributed import this_process
 from hf_superfilter.runs.store import Store
-from hf_superfilter.validation.differences import SAME, WORSE, compare_arms, difference
-from hf_superfilter.validation.figures import PRIMARY, Runs
+from hf_superfilter.validation.arms import RANDOM_ARMS
+from hf_superfilter.validation.differences import compare_arms, difference
+from hf_superfilter.validation.figures import PRIMARY, Runs, ratio_of
 from hf_superfilter.validation.rows import windows_of
 from hf_superfilter.validation.students import Bench, Run, read_runs, window_reader
 from hf_superfilter.validation.verdict import secondary, verdict_of
@@ -40,31 +43,26 @@ def shuffled(rows: "Dataset", seed: int) -> "Dataset":
     return rows.remove_columns("response").add_column("response", responses.tolist())
 
 
-def part_of(runs: Runs, number: int, rows: np.ndarray) -> Runs:
-    """One run of an arm, on some of the rows."""
-    return many_of(runs, [number], rows)
-
-
 def many_of(runs: Runs, numbers: list[int], rows: np.ndarray) -> Runs:
+    """Some runs of an arm, on some of the rows."""
     ends = runs.end_nats[numbers][:, rows]
     return Runs(runs.nats[numbers][:, rows], ends, runs.tokens[rows], runs.ends[rows])
 
 
-def compared(selected: Runs, random: Runs) -> tuple[str, bool, float]:
-    """The verdict, whether rows alone would call it different, and the half-width."""
-    sets = {"held-out": {"selected": selected, "random": random}}
-    primary = compare_arms(["selected"], ["random"], sets)
-    others = secondary("selected", ["random"], sets)
-    verdict = verdict_of("selected", primary, others, held_out="held-out", target=None)
-    one = difference("selected", "random", "held-out", PRIMARY, sets["held-out"])
-    from scipy import stats
+def word_of(measured: dict[str, Runs]) -> str:
+    """The verdict on the arm `selected`."""
+    sets = {"held-out": measured}
+    primary = compare_arms(["selected"], RANDOM_ARMS, sets)
+    others = secondary("selected", RANDOM_ARMS, sets)
+    return verdict_of("selected", primary, others, held_out="held-out", target=None).word
 
-    from hf_superfilter.validation.figures import ratio_of
 
-    own, reference = ratio_of(PRIMARY, selected), ratio_of(PRIMARY, random)
+def by_rows_alone(measured: dict[str, Runs]) -> bool:
+    """Whether an interval over rows alone, without draws, calls the selection different."""
+    own, reference = (ratio_of(PRIMARY, measured[name]) for name in ("selected", "random"))
     variance, freedom = own.row_variance(reference)
-    alone = abs(one.value) > stats.t.ppf(0.975, freedom) * np.sqrt(variance)
-    return verdict.word, bool(alone), (one.high - one.low) / 2
+    value = own.values().mean() - reference.values().mean()
+    return bool(abs(value) > stats.t.ppf(0.975, freedom) * np.sqrt(variance))
 
 
 def main() -> None:
@@ -76,13 +74,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=160, help="rows of a draw")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--held-out", type=int, default=600)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     file = SHARED / "instruct/dolly.jsonl.zst"
     pairs = format_pairs(load_rows(file), columns=COLUMNS).shuffle(seed=0)
     held_out = pairs.select(range(arguments.held_out))
     pool = pairs.select(range(arguments.held_out, arguments.held_out + 2_000))
-    settings = StudentSettings(arguments.student, learning_rate=1e-3)
+    settings = StudentSettings(arguments.student, learning_rate=arguments.learning_rate)
     reader = window_reader(settings)
     whole = windows_of(pool, reader, 512, "random")
     measured = windows_of(held_out, reader, 512, "held-out").measurable()
@@ -98,34 +97,46 @@ def main() -> None:
             added = windows_of(shuffled(pool.select(rows), number), reader, 512, "shuffled")
             rows = np.arange(len(whole), len(whole) + len(added))
             whole = whole.joined(added)
-        runs.append(Run("calibration", arm, number, rows, arguments.steps, 1e-3))
+        runs.append(Run("calibration", arm, number, rows, arguments.steps, settings.learning_rate))
     store = Store(arguments.folder)
     store.path("validation").mkdir(parents=True, exist_ok=True)
     files = Bench(store, settings, whole, this_process()).run(runs, [measured])
     (random,) = read_runs(files, "random", "calibration", [measured])
     (worse,) = read_runs(files, "shuffled", "calibration", [measured])
-    count(random, worse, arguments.held_out)
+    count(random, worse)
 
 
-def count(random: Runs, worse: Runs, rows: int) -> None:
+def count(random: Runs, worse: Runs) -> None:
     """Compare students of the bank again and again, and print the counts."""
-    rng = np.random.default_rng(0)
-    different, alone, seen, halves = 0, 0, 0, []
-    for _ in range(COMPARISONS):
-        half = np.sort(rng.permutation(len(random.tokens))[: len(random.tokens) // 2])
-        first, *others = rng.permutation(len(random.nats))[: DRAWS + 1].tolist()
-        reference = many_of(random, others, half)
-        word, by_rows, width = compared(part_of(random, first, half), reference)
-        different += word != SAME
-        alone += by_rows
-        halves.append(width)
-        number = int(rng.integers(len(worse.nats)))
-        seen += compared(part_of(worse, number, half), reference)[0] == WORSE
-    print(f"{len(random.nats)} random students, {len(worse.nats)} shuffled, {rows} held-out rows")
-    print(f"random called different: {different} of {COMPARISONS}")
-    print(f"random called different by intervals over rows alone: {alone} of {COMPARISONS}")
-    print(f"30% shuffled called worse: {seen} of {COMPARISONS}")
-    print(f"half-width of the primary figure: median {np.median(halves):.4f} nats")
+    for share in (0.5, 1.0):
+        rng, words, rows_alone, widths = np.random.default_rng(0), Counter(), 0, []
+        seen = Counter()
+        for _ in range(COMPARISONS):
+            rows = rng.permutation(len(random.tokens))[: int(share * len(random.tokens))]
+            first, *others = rng.permutation(len(random.nats)).tolist()
+            arms = {
+                name: many_of(random, others[DRAWS * n : DRAWS * (n + 1)], rows)
+                for n, name in enumerate(RANDOM_ARMS)
+            }
+            measured = {"selected": many_of(random, [first], rows), **arms}
+            words[word_of(measured)] += 1
+            rows_alone += by_rows_alone(measured)
+            one = difference("selected", "random", "held-out", PRIMARY, measured)
+            widths.append((one.high - one.low) / 2)
+            number = int(rng.integers(len(worse.nats)))
+            seen[word_of({"selected": many_of(worse, [number], rows), **arms})] += 1
+        print(
+            f"{len(random.nats)} random students, {len(worse.nats)} shuffled, "
+            f"{len(rows)} held-out rows, {COMPARISONS} comparisons"
+        )
+        print(f"random: {dict(words)}; different by rows alone: {rows_alone}")
+        print(f"30% shuffled: {dict(seen)}")
+        print(f"half-width of the primary figure: median {np.median(widths):.4f} nats")
+    level, lower = (ratio_of(PRIMARY, runs).values() for runs in (random, worse))
+    print(
+        f"primary figure: random {level.mean():.4f}, SD between students {level.std(ddof=1):.4f}; "
+        f"shuffled {lower.mean() - level.mean():+.4f}"
+    )
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from .self_check import CheckResult, check_causal_lm
 from .tokenization import Window, WindowReader, batch_of
 from .trainer import Plan, Steps, Training
 
+TRIM_EVERY = 8  # steps after which freed memory goes back to the system
 PROBED_STEPS = 2  # timed before the training, after one that warms up
 LORA_ALPHA = 2  # times the rank
 
@@ -143,6 +144,8 @@ class Student:
         with torch.random.fork_rng(self._devices()):
             while training.step < steps:
                 training.run_step()
+                if training.step % TRIM_EVERY == 0:
+                    _return_memory()
         self.model.eval()
         _return_memory()
         return training
