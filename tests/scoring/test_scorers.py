@@ -25,6 +25,7 @@ from hf_superfilter import (
     Combine,
     Density,
     Embed,
+    ImplicitReward,
     LearningPercentage,
     Length,
     Perplexity,
@@ -73,6 +74,7 @@ EXAMPLES = {
     "Density": lambda: Density(0.5, repetitions=50, buckets=1_000),
     "Embed": lambda: Embed("embedded:weak"),
     "IFD": lambda: IFD("embedded:weak"),
+    "ImplicitReward": lambda: ImplicitReward("embedded:weak", reference="embedded:weak"),
     "LearningPercentage": learned,
     "Length": lambda: Length(),
     "Perplexity": lambda: Perplexity("embedded:weak", append_eos=True),
@@ -81,6 +83,7 @@ ROWS = {
     "prompt": ["Say hello.\n", "Empty\n", "One\n", None, "Chat\n"],
     "response": ["Hello there, my friend.", "", "a", None, "Fine, thank you."],
     "embedding": [[0.6, 0.8], None, [0.0, 1.0], [], [1.0, 0.0]],
+    "response_rejected": ["Go away.", "No.", "b", "No.", "What?"],
     "first": [0.2, None, 0.8, None, 0.5],
     "second": [3, 4, 9, None, 1],
 }
@@ -190,12 +193,13 @@ def test_a_chat_gives_one_value_a_row(text_scorer):
     chats = {
         "prompt": [["Hi\n", "Hi\nHello\nHow?\n"], [], ["Hi\n"]],
         "response": [["Hello", "Well"], [], ["Hello"]],
+        "response_rejected": [["No", "No"], [], ["No"]],
     }
     assert all(len(values) == 3 for values in text_scorer(chats).values())
 
 
 def test_columns_of_other_names_are_read(text_scorer):
-    renamed = {"q": ROWS["prompt"], "a": ROWS["response"]}
+    renamed = {"q": ROWS["prompt"], "a": ROWS["response"], "a_rejected": ROWS["response_rejected"]}
     theirs = dataclasses.replace(text_scorer, columns=("q", "a"))(renamed)
     for name, values in text_scorer(ROWS).items():
         np.testing.assert_array_equal(np.asarray(theirs[name]), np.asarray(values))

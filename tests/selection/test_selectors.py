@@ -40,6 +40,7 @@ EXAMPLES = {
         FacilityLocation(3),
         FacilityLocation(0.5, similarity="euclidean", seed=1),
         FacilityLocation(4, similarity="rbf", neighbours=3),
+        FacilityLocation(5, quality="ifd", weight=0.3),
     ],
     "InversePropensity": [InversePropensity(3), InversePropensity(0.5, by="ifd", seed=7)],
     "NearDuplicates": [
