@@ -99,6 +99,7 @@ def agreements(model, count, folder):
     published = load_rows(SHARED / "nc/scores_gpt2_ifd_alpaca.jsonl.zst")
     rows = published.shuffle(seed=0).select(range(count))
     theirs = np.array(rows["ifd_ppl"][:], dtype=float)
+    rows = rows.select_columns(["instruction", "input", "output"])
     table, _ = scored(format_pairs(rows), model, folder)
     found = {}
     for column in ("ifd", "sifd", "ppl", "ask_llm", "combined", "density", "length"):
@@ -113,7 +114,7 @@ def main():
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded:strong")
-    parser.add_argument("--alpaca", type=int, default=300)
+    parser.add_argument("--alpaca", type=int, default=200)
     options = parser.parse_args()
     datasets.disable_progress_bars()
     rows = format_pairs(load_rows("embedded:sample"))

@@ -1,12 +1,20 @@
 """Keep the best of each cluster."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..base import Kept, Settings
-from ..checks import check_column, check_seed, check_switch, check_vector_column, plain_numbers
+from ..checks import (
+    check_column,
+    check_seed,
+    check_switch,
+    check_vector_column,
+    is_number,
+    plain_numbers,
+)
 from ..data.columns import numbers_of, refuse_undefined, vectors_or_nan
 from ..errors import SuperfilterError, did_you_mean
 from ._budget import check_budget, count_of, shortfall_of
@@ -15,6 +23,7 @@ from ._kmeans import check_clusters, cluster_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
+SCALE = 2**40  # of weights that are no counts
 ROWS_PER_CLUSTER = 50  # the paper: 1,000 clusters of 52,002 rows, about 300 of 15,011
 
 
@@ -40,6 +49,12 @@ class PerCluster(Settings):
             k-means works on samples of the rows (mini-batches).
         group: a column of text, whole numbers or booleans whose values are the clusters instead:
             the quota of every category, language or source. Null is a group of its own.
+        shares: group -> weight, a table of quotas in place of the groups' sizes:
+            `{"en": 3, "zh": 1}` keeps three English rows for each Chinese one, and none of a group
+            that it does not name.
+        temperature: weighs a group of n rows by `n^(1 / temperature)`: 1 is in proportion, above it
+            small groups get more, as multilingual models mix languages (arXiv 1907.05019, section
+            4.2, takes 5). Not with `shares`.
         largest: False keeps the smallest values, as learning percentage wants it.
         column: the embeddings, as `Embed` adds them.
         seed: of k-means and of the draw.
@@ -64,13 +79,15 @@ class PerCluster(Settings):
     _: KW_ONLY
     clusters: int | None = None
     group: str | None = None
+    shares: Mapping[str, float] | None = None
+    temperature: float | None = None
     largest: bool = True
     column: str = "embedding"
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        plain_numbers(self, "k", "clusters", "largest", "seed")
+        plain_numbers(self, "k", "clusters", "temperature", "largest", "seed")
         if self.by is not None:
             check_column(self.by)
         check_budget(self.k, None)
@@ -83,9 +100,33 @@ class PerCluster(Settings):
             raise SuperfilterError(
                 f"clusters={self.clusters!r}, group={self.group!r}: give one of the two"
             )
+        self._check_mixture()
         check_switch("largest", self.largest)
         check_vector_column(self.column)
         check_seed(self.seed)
+
+    def _check_mixture(self) -> None:
+        """Check the shares and the temperature."""
+        if self.temperature is not None and self.shares is not None:
+            raise SuperfilterError(
+                f"shares={self.shares!r}, temperature={self.temperature!r}: give one of the two"
+            )
+        if self.temperature is not None and (
+            not is_number(self.temperature) or self.temperature <= 0
+        ):
+            raise SuperfilterError(f"temperature={self.temperature!r}: give a number above 0")
+        if self.shares is None:
+            return
+        is_table = isinstance(self.shares, Mapping) and len(self.shares) > 0
+        if not is_table or not all(is_number(w) and w > 0 for w in self.shares.values()):
+            raise SuperfilterError(
+                f"shares={self.shares!r}: give groups and weights above 0, such as "
+                "{'en': 3, 'zh': 1}"
+            )
+        if self.group is None:
+            raise SuperfilterError(
+                f"shares={self.shares!r}: name the column of groups, such as group='language'"
+            )
 
     def __call__(self, table: "Dataset", pool: np.ndarray) -> Kept:
         """Return the rows to keep, and the clusters' shares."""
@@ -93,8 +134,9 @@ class PerCluster(Settings):
         labels = self._labels(table, pool)
         order = self._order(table, pool)
         clusters = labels[order]  # (m,) of the rows that can be kept
-        sizes = np.bincount(labels[labels >= 0])
+        sizes = self._weights(table, labels)
         room = np.bincount(clusters, minlength=len(sizes))
+        room[sizes == 0] = 0  # a group that `shares` does not name
         quotas = quotas_of(total, sizes, room)
         rows = order[ranks_within(clusters) < quotas[clusters]]
         unfilled = np.maximum(apportioned(total, sizes) - room, 0).sum()
@@ -103,7 +145,25 @@ class PerCluster(Settings):
             "rows kept of each": f"{min(quotas, default=0)} to {max(quotas, default=0)}",
             "rows that fell to others": int(min(unfilled, quotas.sum())),
         }
-        return Kept(rows, facts, shortfall_of(total, len(order)))
+        return Kept(rows, facts, shortfall_of(total, int(room.sum())))
+
+    def _weights(self, table: "Dataset", labels: np.ndarray) -> np.ndarray:
+        """Return the whole numbers in whose proportion the clusters share k."""
+        sizes = np.bincount(labels[labels >= 0])
+        if self.temperature is not None:
+            return _whole(sizes ** (1 / self.temperature))
+        if self.shares is None:
+            return sizes
+        first = np.unique(labels, return_index=True)[1]
+        names = [str(value) for value in table.select(first)[str(self.group)]]
+        unknown = [str(name) for name in self.shares if str(name) not in names]
+        if unknown:
+            raise SuperfilterError(
+                f"shares names {unknown[0]!r}, and {self.group!r} has no such group: "
+                f"{did_you_mean(unknown[0], names)}"
+            )
+        by_name = {str(name): weight for name, weight in self.shares.items()}
+        return _whole(np.array([by_name.get(name, 0.0) for name in names]))
 
     def _order(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
         """Order the defined rows, best first or as drawn."""
@@ -171,6 +231,13 @@ def apportioned(total: int, sizes: np.ndarray) -> np.ndarray:
     largest = np.argsort(-remainders, kind="stable")[: total - int(shares.sum())]
     shares[largest] += 1
     return shares
+
+
+def _whole(weights: np.ndarray) -> np.ndarray:
+    """Scale weights to whole numbers, since these are shared out exactly."""
+    if not len(weights):
+        return np.zeros(0, dtype=np.int64)
+    return np.asarray(np.round(weights / weights.max() * SCALE).astype(np.int64))
 
 
 def _group_labels(table: "Dataset", column: str) -> np.ndarray:
