@@ -91,3 +91,20 @@ def is_url(folder: "str | os.PathLike[str]") -> bool:
 def folder_or_url(folder: "str | os.PathLike[str]") -> Path | str:
     """Return a local folder as a path, and a URL as text, which a path would change."""
     return str(folder) if is_url(folder) else Path(folder)
+
+
+def one_name(name: str, value: Any, alias: str, other: Any) -> Any:
+    """Return the value of an argument that has an older name too.
+
+    Raises:
+        SuperfilterError: both names are given, with different values.
+
+    Example:
+        >>> one_name("config_name", None, "name", "ifd-10")
+        'ifd-10'
+    """
+    if value is not None and other is not None and value != other:
+        raise SuperfilterError(
+            f"{name}={value!r} and {alias}={other!r} name the same: give {name} alone"
+        )
+    return other if value is None else value

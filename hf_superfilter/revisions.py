@@ -11,7 +11,12 @@ KINDS = {"model": "model", "dataset": "data set"}
 
 
 def resolve_revision(
-    repo: str, revision: str | None = None, *, repo_type: str = "model", again: bool = False
+    repo: str,
+    revision: str | None = None,
+    *,
+    repo_type: str = "model",
+    again: bool = False,
+    token: str | None = None,
 ) -> str:
     """Resolve a name to the exact version behind it.
 
@@ -23,6 +28,7 @@ def resolve_revision(
         repo: a local folder or file, or a Hub id such as `openai-community/gpt2`.
         revision: branch, tag or commit on the Hub; None is `main`. Ignored for a folder.
         repo_type: `model` or `dataset`.
+        token: a token that may read; by default the one that `hf auth login` or HF_TOKEN holds.
         again: ask the Hub even if this process has asked before: a branch may have moved.
 
     Returns:
@@ -40,8 +46,8 @@ def resolve_revision(
     if path.is_file():
         return _digest(path.parent, (_state_of(path),))
     if again:
-        return _ask_hub(repo, revision, repo_type)
-    return _commit(repo, revision, repo_type)
+        return _ask_hub(repo, revision, repo_type, token)
+    return _commit(repo, revision, repo_type, token)
 
 
 def is_commit(revision: str | None) -> bool:
@@ -67,11 +73,11 @@ def _digest(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
 
 
 @lru_cache(maxsize=64)
-def _commit(repo: str, revision: str | None, repo_type: str) -> str:
-    return _ask_hub(repo, revision, repo_type)
+def _commit(repo: str, revision: str | None, repo_type: str, token: str | None) -> str:
+    return _ask_hub(repo, revision, repo_type, token)
 
 
-def _ask_hub(repo: str, revision: str | None, repo_type: str) -> str:
+def _ask_hub(repo: str, revision: str | None, repo_type: str, token: str | None) -> str:
     from huggingface_hub import HfApi, constants
 
     if revision is not None and is_commit(revision):
@@ -82,10 +88,11 @@ def _ask_hub(repo: str, revision: str | None, repo_type: str) -> str:
         )
     cached = _cached_commit(repo, revision or "main", repo_type)
     if not constants.is_offline_mode():
+        api = HfApi(token=token)
         try:
             with translate_errors(repo, kind=KINDS[repo_type], revision=revision):
                 info = retry_request(
-                    lambda: HfApi().repo_info(repo, revision=revision, repo_type=repo_type),
+                    lambda: api.repo_info(repo, revision=revision, repo_type=repo_type),
                     max_failures=MAX_FAILURES if cached is None else 1,
                 )
             return str(info.sha)

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..checks import one_name
 from ..embedded import PREFIX, embedded_sample
 from ..errors import HubError, NotFoundError, SuperfilterError, did_you_mean
 from ..hub_client import retry_request, translate_errors
@@ -23,9 +24,11 @@ def load_rows(
     source: str | Path,
     *,
     split: str | None = None,
+    config_name: str | None = None,
     config: str | None = None,
     revision: str | None = None,
     text_columns: Collection[str] = (),
+    token: str | None = None,
 ) -> "Dataset":
     """Load one split of a data set.
 
@@ -38,7 +41,8 @@ def load_rows(
         source: a file (json, jsonl or csv, also gz, zst or xz; parquet), a local folder (a saved
             Dataset, or files as on the Hub), a Hub id, or `embedded:sample`.
         split: needed where there are several and none is called `train`.
-        config: the name of the data set's configuration, where it has several.
+        config_name: the data set's subset, where it has several; `config` is an alias.
+        token: a token that may read; by default the one that `hf auth login` or HF_TOKEN holds.
         revision: branch, tag or commit on the Hub.
         text_columns: columns that hold text besides those that formats know by name, such as
             those that you will name in `format_pairs(..., columns=)`.
@@ -47,6 +51,7 @@ def load_rows(
         FileNotFoundError: no such file, folder or Hub id.
         ValueError: a file that cannot be read, an unknown split or configuration, or no rows.
     """
+    config = one_name("config_name", config_name, "config", config)
     name = str(source)
     if name.startswith(PREFIX) and name != SAMPLE:
         raise SuperfilterError(f"no data set {name!r}: {did_you_mean(name, [SAMPLE])}")
@@ -61,7 +66,7 @@ def load_rows(
             f"no file {name!r}; in {str(path.parent)!r} {did_you_mean(path.name, neighbours)}"
         )
     else:
-        splits = _from_hub(name, config, revision, text_columns)
+        splits = _from_hub(name, config, revision, text_columns, token)
     rows = _one_split(splits, split, name)
     if len(rows) == 0:
         raise SuperfilterError(f"{name!r} has no rows")
@@ -113,7 +118,11 @@ def _from_folder(path: Path, config: str | None, text_columns: Collection[str]) 
 
 
 def _from_hub(
-    name: str, config: str | None, revision: str | None, text_columns: Collection[str]
+    name: str,
+    config: str | None,
+    revision: str | None,
+    text_columns: Collection[str],
+    token: str | None,
 ) -> Any:
     missing = (
         f"no data set {name!r}: it is neither a file or folder here nor on the Hub as this machine "
@@ -121,8 +130,8 @@ def _from_hub(
     )
     sha = None
     if revision:
-        sha = resolve_revision(name, revision, repo_type="dataset", again=True)
-    loaded = retry_request(lambda: _load(missing, name, config, sha))
+        sha = resolve_revision(name, revision, repo_type="dataset", again=True, token=token)
+    loaded = retry_request(lambda: _load(missing, name, config, sha, token))
     files = [file["filename"] for rows in loaded.splits.values() for file in rows.cache_files]
     # When the Hub does not answer, datasets takes whatever revision its cache holds.
     if sha and not all(sha in file for file in files):
@@ -140,7 +149,13 @@ class _Loaded(NamedTuple):
     all_text: bool
 
 
-def _load(missing: str, name: str, config: str | None, revision: str | None = None) -> _Loaded:
+def _load(
+    missing: str,
+    name: str,
+    config: str | None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> _Loaded:
     """Load all splits with datasets, every column of CSV as text."""
     from datasets import Features, Value, load_dataset, load_dataset_builder
     from datasets.exceptions import DatasetsError
@@ -150,13 +165,15 @@ def _load(missing: str, name: str, config: str | None, revision: str | None = No
         cached = _cached_as_text(name, config)
         if cached:
             return _Loaded(cached, all_text=True)
-        builder = load_dataset_builder(name, config, revision=revision)
+        builder = load_dataset_builder(name, config, revision=revision, token=token)
         if not isinstance(builder.config, CsvConfig) or builder.info.features:
-            return _Loaded(load_dataset(name, config, revision=revision), all_text=False)
+            loaded = load_dataset(name, config, revision=revision, token=token)
+            return _Loaded(loaded, all_text=False)
         file = str(next(iter(builder.config.data_files.values()))[0])
         features = Features({column: Value("string") for column in read_header(file)})
         as_text = {"features": features, "keep_default_na": False, "na_values": [""]}
-        return _Loaded(load_dataset(name, config, revision=revision, **as_text), all_text=True)
+        loaded = load_dataset(name, config, revision=revision, token=token, **as_text)
+        return _Loaded(loaded, all_text=True)
 
     try:
         with translate_errors(name, revision=revision):

@@ -11,6 +11,8 @@ from .publish import check_token
 from .repo_files import check_repo_id
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
     from ..selection.funnel import Selection
 
 
@@ -21,7 +23,7 @@ def publish_explorer(
     projection: str = "pca",
     private: bool = True,
     token: str | None = None,
-) -> str:
+) -> "CommitInfo":
     """Publish a selection's explorer as a static Space, in one commit.
 
     The page holds the beginnings of all rows' texts, so a Space that is made now is private unless
@@ -35,7 +37,7 @@ def publish_explorer(
         token: a token that may write; by default the one that `hf auth login` or HF_TOKEN holds.
 
     Returns:
-        The URL of the commit.
+        huggingface_hub's `CommitInfo`, a text that is the URL of the commit.
 
     Raises:
         SuperfilterError: as `export_explorer`, or a name that the Hub would refuse.
@@ -70,4 +72,4 @@ def publish_explorer(
                     delete_patterns="*",
                 )
             )
-    return str(commit.commit_url)
+    return commit

@@ -78,7 +78,7 @@ def _as_python(entry: Any) -> str:
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 
-def source_metadata(source: dict[str, Any] | None) -> dict[str, Any]:
+def source_metadata(source: dict[str, Any] | None, token: str | None = None) -> dict[str, Any]:
     """Read the YAML of the source's own card: licence, languages, tasks.
 
     Returns:
@@ -95,16 +95,16 @@ def source_metadata(source: dict[str, Any] | None) -> dict[str, Any]:
     if name == SAMPLE:
         return {"license": "apache-2.0", "language": ["en"], "task_categories": ["text-generation"]}
     if is_commit(source.get("revision")):
-        return _hub_metadata(name, source["revision"])
+        return _hub_metadata(name, source["revision"], token)
     card = Path(name).expanduser() / CARD
     return read_metadata(decode_card(card.read_bytes())) if card.is_file() else {}
 
 
-def _hub_metadata(name: str, revision: str) -> dict[str, Any]:
+def _hub_metadata(name: str, revision: str, token: str | None) -> dict[str, Any]:
     from huggingface_hub import errors, hf_hub_download
 
     def download() -> str:
-        return hf_hub_download(name, CARD, repo_type="dataset", revision=revision)
+        return hf_hub_download(name, CARD, repo_type="dataset", revision=revision, token=token)
 
     subject = f"the card of the source {name!r}, whose licence is inherited, cannot be read"
     try:

@@ -16,15 +16,18 @@ from .front_matter import CARD, decode_card
 from .layout import ABOUT, ROWS, is_version
 from .repo_files import (
     SHARD_BYTES,
+    SHARD_SIZE,
     STANDALONE,
     check_change,
     check_repo_id,
     check_selection,
+    parse_shard_size,
+    subset_name,
     write_split,
 )
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitInfo, HfApi
 
     from ..selection.funnel import Selection
 
@@ -35,40 +38,47 @@ WHILE_COMMITTING = "while committing; run it again, which is safe whether the co
 def publish(
     selection: "Selection | Mapping[str, Selection]",
     repo_id: str,
+    config_name: str = "default",
     *,
+    split: str | None = None,
     name: str = "default",
     private: bool = True,
     set_default: bool = False,
     create_pr: bool = False,
     revision: str | None = None,
+    commit_message: str | None = None,
     token: str | None = None,
     pairs: bool = False,
+    max_shard_size: int | str = SHARD_SIZE,
     max_shard_bytes: int = SHARD_BYTES,
-) -> str:
+) -> "CommitInfo":
     """Publish a selection as a subset of a data set on the Hub.
 
-    `load_dataset(repo_id, name)` then loads it. One commit holds the rows (Parquet, best first),
-    the card, the recipe and the report. Publishing a name again replaces the splits that are given;
-    every other subset, the card's other keys and all that was written by hand stay. Several may
-    publish into one repository at once: a publisher that loses the race merges again and retries,
+    `load_dataset(repo_id, config_name)` then loads it. One commit holds the rows (Parquet, best
+    first), the card, the recipe and the report. Publishing a name again replaces the splits that
+    are given; every other subset, the card's other keys and all that was written by hand stay.
+    Several may publish into one repository at once: who loses the race merges again and retries,
     and data is uploaded once. Recipe, report and costs come from the selection's run; the card says
     "not recorded" where there is none.
 
     Args:
         selection: what `select` returns, as the split `train`; or a dict, split -> selection.
         repo_id: `user/name` on the Hub; created if needed.
-        name: the subset's name (a "config" of the data set).
+        config_name: the subset's name; `name` is an alias.
+        split: the split of a single selection, `train` by default.
         private: whether a repository that is created now is private; an existing one stays as it
             is.
         set_default: make this subset the one that loads without a name, as the first one is anyway.
         create_pr: open a pull request instead of committing to the branch.
         revision: the branch, by default `main`; created if needed.
+        commit_message: the first line of the commit.
         token: a token that may write; by default the one that `hf auth login` or HF_TOKEN holds.
         pairs: also publish `prompt` and `response` where they were added for scoring.
-        max_shard_bytes: about the size in memory of the rows of one Parquet file.
+        max_shard_size: about the size in memory of the rows of one Parquet file: bytes, or a text
+            such as "500MB", the default. `max_shard_bytes` is an alias.
 
     Returns:
-        The URL of the commit.
+        huggingface_hub's `CommitInfo`, a text that is the URL of the commit.
 
     Raises:
         SuperfilterError: a name that the Hub or `datasets` would refuse, nothing kept, or a subset
@@ -83,19 +93,28 @@ def publish(
 
     check_repo_id(repo_id)
     _check_branch(revision)
-    splits = check_selection(selection, name)
+    name = subset_name(config_name, name)
+    shard_bytes = parse_shard_size(max_shard_size, max_shard_bytes)
+    splits = check_selection(selection, split)
     check_token(token)
     with tempfile.TemporaryDirectory(prefix="hf_superfilter_") as temporary:
         folder = Path(temporary)
         with translate_errors(repo_id, progress="while the card of the source was read"):
             facts = {
-                split: write_split(
-                    part, folder, name, split, pairs=pairs, max_shard_bytes=max_shard_bytes
+                split_name: write_split(
+                    part,
+                    folder,
+                    name,
+                    split_name,
+                    pairs=pairs,
+                    max_shard_bytes=shard_bytes,
+                    token=token,
                 )
-                for split, part in splits.items()
+                for split_name, part in splits.items()
             }
         target = _Target(HfApi(token=token), repo_id, revision, create_pr)
-        upload = _Upload(target, folder, name, facts, set_default)
+        message = commit_message or f"Publish {name} ({', '.join(facts)}) with hf_superfilter"
+        upload = _Upload(target, folder, name, facts, set_default, message)
         _announce(upload, private)
         with translate_errors(repo_id, revision=revision, writing=True, progress=BEFORE_COMMIT):
             _create_if_missing(target, private)
@@ -132,6 +151,7 @@ class _Upload:
     name: str
     facts: Mapping[str, Any]
     set_default: bool
+    message: str
 
     def plan(self) -> _Plan:
         """Merge the card into the branch as it is now, and check that everything would load."""
@@ -168,7 +188,7 @@ class _Upload:
             free_memory=False,
         )
 
-    def commit(self) -> str:
+    def commit(self) -> "CommitInfo":
         """Commit on top of the head as it is now.
 
         Status 412 where another came first.
@@ -176,20 +196,19 @@ class _Upload:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         plan, target = self.plan(), self.target
-        commit = target.api.create_commit(
+        return target.api.create_commit(
             target.repo_id,
             [
                 *self._additions(),
                 *map(CommitOperationDelete, plan.deletions),
                 CommitOperationAdd(CARD, plan.card.encode()),
             ],
-            commit_message=f"Publish {self.name} ({', '.join(self.facts)}) with hf_superfilter",
+            commit_message=self.message,
             repo_type="dataset",
             revision=target.revision,
             parent_commit=plan.parent,
             create_pr=target.create_pr,
         )
-        return str(commit.commit_url)
 
     def _files(self) -> list[Path]:
         return sorted(path for path in self.folder.rglob("*") if path.is_file())
@@ -309,7 +328,7 @@ def _create_if_missing(target: _Target, private: bool) -> None:
 
 def publish_metric(
     repo_id: str, *, name: str = "rank_consistency", private: bool = False, token: str | None = None
-) -> str:
+) -> "CommitInfo":
     """Publish a metric of this package as a Space, which `evaluate.load(repo_id)` loads.
 
     Args:
@@ -320,7 +339,7 @@ def publish_metric(
         token: a token that may write; by default the one that `hf auth login` or HF_TOKEN holds.
 
     Returns:
-        The URL of the commit.
+        huggingface_hub's `CommitInfo`, a text that is the URL of the commit.
 
     Raises:
         SuperfilterError: a name that the Hub would refuse or `evaluate` would not find.
@@ -344,16 +363,15 @@ def publish_metric(
         f"publish the metric {name!r} to the Space {repo_id}: {listed}", flush=True
     )
 
-    def commit() -> str:
+    def commit() -> "CommitInfo":
         head = api.space_info(repo_id).sha
-        info = api.create_commit(
+        return api.create_commit(
             repo_id,
             [CommitOperationAdd(path.name, str(path)) for path in files],
             commit_message=f"Publish {name} with hf_superfilter",
             repo_type="space",
             parent_commit=head,
         )
-        return str(info.commit_url)
 
     with translate_errors(repo_id, kind="Space", writing=True, progress=WHILE_COMMITTING):
         retry_request(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FACTS, REPORT = "facts.json", "report.html"
 STANDALONE = ".huggingface.yaml"  # what datasets reads besides the card
 LOCK, UNFINISHED = ".write_repo.lock", ".unfinished_"
-SHARD_BYTES = 500_000_000
+SHARD_BYTES, SHARD_SIZE = 500_000_000, "500MB"
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 HUB_ID = rf"{NAME}/{NAME}"
 SPLIT = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
@@ -47,9 +47,12 @@ def write_repo(
     selection: "Selection | Mapping[str, Selection]",
     folder: str | Path,
     *,
+    config_name: str = "default",
+    split: str | None = None,
     name: str = "default",
     set_default: bool = False,
     pairs: bool = False,
+    max_shard_size: int | str = SHARD_SIZE,
     max_shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write what `publish` would commit into a local folder.
@@ -61,10 +64,12 @@ def write_repo(
     Args:
         selection: what `select` returns, as the split `train`; or a dict, split -> selection.
         folder: created if needed.
-        name: the subset's name (a "config" of the data set).
+        config_name: the subset's name; `name` is an alias.
+        split: the split of a single selection, `train` by default.
         set_default: make this subset the one that loads without a name, as the first one is anyway.
         pairs: also keep `prompt` and `response` where they were added for scoring.
-        max_shard_bytes: about the size in memory of the rows of one Parquet file.
+        max_shard_size: about the size in memory of the rows of one Parquet file: bytes, or a text
+            such as "500MB", the default. `max_shard_bytes` is an alias.
 
     Returns:
         The folder.
@@ -85,7 +90,9 @@ def write_repo(
     """
     from filelock import FileLock
 
-    splits, home = check_selection(selection, name), Path(folder)
+    name = subset_name(config_name, name)
+    shard_bytes = parse_shard_size(max_shard_size, max_shard_bytes)
+    splits, home = check_selection(selection, split), Path(folder)
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / LOCK):
         for leftover in home.glob(f"{UNFINISHED}*"):
@@ -95,9 +102,7 @@ def write_repo(
         with tempfile.TemporaryDirectory(dir=home, prefix=UNFINISHED) as temporary:
             new = Path(temporary)
             facts = {
-                split: write_split(
-                    part, new, name, split, pairs=pairs, max_shard_bytes=max_shard_bytes
-                )
+                split: write_split(part, new, name, split, pairs=pairs, max_shard_bytes=shard_bytes)
                 for split, part in splits.items()
             }
             text = merge_card(before, name, facts, str(folder), set_default)
@@ -190,6 +195,62 @@ def check_change(
     )
 
 
+def subset_name(config_name: str, name: str) -> str:
+    """Return the subset's name, given under either keyword, after a check.
+
+    Raises:
+        SuperfilterError: two different names, or one that the Hub or `datasets` would refuse.
+    """
+    if name == "default":
+        keyword, given = "config_name", config_name
+    else:
+        keyword, given = "name", name
+    if config_name not in ("default", given):
+        raise SuperfilterError(
+            f"config_name={config_name!r} and name={name!r} name the same: give config_name alone"
+        )
+    is_name = isinstance(given, str) and re.fullmatch(NAME, given)
+    if not is_name or given == "data" or ".." in given:
+        raise SuperfilterError(
+            f"{keyword}={given!r}: a subset's name is made of letters, digits, '-', '_' and '.', "
+            "begins with a letter or digit, and is not 'data', which datasets keeps for itself"
+        )
+    return given
+
+
+def parse_shard_size(size: int | str, size_in_bytes: int = SHARD_BYTES) -> int:
+    """Parse the size of a Parquet file, in bytes.
+
+    Args:
+        size: bytes, or a text such as "500MB" or "1GiB", as `Dataset.push_to_hub` takes it.
+        size_in_bytes: the older argument `max_shard_bytes`, which counts where it is not the
+            default.
+
+    Raises:
+        SuperfilterError: neither, or less than one byte.
+    """
+    from datasets.utils.py_utils import convert_file_size_to_int
+
+    if size_in_bytes != SHARD_BYTES:
+        if not is_count(size_in_bytes):
+            raise SuperfilterError(
+                f"max_shard_bytes={size_in_bytes!r}: give a whole number of bytes, at least 1"
+            )
+        return size_in_bytes
+    parsed: object = size
+    if isinstance(size, str):
+        try:
+            parsed = convert_file_size_to_int(size)
+        except ValueError:
+            parsed = None
+    if not is_count(parsed):
+        raise SuperfilterError(
+            f'max_shard_size={size!r}: give a size such as "500MB", or a whole number of bytes, '
+            "at least 1"
+        )
+    return int(str(parsed))
+
+
 def check_repo_id(repo_id: str) -> None:
     """Refuse what cannot be the name of a repository that loads."""
     if not re.fullmatch(HUB_ID, str(repo_id)) or re.search(r"\.\.|--|[.-](/|$)|\.git$", repo_id):
@@ -204,15 +265,15 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def check_selection(
-    selection: "Selection | Mapping[str, Selection]", name: str
+    selection: "Selection | Mapping[str, Selection]", split: str | None = None
 ) -> "dict[str, Selection]":
-    """Return the selections by split, after a check of every name and of what they hold."""
-    if not isinstance(name, str) or not re.fullmatch(NAME, name) or name == "data" or ".." in name:
+    """Return the selections by split, after a check of their names and of what they hold."""
+    if isinstance(selection, Mapping) and split is not None:
         raise SuperfilterError(
-            f"name={name!r}: a subset's name is made of letters, digits, '-', '_' and '.', begins "
-            "with a letter or digit, and is not 'data', which datasets keeps for itself"
+            f"split={split!r}: a dict of selections names its splits itself: leave split out"
         )
-    splits = dict(selection) if isinstance(selection, Mapping) else {"train": selection}
+    by_split = selection if isinstance(selection, Mapping) else {split or "train": selection}
+    splits = dict(by_split)
     if not splits:
         raise SuperfilterError(
             "there is no split to publish: give a selection, or a dict {'train': selection, ...}"
@@ -248,16 +309,13 @@ def write_split(
     *,
     pairs: bool,
     max_shard_bytes: int,
+    token: str | None = None,
 ) -> dict[str, Any]:
     """Write one split's files into a folder laid out as the repository is.
 
     Returns:
         The facts: what the card says of the split, and what `facts.json` holds.
     """
-    if not is_count(max_shard_bytes):
-        raise SuperfilterError(
-            f"max_shard_bytes={max_shard_bytes!r}: give a whole number of bytes, at least 1"
-        )
     summary = Summary(selection)  # made once, for provenance, card, plots and page
     provenance = provenance_of(summary)
     rows = summary.table.select(selection.rows)
@@ -278,7 +336,7 @@ def write_split(
     write_page(summary, plots, about / REPORT)
     facts = {
         **_selection_facts(summary, provenance),
-        **_inherited_facts(provenance),
+        **_inherited_facts(provenance, token),
         "version": version,
         "published": datetime.now(UTC).isoformat(timespec="seconds"),
         "columns": rows.column_names,
@@ -311,11 +369,11 @@ def _selection_facts(summary: Summary, provenance: Mapping[str, Any]) -> dict[st
     }
 
 
-def _inherited_facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def _inherited_facts(provenance: Mapping[str, Any], token: str | None) -> dict[str, Any]:
     """Collect what the subset takes over from its source and its models."""
     source, missing = provenance["source"], None
     try:
-        card = source_metadata(source)
+        card = source_metadata(source, token)
     except FileNotFoundError as error:
         card, missing = {}, str(error)
     on_the_hub = bool(source) and _is_on_the_hub(source["dataset"], source.get("revision"))

@@ -19,13 +19,14 @@ class Snapshot:
     Args:
         repo_id: `user/name`, or a folder.
         revision: branch, tag or commit; None is `main`.
+        token: a token that may read; by default the one that `hf auth login` or HF_TOKEN holds.
 
     Raises:
         HubNotFoundError, HubAccessError, HubError: as `translate_errors` words them.
     """
 
-    def __init__(self, repo_id: str, revision: str | None = None) -> None:
-        self.repo_id, self.revision = str(repo_id), revision
+    def __init__(self, repo_id: str, revision: str | None = None, token: str | None = None) -> None:
+        self.repo_id, self.revision, self.token = str(repo_id), revision, token
         self.is_local = Path(repo_id).is_dir()
         self.sha: str | None = None
         self.sizes: dict[str, int] | None = None  # path -> bytes; None where only the cache answers
@@ -40,7 +41,7 @@ class Snapshot:
                 if constants.is_offline_mode() or self._is_cached_commit():
                     return
                 info = retry_request(
-                    lambda: HfApi().dataset_info(
+                    lambda: HfApi(token=self.token).dataset_info(
                         self.repo_id, revision=self.revision, files_metadata=True
                     )
                 )
@@ -88,7 +89,10 @@ class Snapshot:
         from huggingface_hub import errors, hf_hub_download
 
         def download(revision: str | None) -> Path:
-            return Path(hf_hub_download(self.repo_id, path, repo_type="dataset", revision=revision))
+            file = hf_hub_download(
+                self.repo_id, path, repo_type="dataset", revision=revision, token=self.token
+            )
+            return Path(file)
 
         with translate_errors(self.repo_id, revision=self.revision):
             try:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..checks import one_name
 from ..data.sources import load_rows
 from ..errors import HubNotFoundError, NotFoundError, SuperfilterError
 from ..hub_client import retry_request, translate_errors
@@ -27,7 +28,7 @@ class Subset(NamedTuple):
     """Describe one subset of a repository; None is "not recorded".
 
     Attributes:
-        name: what `load_subset(repo_id, name)` takes.
+        name: what `load_subset(repo_id, config_name)` takes; `config_name` is the same.
         rows: rows of all its splits.
         share: rows kept as a share of the rows of the source.
         scorer, selector: as Python, joined by " + " and " > " where there are several.
@@ -43,13 +44,20 @@ class Subset(NamedTuple):
     created: str | None
     default: bool
 
+    @property
+    def config_name(self) -> str:
+        """Name the subset as `datasets` calls it."""
+        return self.name
+
 
 def load_subset(
     repo_id: str,
-    name: str | None = None,
+    config_name: str | None = None,
     *,
+    name: str | None = None,
     split: str | None = None,
     revision: str | None = None,
+    token: str | None = None,
     make: bool = False,
 ) -> "Dataset":
     """Load a published subset from a repository, or by one short name from the catalogue.
@@ -57,10 +65,11 @@ def load_subset(
     Args:
         repo_id: `user/name` on the Hub, a folder that `write_repo` wrote, or a short name such as
             `alpaca-ifd-10` (see `catalogue.yaml`, and one of your own).
-        name: the subset; None is the repository's default.
+        config_name: the subset; None is the repository's default. `name` is an alias.
         split: needed where there are several and none is called `train`.
         revision: branch, tag or commit. One that is not available is refused, never replaced by
             another.
+        token: a token that may read; by default the one that `hf auth login` or HF_TOKEN holds.
         make: run the recipe of a catalogue entry that is not published, in `runs/<name>`.
 
     Raises:
@@ -69,25 +78,30 @@ def load_subset(
             it.
         HubAccessError, HubOfflineError, HubError: the Hub refuses, cannot be reached, or fails.
     """
+    name = one_name("config_name", config_name, "name", name)
     entry = _find_short_name(repo_id, name, revision)
     if entry is not None:
         if "repo" not in entry:
             return _make(repo_id, entry, make)
         repo_id, name, revision = entry["repo"], entry.get("name"), entry["revision"]
-    snapshot = Snapshot(repo_id, revision)
+    snapshot = Snapshot(repo_id, revision, token)
     config = _find_config(read_metadata(snapshot.read_card()), repo_id, name)
     with translate_errors(str(repo_id), revision=revision):
         return retry_request(
-            lambda: load_rows(repo_id, config=config, split=split, revision=revision)
+            lambda: load_rows(
+                repo_id, config_name=config, split=split, revision=revision, token=token
+            )
         )
 
 
-def list_subsets(repo_id: str, *, revision: str | None = None) -> list[Subset]:
+def list_subsets(
+    repo_id: str, *, revision: str | None = None, token: str | None = None
+) -> list[Subset]:
     """List the subsets of a repository or of a folder that `write_repo` wrote, in the card's order.
 
     Offline, what the cached card says.
     """
-    snapshot = Snapshot(repo_id, revision)
+    snapshot = Snapshot(repo_id, revision, token)
     metadata = read_metadata(snapshot.read_card())
     default = default_of(metadata)
     stated = {str(info.get("config_name", "default")): rows_of(info) for info in infos_of(metadata)}
@@ -124,10 +138,12 @@ def _describe(
 
 def load_recipe(
     repo_id: str,
-    name: str | None = None,
+    config_name: str | None = None,
     *,
+    name: str | None = None,
     split: str | None = None,
     revision: str | None = None,
+    token: str | None = None,
     allow_endpoint: bool = False,
 ) -> Recipe:
     """Read the recipe that made a subset; its `run(folder)` makes the subset again.
@@ -135,7 +151,7 @@ def load_recipe(
     Data set and models stand at the commits that were used.
 
     Args:
-        repo_id, name, revision: as `load_subset` takes them.
+        repo_id, config_name, name, revision, token: as `load_subset` takes them.
         split: by default `train`, else the first.
         allow_endpoint: take a recipe that names a server, to which running it would send rows.
 
@@ -145,12 +161,13 @@ def load_recipe(
         NotFoundError: no such repository, or no recipe was recorded.
         HubAccessError, HubOfflineError, HubError: the Hub refuses, cannot be reached, or fails.
     """
+    name = one_name("config_name", config_name, "name", name)
     entry = _find_short_name(repo_id, name, revision)
     if entry is not None:
         if "repo" not in entry:
             return _build_recipe(repo_id, entry)
         repo_id, name, revision = entry["repo"], entry.get("name"), entry["revision"]
-    snapshot = Snapshot(repo_id, revision)
+    snapshot = Snapshot(repo_id, revision, token)
     metadata = read_metadata(snapshot.read_card())
     name = _find_config(metadata, repo_id, name)
     splits: dict[str, str] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import UNREADABLE, scorer_name
+from ..checks import one_name
 from ..data.pairs import format_pairs
 from ..data.sources import load_rows, revision_of_rows
 from ..data.templates import date_in_template
@@ -123,6 +124,7 @@ class Recipe:
         needed = "it needs the keys dataset and score, and select to select"
         if not isinstance(values, dict):
             raise SuperfilterError(f"the recipe is not a mapping: {needed}")
+        values = _without_alias(values)
         keys = [f.name for f in fields(cls)]
         for key in values:
             if key not in keys:
@@ -157,7 +159,7 @@ class Recipe:
         rows = load_rows(
             self.dataset,
             split=self.split,
-            config=self.config,
+            config_name=self.config,
             revision=pinned,
             text_columns=(self.columns or {}).values(),
         )
@@ -261,6 +263,15 @@ class Recipe:
         with Store(folder).file("selected.parquet") as unfinished:
             selection.subset.to_parquet(str(unfinished))
         return selection
+
+
+def _without_alias(values: dict[str, Any]) -> dict[str, Any]:
+    """Read the key `config_name`, which `datasets` uses, as `config`."""
+    if "config_name" not in values:
+        return values
+    config = one_name("config_name", values["config_name"], "config", values.get("config"))
+    others = {key: value for key, value in values.items() if key != "config_name"}
+    return {**others, "config": config}
 
 
 def recorded_source_columns(run: str | Path) -> list[str] | None:

@@ -22,6 +22,7 @@ from ._ifd import IFD_LIMIT, is_ifd
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
+    from huggingface_hub import CommitInfo
 
     from ..base import Selector
 
@@ -190,6 +191,42 @@ class Selection:
     def to_pandas(self) -> "pd.DataFrame":
         """Return the kept rows as a pandas DataFrame, best first."""
         return self.subset.to_pandas()
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        config_name: str = "default",
+        *,
+        split: str | None = None,
+        private: bool = True,
+        set_default: bool = False,
+        create_pr: bool = False,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        token: str | None = None,
+        pairs: bool = False,
+        max_shard_size: int | str = "500MB",
+    ) -> "CommitInfo":
+        """Publish the kept rows as a subset on the Hub, as `publish` does.
+
+        Arguments, result and errors are those of `publish`.
+        """
+        from .. import publish  # by its public name: a selection knows nothing of the Hub
+
+        return publish(
+            self,
+            repo_id,
+            config_name,
+            split=split,
+            private=private,
+            set_default=set_default,
+            create_pr=create_pr,
+            revision=revision,
+            commit_message=commit_message,
+            token=token,
+            pairs=pairs,
+            max_shard_size=max_shard_size,
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
