@@ -38,7 +38,7 @@ def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) ->
     return True
 
 
-def find_recipe(recipe: str) -> Any:
+def find_recipe(recipe: str, *, allow_endpoint: bool = False) -> Any:
     """Read a recipe file, or the recipe of a short name."""
     from ..hub.subsets import load_recipe
     from ..recipes.recipe import Recipe
@@ -46,7 +46,7 @@ def find_recipe(recipe: str) -> Any:
     is_path = Path(recipe).name != recipe or recipe.endswith((".yaml", ".yml"))
     if is_path or Path(recipe).exists():
         return Recipe.read(recipe)
-    return load_recipe(recipe)
+    return load_recipe(recipe, allow_endpoint=allow_endpoint)
 
 
 def in_folder(folder: str, name: str) -> str:

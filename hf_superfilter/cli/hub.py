@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ..checks import is_url
 from ._run_folders import run_recipe, selection_in
 from ._terminal import show
 
@@ -32,6 +31,7 @@ def publish(
     ] = False,
 ) -> None:
     """Publish a selection as a subset on the Hub, in one commit, and print the commit's URL."""
+    from ..checks import is_url
     from ..hub.publish import publish as publish_selection
 
     folder = source

@@ -78,6 +78,12 @@ def run(
         typer.Option("--set", help="Another value: k=0.05, or IFD.model=gpt2. May be repeated."),
     ] = None,
     expect_processes: ExpectProcesses = None,
+    allow_endpoint: Annotated[
+        bool,
+        typer.Option(
+            "--allow-endpoint", help="Run a recipe of a repository that sends rows to a server."
+        ),
+    ] = False,
 ) -> None:
     """Load, format, score and select as a recipe says.
 
@@ -88,7 +94,7 @@ def run(
     overrides: dict[str, Any] = {"model": model} if model else {}
     overrides |= dict(map(_parse_setting, settings or []))
     selected = override(
-        find_recipe(recipe),
+        find_recipe(recipe, allow_endpoint=allow_endpoint),
         dataset=dataset,
         format=format,
         split=split,

@@ -20,8 +20,8 @@ _FRONT = re.compile(
 _INDENTED_LIST = re.compile(r"^( *)[^\s#-][^\n]*:[ \t]*\r?\n\1( +)- ", re.MULTILINE)
 
 
-def decode_card(data: bytes) -> str:
-    """Decode a card, and keep its line ends.
+def decode_card(data: bytes, path: str = CARD) -> str:
+    """Decode a card or another text file of a repository, and keep its line ends.
 
     Raises:
         SuperfilterError: it is not UTF-8.
@@ -30,7 +30,7 @@ def decode_card(data: bytes) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SuperfilterError(
-            f"README.md is not UTF-8 text ({error}): save it as that first"
+            f"{path} is not UTF-8 text ({error}): save it as that first"
         ) from error
 
 

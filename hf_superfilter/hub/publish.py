@@ -22,6 +22,7 @@ from .repo_files import (
     check_repo_id,
     check_selection,
     parse_shard_size,
+    paths_in,
     subset_name,
     write_split,
 )
@@ -114,7 +115,7 @@ def publish(
             }
         target = _Target(HfApi(token=token), repo_id, revision, create_pr)
         message = commit_message or f"Publish {name} ({', '.join(facts)}) with hf_superfilter"
-        upload = _Upload(target, folder, name, facts, set_default, message)
+        upload = _Upload(target, folder, paths_in(folder), name, facts, set_default, message)
         _announce(upload, private)
         with translate_errors(repo_id, revision=revision, writing=True, progress=BEFORE_COMMIT):
             _create_if_missing(target, private)
@@ -148,6 +149,7 @@ class _Upload:
 
     target: _Target
     folder: Path
+    paths: list[str]  # of the files, in the folder and in the repository
     name: str
     facts: Mapping[str, Any]
     set_default: bool
@@ -160,19 +162,18 @@ class _Upload:
         old_paths = [file.rfilename for file in head.siblings or []]
         before = self._read(CARD, old_paths, head.sha)
         after = merge_card(before, self.name, self.facts, target.repo_id, self.set_default)
-        new_paths = [path.relative_to(self.folder).as_posix() for path in self._files()]
         deletions = [path for path in old_paths if self._is_replaced(path)]
         check_change(
             before,
             after,
             old_paths,
-            new_paths,
+            self.paths,
             facts_by_name={self.name: self.facts},
             home=target.repo_id,
             standalone=self._read(STANDALONE, old_paths, head.sha),
             set_default=self.set_default,
         )
-        return _Plan(str(head.sha), after, [path for path in deletions if path not in new_paths])
+        return _Plan(str(head.sha), after, [path for path in deletions if path not in self.paths])
 
     def upload_data(self) -> None:
         """Upload the data, once.
@@ -210,9 +211,6 @@ class _Upload:
             create_pr=target.create_pr,
         )
 
-    def _files(self) -> list[Path]:
-        return sorted(path for path in self.folder.rglob("*") if path.is_file())
-
     def _additions(self) -> list[Any]:
         """Return new operations.
 
@@ -220,10 +218,7 @@ class _Upload:
         """
         from huggingface_hub import CommitOperationAdd
 
-        return [
-            CommitOperationAdd(path.relative_to(self.folder).as_posix(), str(path))
-            for path in self._files()
-        ]
+        return [CommitOperationAdd(path, str(self.folder / path)) for path in self.paths]
 
     def _read(self, path: str, paths: list[str], sha: str | None) -> str:
         if path not in paths:
@@ -231,7 +226,7 @@ class _Upload:
         file = self.target.api.hf_hub_download(
             self.target.repo_id, path, repo_type="dataset", revision=sha
         )
-        return decode_card(Path(file).read_bytes())
+        return decode_card(Path(file).read_bytes(), path)
 
     def _is_replaced(self, path: str) -> bool:
         """Return whether a file belongs to a version of the splits that are published."""
@@ -248,8 +243,7 @@ class _Upload:
 def _announce(upload: _Upload, private: bool) -> None:
     """Print what is about to be published."""
     target = upload.target
-    files = [path for path in upload.folder.rglob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in files) / 1e6
+    size = sum((upload.folder / path).stat().st_size for path in upload.paths) / 1e6
     branch = "a pull request" if target.create_pr else target.revision or "main"
     visibility = "private" if private else "PUBLIC"
     lines = [
@@ -257,7 +251,7 @@ def _announce(upload: _Upload, private: bool) -> None:
     ]
     for split, facts in upload.facts.items():
         lines += _describe_split(split, facts)
-    lines.append(f"  {len(files) + 1} files, {size:,.1f} MB, in one commit")
+    lines.append(f"  {len(upload.paths) + 1} files, {size:,.1f} MB, in one commit")
     print("\n".join(lines), flush=True)  # noqa: T201 - before it happens, whoever calls
 
 

@@ -109,8 +109,8 @@ def write_repo(
             check_change(
                 before,
                 text,
-                _paths_in(home),
-                _paths_in(new),
+                paths_in(home),
+                paths_in(new),
                 facts_by_name={name: facts},
                 home=str(folder),
                 standalone=_read_optional(home / STANDALONE),
@@ -147,14 +147,14 @@ def _remove_other_versions(home: Path, name: str, split: str, version: str) -> N
                 shutil.rmtree(folder)
 
 
-def _paths_in(folder: Path) -> list[str]:
+def paths_in(folder: Path) -> list[str]:
     """List the files of a folder by their paths in it, without those of an unfinished write."""
-    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return [path.as_posix() for path in paths if not path.parts[0].startswith(UNFINISHED)]
 
 
 def _read_optional(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return decode_card(path.read_bytes(), path.name) if path.is_file() else ""
 
 
 def check_change(
@@ -358,10 +358,13 @@ def write_split(
 def _selection_facts(summary: Summary, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Collect what the selection and its run tell."""
     facts = summary.facts()
-    for step, applied in zip(facts["steps"], summary.selection.steps, strict=True):
-        step["entry"] = applied.entry
+    steps = [
+        {**step, "entry": applied.entry}
+        for step, applied in zip(facts["steps"], summary.selection.steps, strict=True)
+    ]
     return {
         **facts,
+        "steps": steps,
         "created": provenance["created"],
         "scorers": provenance["scorers"],
         "tokens": summary.tokens,
@@ -427,16 +430,25 @@ def _write_shards(rows: "Dataset", folder: Path, max_shard_bytes: int) -> int:
     from datasets.features.features import require_storage_embed
     from datasets.table import embed_table_storage
 
-    if any(map(require_storage_embed, rows.features.values())):
-        rows = (
-            rows.with_format("arrow")
-            .map(embed_table_storage, batched=True, batch_size=100)
-            .with_format(None)
-        )
-    plain_rows = rows.flatten_indices() if rows._indices is not None else rows
-    size = int(plain_rows.data.nbytes)
-    shards = min(len(rows), max(1, math.ceil(size / max_shard_bytes)))
-    for number in range(shards):
-        shard = rows.shard(shards, number, contiguous=True)
-        shard.to_parquet(str(folder / f"{number:05d}-of-{shards:05d}.parquet"))
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        # Gathered once, into files that go with the folder: memory holds a batch, and the cache of
+        # datasets no copy.
+        if any(map(require_storage_embed, rows.features.values())):
+            rows = (
+                rows.with_format("arrow")
+                .map(
+                    embed_table_storage,
+                    batched=True,
+                    batch_size=100,
+                    cache_file_name=f"{scratch}/embedded.arrow",
+                )
+                .with_format(None)
+            )
+        if rows._indices is not None:
+            rows = rows.flatten_indices(cache_file_name=f"{scratch}/gathered.arrow")
+        size = int(rows.data.nbytes)
+        shards = min(len(rows), max(1, math.ceil(size / max_shard_bytes)))
+        for number in range(shards):
+            shard = rows.shard(shards, number, contiguous=True)
+            shard.to_parquet(str(folder / f"{number:05d}-of-{shards:05d}.parquet"))
     return size

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..checks import one_name
 from ..data.sources import load_rows
 from ..errors import HubNotFoundError, NotFoundError, SuperfilterError
-from ..hub_client import retry_request, translate_errors
 from ..recipes.catalogue import find_entry
 from ..recipes.entries import endpoints_in, names_in
 from ..recipes.recipe import FILE as RECIPE
@@ -86,12 +85,7 @@ def load_subset(
         repo_id, name, revision = entry["repo"], entry.get("name"), entry["revision"]
     snapshot = Snapshot(repo_id, revision, token)
     config = _find_config(read_metadata(snapshot.read_card()), repo_id, name)
-    with translate_errors(str(repo_id), revision=revision):
-        return retry_request(
-            lambda: load_rows(
-                repo_id, config_name=config, split=split, revision=revision, token=token
-            )
-        )
+    return load_rows(repo_id, config_name=config, split=split, revision=revision, token=token)
 
 
 def list_subsets(
@@ -199,7 +193,8 @@ def _check_origin(text: str, repo_id: str, allow_endpoint: bool) -> None:
         if not allow_endpoint:
             raise SuperfilterError(
                 f"the recipe in {repo_id!r} sends rows to the server {endpoint!r}: give "
-                "load_recipe(..., allow_endpoint=True) if you trust it"
+                "load_recipe(..., allow_endpoint=True), or --allow-endpoint to hf-superfilter run, "
+                "if you trust it"
             )
 
 

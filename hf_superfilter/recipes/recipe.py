@@ -288,7 +288,14 @@ def recorded_recipe(run: str | Path | None) -> Recipe | None:
     """
     if run is None or not Store(run).has(FILE):
         return None
-    return Recipe.from_yaml(Store(run).read(FILE).decode())
+    try:
+        text = Store(run).read(FILE).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SuperfilterError(
+            f"{FILE} in {str(run)!r} is not UTF-8 text ({error}): put its recipe back, or run it "
+            "again"
+        ) from error
+    return Recipe.from_yaml(text)
 
 
 def recipe_of(selection: Selection) -> Recipe | None:

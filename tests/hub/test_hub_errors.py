@@ -124,6 +124,14 @@ def test_what_does_not_pass_ends_after_some_tries(published, quick):
         assert 5 <= len(published.requests) <= 40
 
 
+def test_a_data_file_that_the_hub_never_gives_is_not_asked_for_in_two_loops(published, quick):
+    published.fail(503, path=r"\.parquet$", times=999)
+    with pytest.raises((HubError, NotFoundError)) as error:
+        load_subset("me/rows")
+    assert "\n" not in str(error.value)
+    assert len([path for _, path, _ in published.requests if path.endswith(".parquet")]) <= 5 * 7
+
+
 CALLS = {
     "list_subsets": lambda: list_subsets("me/rows"),
     "load_subset": lambda: load_subset("me/rows", "best"),

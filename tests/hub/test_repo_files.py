@@ -20,7 +20,10 @@ from hf_superfilter import (
     select,
     write_repo,
 )
+from hf_superfilter.errors import SuperfilterError
 from hf_superfilter.hub.front_matter import read_metadata
+from hf_superfilter.hub.repo_files import _selection_facts
+from hf_superfilter.reports.summary import Summary
 
 
 @contextmanager
@@ -155,6 +158,32 @@ def test_a_card_that_cannot_be_read_is_left_alone(tmp_path, card, said):
         write_repo(picked(1), tmp_path, name="best")
     assert "\n" not in str(error.value)
     assert files_in(tmp_path) == {"README.md": card}
+
+
+@pytest.mark.parametrize("file", ["README.md", ".huggingface.yaml"])
+def test_a_file_that_is_no_utf8_is_named_in_one_sentence(tmp_path, file):
+    (tmp_path / file).write_bytes(b"configs: \xff\xfe")
+    with pytest.raises(SuperfilterError, match=f"^{file} is not UTF-8 text") as error:
+        write_repo(picked(1), tmp_path, name="best")
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".write_repo.lock"] == [file]
+
+
+def test_a_recorded_recipe_that_is_no_utf8_is_named_in_one_sentence(tmp_path):
+    selection = Recipe("embedded:sample", [Length()], [TopK("length", 5)]).run(tmp_path / "run")
+    (tmp_path / "run/recipe.yaml").write_bytes(b"dataset: \xff")
+    with pytest.raises(SuperfilterError, match=r"recipe.yaml in .* is not UTF-8 text") as error:
+        write_repo(selection, tmp_path / "repo", name="best")
+    assert "\n" not in str(error.value)
+
+
+def test_facts_are_made_without_a_trace_in_the_summary():
+    selection = picked(1)
+    summary = Summary(selection)
+    before = [dict(step) for step in summary.steps]
+    facts = _selection_facts(summary, {"created": None, "scorers": []})
+    assert "entry" in facts["steps"][0]
+    assert summary.steps == before
 
 
 def test_pictures_that_are_files_go_into_the_rows(tmp_path):

@@ -26,6 +26,7 @@ from hf_superfilter import (
     select,
     write_repo,
 )
+from hf_superfilter.cli.app import main
 
 ROWS = [
     {"instruction": "Name a colour.", "input": "", "output": "Blue.", "id": 1},
@@ -384,6 +385,48 @@ def test_a_recipe_of_somebody_else_runs_no_code_that_is_not_of_ours(hub, tmp_pat
         load_recipe("other/rows")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "touched").exists()
+
+
+SERVED = """dataset: embedded:sample
+score:
+- AskLLM: {model: m, endpoint: 'http://127.0.0.1:9/v1'}
+select:
+- TopK: {by: ask_llm, k: 2}
+"""
+
+
+@pytest.fixture
+def served(hub):
+    """The commit of a repository of somebody else whose recipe names a server."""
+    publish(picked(1), "other/rows", name="best", token="hf_other_write", private=False)
+    facts = about_of(commits_of(hub, "other/rows")[0], "best", "train", "facts.json")
+    hub.commit("dataset", "other/rows", {facts.replace("facts.json", "recipe.yaml"): SERVED})
+    return hub.head("dataset", "other/rows")
+
+
+def test_a_recipe_of_somebody_else_names_a_server_only_where_the_user_allows_it(served):
+    with pytest.raises(ValueError, match=r"sends rows to the server 'http://127.0.0.1:9/v1'"):
+        load_recipe("other/rows")
+    (scorer,) = load_recipe("other/rows", allow_endpoint=True).score
+    assert scorer.endpoint == "http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [([], "--allow-endpoint"), (["--allow-endpoint"], "'nope'")]
+)
+def test_the_command_line_asks_the_same_before_it_reads_a_row(
+    served, tmp_path, monkeypatch, capsys, option, said
+):
+    catalogue = tmp_path / "hf_superfilter/catalogue.yaml"
+    catalogue.parent.mkdir()
+    catalogue.write_text(f"theirs: {{repo: other/rows, revision: '{served}', name: best}}\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["hf-superfilter", "run", "theirs", "--format=nope", *option])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 # Pinned revisions
