@@ -43,6 +43,7 @@ from .scoring.implicit_reward import ImplicitReward as ImplicitReward
 from .scoring.learning_percentage import LearningPercentage as LearningPercentage
 from .scoring.length import Length as Length
 from .scoring.perplexity import Perplexity as Perplexity
+from .scoring.privacy import Privacy as Privacy
 from .selection.decontaminate import Decontaminate as Decontaminate
 from .selection.facility_location import FacilityLocation as FacilityLocation
 from .selection.funnel import Selection as Selection

@@ -29,6 +29,7 @@ from hf_superfilter import (
     LearningPercentage,
     Length,
     Perplexity,
+    Privacy,
     embedded_model,
     scoring,
 )
@@ -77,6 +78,7 @@ EXAMPLES = {
     "ImplicitReward": lambda: ImplicitReward("embedded:weak", reference="embedded:weak"),
     "LearningPercentage": learned,
     "Length": lambda: Length(),
+    "Privacy": lambda: Privacy(),
     "Perplexity": lambda: Perplexity("embedded:weak", append_eos=True),
 }
 ROWS = {
