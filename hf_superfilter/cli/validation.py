@@ -100,7 +100,7 @@ def validate(
         chosen,
         settings,
         folder=place,
-        arms=[name for name in arms.split(",") if name],
+        arms=arms,
         held_out=share,
         sets=sets,
         target=None if target is None else rows_of_file(target, recipe),

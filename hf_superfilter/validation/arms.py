@@ -144,13 +144,14 @@ def make_arms(
     return arms
 
 
-def check_arms(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of arms, and refuse unknown ones.
+def check_arms(names: Sequence[str] | str) -> tuple[str, ...]:
+    """Return the names of arms, listed or separated by commas, and refuse unknown ones.
 
     Raises:
         SuperfilterError: an unknown name, or no random arm to compare with.
     """
-    listed = [name.strip() for name in names]
+    parts = names.split(",") if isinstance(names, str) else names
+    listed = [name.strip() for name in parts if name.strip()]
     for name in listed:
         kind, colon, column = name.partition(":")
         if name not in NAMES and not (colon and column and kind in BY_COLUMN):

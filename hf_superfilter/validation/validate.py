@@ -62,7 +62,7 @@ def validate(
     student: "str | StudentSettings",
     *,
     folder: str | Path | None = None,
-    arms: Sequence[str] = DEFAULT_ARMS,
+    arms: Sequence[str] | str = DEFAULT_ARMS,
     others: "Mapping[str, Selection | Dataset | Sequence[int]] | None" = None,
     held_out: int | float | None = None,
     sets: "Mapping[str, Dataset] | None" = None,
@@ -89,9 +89,9 @@ def validate(
             rows are then held out before they are scored.
         student: a model's name, or `StudentSettings`.
         folder: the run folder; None is that of the selection.
-        arms: what to train on, see `docs/validation.md`: selected, random, random-tokens,
-            random-lengths, longest, ppl-high, ppl-low, full, untrained, highest:COLUMN,
-            lowest:COLUMN, where:COLUMN.
+        arms: what to train on, listed or separated by commas, see `docs/validation.md`: selected,
+            random, random-tokens, random-lengths, longest, ppl-high, ppl-low, full, untrained,
+            highest:COLUMN, lowest:COLUMN, where:COLUMN.
         others: more arms by name: another selection of the same table, rows with prompt and
             response, or row numbers of the table.
         held_out: rows to measure on, a number or a share; None is 1,500, at most a quarter.

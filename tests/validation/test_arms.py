@@ -92,6 +92,11 @@ def test_an_arm_that_does_not_exist_is_refused_by_name(names, reason):
         check_arms(names)
 
 
+def test_arms_may_be_listed_or_separated_by_commas():
+    listed = ("selected", "random", "highest:ifd")
+    assert check_arms("selected, random,highest:ifd,random") == check_arms(listed) == listed
+
+
 def test_perplexity_needs_its_column_and_a_column_has_to_exist(pool):
     bare = Pool(pool.table.select_columns(["score"]), pool.rows, pool.tokens, pool.selected)
     with pytest.raises(SuperfilterError, match="_ppl"):
