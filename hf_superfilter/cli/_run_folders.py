@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NotFoundError, SuperfilterError
+from ..errors import NotFoundError, SuperfilterError, did_you_mean
 from ._terminal import show
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from ..reports.summary import Summary
     from ..selection.funnel import Selection
+
+SELECTIONS, SELECTORS = "selections", "select.yaml"  # a folder of a run, a file of a selection
 
 
 def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) -> bool:
@@ -81,28 +83,85 @@ def scored_rows(run: str) -> "Dataset":
     )
 
 
-def selection_in(run: str) -> "Selection":
-    """Select again as a run folder records."""
+def selection_folder(run: str, name: str | None) -> str:
+    """Return the folder of a named selection of a run; without a name the run's own."""
+    return run if name is None else in_folder(run, f"{SELECTIONS}/{name}")
+
+
+def named_selections(run: str) -> list[str]:
+    """List the names of a run's named selections."""
+    from ..runs.store import Store
+
+    store = Store(run)
+    return sorted(
+        name for name in store.names(SELECTIONS) if store.has(f"{SELECTIONS}/{name}/{SELECTORS}")
+    )
+
+
+def selection_in(run: str, name: str | None = None) -> "Selection":
+    """Select again as a run folder records: as its named selection, or as its own."""
     from ..recipes.recipe import recorded_recipe, recorded_source_columns
     from ..selection.funnel import select as select_rows
+
+    if name is not None:
+        columns = recorded_source_columns(run)
+        selectors = _recorded_selectors(run, name)
+        return select_rows(scored_rows(run), selectors, run=run, source_columns=columns)
 
     columns = recorded_source_columns(run)  # says so where the folder is no run
     table, recipe = scored_rows(run), recorded_recipe(run)
     if recipe is None or not recipe.select:
         raise SuperfilterError(
-            f"nothing was selected in {run!r} yet: call hf-superfilter select {run} --k 0.10"
+            f"nothing was selected in {run!r} yet{_list_names(run)}: "
+            f"call hf-superfilter select {run} --k 0.10"
         )
     return select_rows(table, recipe.select, run=run, source_columns=columns)
 
 
-def record_selectors(run: str, selectors: list[Any]) -> None:
-    """Replace the selectors of a run's recorded recipe, where it has one."""
+def _list_names(run: str) -> str:
+    names = named_selections(run)
+    return f" without a name (named: {', '.join(names)})" if names else ""
+
+
+def _recorded_selectors(run: str, name: str) -> tuple[Any, ...]:
+    from ..recipes.entries import build_all
+    from ..runs.store import Store
+    from ..yaml_io import load_yaml
+
+    names = named_selections(run)
+    if name not in names:
+        raise NotFoundError(f"{run!r} has no selection {name!r}: {did_you_mean(name, names)}")
+    text = Store(run).read(f"{SELECTIONS}/{name}/{SELECTORS}").decode()
+    return build_all(load_yaml(text, f"the selection {name!r}"), "select")
+
+
+def record_selectors(run: str, selectors: list[Any], name: str | None = None) -> None:
+    """Record the selectors of a selection, and say where they replace others.
+
+    Without a name they stand in the run's recorded recipe, where it has one.
+    """
+    from ..recipes.entries import as_entry
     from ..recipes.recipe import FILE, recorded_recipe
     from ..runs.store import Store
+    from ..yaml_io import dump_yaml
 
+    if name is not None:
+        if name in named_selections(run):
+            _say_replaced(repr(name), _recorded_selectors(run, name), selectors)
+        text = dump_yaml([as_entry(selector) for selector in selectors])
+        Store(run).write(f"{SELECTIONS}/{name}/{SELECTORS}", text.encode())
+        return
     recipe = recorded_recipe(run)
     if recipe is not None:
+        if recipe.select:
+            _say_replaced("without a name", recipe.select, selectors)
         Store(run).write(FILE, replace(recipe, select=tuple(selectors)).to_yaml().encode())
+
+
+def _say_replaced(which: str, before: Any, after: Any) -> None:
+    if tuple(before) != tuple(after):
+        listed = ", ".join(map(repr, before))
+        show(f"replaced the selection {which}, {listed}; --name NAME keeps several")
 
 
 def show_summary(summary: "Summary", folder: str) -> None:
@@ -116,7 +175,7 @@ def show_summary(summary: "Summary", folder: str) -> None:
 
 
 def report_run(summary: "Summary", folder: str) -> None:
-    """Write `report.html` into a run folder."""
+    """Write `report.html` into the folder of a run or of a named selection."""
     from ..reports.page import write_page
     from ..reports.plots import selection_plots
     from ..runs.store import Store

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ._run_folders import run_recipe, selection_in
+from ..errors import SuperfilterError
+from ._run_folders import named_selections, run_recipe, selection_in
 from ._terminal import show
 
 
@@ -15,7 +16,13 @@ def publish(
         typer.Argument(help="A run folder in which rows were selected, or a recipe to run first."),
     ],
     repo: Annotated[str, typer.Argument(help="user/name on the Hub.")],
-    name: Annotated[str, typer.Option(help="The subset's name.")] = "default",
+    name: Annotated[
+        str | None,
+        typer.Option(help="The selection of that name, and the subset's name on the Hub."),
+    ] = None,
+    config_name: Annotated[
+        str | None, typer.Option(help="The subset's name, where it is another.")
+    ] = None,
     public: Annotated[
         bool, typer.Option("--public", help="A repository made now is public, not private.")
     ] = False,
@@ -29,11 +36,23 @@ def publish(
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Keep prompt and response made for scoring.")
     ] = False,
+    vectors: Annotated[
+        bool, typer.Option("--vectors", help="Keep vectors made by scorers, as embedding.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be published, and send nothing.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Publish though the licence is unknown or forbids it.")
+    ] = False,
 ) -> None:
     """Publish a selection as a subset on the Hub, in one commit, and print the commit's URL."""
     from ..checks import is_url
+    from ..hub.publish import describe_publication
     from ..hub.publish import publish as publish_selection
+    from ..hub.repo_files import check_repo_id, licence_question
 
+    check_repo_id(repo)
     folder = source
     if not is_url(source) and not Path(source).is_dir():
         from ..recipes.recipe import Recipe
@@ -41,8 +60,21 @@ def publish(
         folder = f"runs/{Path(source).stem}"
         if not run_recipe(Recipe.read(source), folder):
             return
-    options: Any = {"private": not public, "set_default": default, "create_pr": pr, "pairs": pairs}
-    show(publish_selection(selection_in(folder), repo, name=name, revision=revision, **options))
+    chosen = name if name in named_selections(folder) else None
+    selection = selection_in(folder, chosen)
+    subset = config_name or name or "default"
+    label = "its selection without a name" if chosen is None else f"its selection {chosen!r}"
+    show(f"from {folder}: {label}, {selection!r}")
+    options: Any = {"private": not public, "create_pr": pr, "pairs": pairs, "vectors": vectors}
+    if dry_run:
+        show(describe_publication(selection, repo, subset, revision=revision, **options))
+        show("nothing was sent (--dry-run)")
+        return
+    question = None if yes else licence_question(selection)
+    if question:
+        raise SuperfilterError(f"{question}; --yes publishes all the same")
+    options["set_default"] = default
+    show(publish_selection(selection, repo, name=subset, revision=revision, **options))
 
 
 def list_(

@@ -16,6 +16,7 @@ from ._run_folders import (
     report_run,
     run_recipe,
     scored_rows,
+    selection_folder,
     selection_in,
     show_manifest,
     show_summary,
@@ -201,6 +202,10 @@ def select(
     smallest: Annotated[
         bool, typer.Option("--smallest", help="With --k, keep the smallest values.")
     ] = False,
+    name: Annotated[
+        str | None,
+        typer.Option(help="A name for the selection: a run folder holds several, as ifd-5."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
     to: Annotated[
         Path | None,
@@ -222,6 +227,7 @@ def select(
     from ..data.export import check_suffix, export
     from ..data.layouts import check_layout
     from ..data.sources import load_rows
+    from ..hub.repo_files import subset_name
     from ..recipes.recipe import recorded_recipe, recorded_source_columns
     from ..reports.summary import Summary
     from ..reports.text import summary_text
@@ -236,6 +242,10 @@ def select(
     check_layout(layout)
     if layout != "source" and to is None:
         raise SuperfilterError(f"--as {layout} needs a file to write: give --to FILE.jsonl")
+    if name is not None:
+        subset_name(name, "default")
+        if run is None or to is not None:
+            raise SuperfilterError(f"--name {name}: only a run folder holds selections by name")
     selectors = _build_selectors(by, k, below=below, above=above, smallest=smallest)
     table = scored_rows(run) if run else load_rows(data, split=split)
     below_one = below is None and above is None and not smallest and has_low_ifd(table, by)
@@ -254,12 +264,13 @@ def select(
         show(f"selected rows: {target}")
         _say_default(by, below_one)
         return
-    with Store(run).file("selected.parquet") as unfinished:
+    folder = selection_folder(run, name)
+    with Store(folder).file("selected.parquet") as unfinished:
         selection.subset.to_parquet(str(unfinished))
-    record_selectors(run, selectors)
-    show_summary(summary, run)
-    show(f"selected rows: {in_folder(run, 'selected.parquet')}")
-    report_run(summary, run)
+    show_summary(summary, folder)
+    record_selectors(run, selectors, name)
+    show(f"selected rows: {in_folder(folder, 'selected.parquet')}")
+    report_run(summary, folder)
     _say_default(by, below_one)
 
 
@@ -293,11 +304,12 @@ def _build_selectors(
 
 def report(
     folder: Annotated[str, typer.Argument(help="A run folder in which rows were selected.")],
+    name: Annotated[str | None, typer.Option(help="The selection of that name.")] = None,
 ) -> None:
     """Write FOLDER/report.html: funnel, scores, examples, baselines, cost and recipe."""
     from ..reports.summary import Summary
 
-    report_run(Summary(selection_in(folder)), folder)
+    report_run(Summary(selection_in(folder, name)), selection_folder(folder, name))
 
 
 def inspect(folder: Annotated[str, typer.Argument(help="A run folder.")]) -> None:

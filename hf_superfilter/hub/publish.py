@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..base import UNREADABLE
+from ..data.own_columns import ADDED
 from ..errors import AccessError, HubNotFoundError, SuperfilterError
 from ..hub_client import retry_commit, retry_request, translate_errors
 from ..metrics import metric_path
@@ -50,6 +52,7 @@ def publish(
     commit_message: str | None = None,
     token: str | None = None,
     pairs: bool = False,
+    vectors: bool = False,
     max_shard_size: int | str = SHARD_SIZE,
     max_shard_bytes: int = SHARD_BYTES,
 ) -> "CommitInfo":
@@ -75,6 +78,7 @@ def publish(
         commit_message: the first line of the commit.
         token: a token that may write; by default the one that `hf auth login` or HF_TOKEN holds.
         pairs: also publish `prompt` and `response` where they were added for scoring.
+        vectors: also publish the vectors that scorers of the run added, such as `embedding`.
         max_shard_size: about the size in memory of the rows of one Parquet file: bytes, or a text
             such as "500MB", the default. `max_shard_bytes` is an alias.
 
@@ -109,6 +113,7 @@ def publish(
                     split_name,
                     pairs=pairs,
                     max_shard_bytes=shard_bytes,
+                    vectors=vectors,
                     token=token,
                 )
                 for split_name, part in splits.items()
@@ -116,7 +121,9 @@ def publish(
         target = _Target(HfApi(token=token), repo_id, revision, create_pr)
         message = commit_message or f"Publish {name} ({', '.join(facts)}) with hf_superfilter"
         upload = _Upload(target, folder, paths_in(folder), name, facts, set_default, message)
-        _announce(upload, private)
+        print(  # noqa: T201 - before it happens, whoever calls
+            _describe(folder, repo_id, name, facts, private, create_pr, revision), flush=True
+        )
         with translate_errors(repo_id, revision=revision, writing=True, progress=BEFORE_COMMIT):
             _create_if_missing(target, private)
             retry_request(upload.plan)  # what cannot be promised is refused before the upload
@@ -240,27 +247,71 @@ class _Upload:
         )
 
 
-def _announce(upload: _Upload, private: bool) -> None:
-    """Print what is about to be published."""
-    target = upload.target
-    size = sum((upload.folder / path).stat().st_size for path in upload.paths) / 1e6
-    branch = "a pull request" if target.create_pr else target.revision or "main"
+def describe_publication(
+    selection: "Selection",
+    repo_id: str,
+    config_name: str = "default",
+    *,
+    split: str | None = None,
+    private: bool = True,
+    create_pr: bool = False,
+    revision: str | None = None,
+    pairs: bool = False,
+    vectors: bool = False,
+) -> str:
+    """Describe what `publish` would commit, without asking for a token or sending anything."""
+    check_repo_id(repo_id)
+    name = subset_name(config_name, "default")
+    splits = check_selection(selection, split)
+    with tempfile.TemporaryDirectory(prefix="hf_superfilter_") as temporary:
+        folder = Path(temporary)
+        facts = {
+            part: write_split(
+                chosen,
+                folder,
+                name,
+                part,
+                pairs=pairs,
+                vectors=vectors,
+                max_shard_bytes=SHARD_BYTES,
+            )
+            for part, chosen in splits.items()
+        }
+        return _describe(folder, repo_id, name, facts, private, create_pr, revision)
+
+
+def _describe(
+    folder: Path,
+    repo_id: str,
+    name: str,
+    facts: Mapping[str, Any],
+    private: bool,
+    create_pr: bool,
+    revision: str | None,
+) -> str:
+    """Describe what is about to be published."""
+    paths = paths_in(folder)
+    size = sum((folder / path).stat().st_size for path in paths) / 1e6
+    branch = "a pull request" if create_pr else revision or "main"
     visibility = "private" if private else "PUBLIC"
-    lines = [
-        f"publish {upload.name!r} to {target.repo_id} ({branch}; a new repository is {visibility}):"
-    ]
-    for split, facts in upload.facts.items():
-        lines += _describe_split(split, facts)
-    lines.append(f"  {len(upload.paths) + 1} files, {size:,.1f} MB, in one commit")
-    print("\n".join(lines), flush=True)  # noqa: T201 - before it happens, whoever calls
+    lines = [f"publish {name!r} to {repo_id} ({branch}; a new repository is {visibility}):"]
+    for split, split_facts in facts.items():
+        lines += _describe_split(split, split_facts)
+    lines.append(f"  {len(paths) + 1} files, {size:,.1f} MB, in one commit")
+    return "\n".join(lines)
 
 
 def _describe_split(split: str, facts: Mapping[str, Any]) -> list[str]:
     columns = ", ".join(facts["columns"])
     lines = [f"  split {split}: {facts['kept']:,} of {facts['rows']:,} rows, columns {columns}"]
-    if facts["left_out"]:
-        left_out = ", ".join(facts["left_out"])
-        lines.append(f"  left out, made for scoring: {left_out} (pairs=True publishes them)")
+    pairs = [name for name in facts["left_out"] if name in (*ADDED, UNREADABLE)]
+    vectors = [name for name in facts["left_out"] if name not in pairs]
+    if pairs:
+        lines.append(
+            f"  left out, made for scoring: {', '.join(pairs)} (pairs=True publishes them)"
+        )
+    if vectors:
+        lines.append(f"  left out, vectors: {', '.join(vectors)} (vectors=True publishes them)")
     if facts["recipe"] and not facts["source"]["for_all"]:
         source = facts["source"]["dataset"]
         lines.append(f"  the recipe names {source!r}, which others cannot load from the Hub")

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyarrow.types import is_nested
+
 from ..checks import is_count
 from ..data.own_columns import restore_source
 from ..data.sources import SAMPLE
@@ -23,7 +25,7 @@ from ..reports.plots import selection_plots
 from ..reports.summary import Summary
 from ..revisions import is_commit
 from ..runs.store import atomic_write
-from .card import as_list, merge_card, plain
+from .card import as_list, licence_warning, merge_card, plain
 from .front_matter import CARD, decode_card
 from .layout import ABOUT, ROWS, about_folder, digest_files, is_version, rows_folder
 from .provenance import provenance_of, source_metadata
@@ -52,6 +54,7 @@ def write_repo(
     name: str = "default",
     set_default: bool = False,
     pairs: bool = False,
+    vectors: bool = False,
     max_shard_size: int | str = SHARD_SIZE,
     max_shard_bytes: int = SHARD_BYTES,
 ) -> Path:
@@ -68,6 +71,7 @@ def write_repo(
         split: the split of a single selection, `train` by default.
         set_default: make this subset the one that loads without a name, as the first one is anyway.
         pairs: also keep `prompt` and `response` where they were added for scoring.
+        vectors: also keep the vectors that scorers of the run added, such as `embedding`.
         max_shard_size: about the size in memory of the rows of one Parquet file: bytes, or a text
             such as "500MB", the default. `max_shard_bytes` is an alias.
 
@@ -102,7 +106,15 @@ def write_repo(
         with tempfile.TemporaryDirectory(dir=home, prefix=UNFINISHED) as temporary:
             new = Path(temporary)
             facts = {
-                split: write_split(part, new, name, split, pairs=pairs, max_shard_bytes=shard_bytes)
+                split: write_split(
+                    part,
+                    new,
+                    name,
+                    split,
+                    pairs=pairs,
+                    max_shard_bytes=shard_bytes,
+                    vectors=vectors,
+                )
                 for split, part in splits.items()
             }
             text = merge_card(before, name, facts, str(folder), set_default)
@@ -309,6 +321,7 @@ def write_split(
     *,
     pairs: bool,
     max_shard_bytes: int,
+    vectors: bool = False,
     token: str | None = None,
 ) -> dict[str, Any]:
     """Write one split's files into a folder laid out as the repository is.
@@ -321,6 +334,8 @@ def write_split(
     rows = summary.table.select(selection.rows)
     if not pairs:
         rows = restore_source(rows, (provenance["source"] or {}).get("columns"))
+    if not vectors:
+        rows = rows.remove_columns(_vectors_made(rows, summary.manifest or {}))
     unversioned = home / "unversioned"
     unversioned.mkdir()
     num_bytes = _write_shards(rows, unversioned, max_shard_bytes)
@@ -353,6 +368,14 @@ def write_split(
     text = json.dumps(facts, indent=1, ensure_ascii=False, default=str, allow_nan=False)
     (about / FACTS).write_text(text + "\n", encoding="utf-8")
     return facts
+
+
+def _vectors_made(rows: "Dataset", manifest: Mapping[str, Any]) -> list[str]:
+    """Name the columns of vectors that scorers of the run added, such as `embedding`."""
+    scorers = manifest.get("scorers", {}).values()
+    made = {name for scorer in scorers for name in scorer.get("columns", ())}
+    kinds = {field.name: field.type for field in rows.features.arrow_schema}
+    return [name for name in rows.column_names if name in made and is_nested(kinds[name])]
 
 
 def _selection_facts(summary: Summary, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -400,6 +423,16 @@ def _inherited_facts(provenance: Mapping[str, Any], token: str | None) -> dict[s
         "source_datasets": [source["dataset"]] if on_the_hub else [],
         "base_model": list(dict.fromkeys(models)),
     }
+
+
+def licence_question(selection: "Selection", token: str | None = None) -> str | None:
+    """Word what the licence of a selection's source demands; None where it demands nothing.
+
+    Raises:
+        HubOfflineError, HubError: the card of the source cannot be read.
+    """
+    facts = _inherited_facts(provenance_of(Summary(selection)), token)
+    return licence_warning(facts["license"])
 
 
 def _is_on_the_hub(name: str | None, revision: str | None) -> bool:

@@ -205,6 +205,7 @@ class Selection:
         commit_message: str | None = None,
         token: str | None = None,
         pairs: bool = False,
+        vectors: bool = False,
         max_shard_size: int | str = "500MB",
     ) -> "CommitInfo":
         """Publish the kept rows as a subset on the Hub, as `publish` does.
@@ -225,6 +226,7 @@ class Selection:
             commit_message=commit_message,
             token=token,
             pairs=pairs,
+            vectors=vectors,
             max_shard_size=max_shard_size,
         )
 
