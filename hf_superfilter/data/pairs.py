@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..base import UNREADABLE
 from ..errors import SuperfilterError, WrongTypeError, did_you_mean
 from ..media import read_row
+from ..origin import origin_of, record_origin
 from .chat_template import ChatTemplate, Tools
 from .formats import FORMATS, OUTPUT, REQUIRED, SOURCE_PREFIX, choose_columns, is_null
 from .messages import (
@@ -365,6 +366,10 @@ def _map(dataset: Any, formatter: PairFormatter) -> Any:
             )
         _log_differences(table)
         table = _report_unreadable(table, formatter)
+        origin = origin_of(dataset)
+        if origin is not None:
+            columns = [name for name in dataset.column_names if name != UNREADABLE]
+            record_origin(table, {**origin, "columns": columns})
     return table.remove_columns([MEDIA_COLUMN, DIFFERENCE_COLUMN])
 
 

@@ -9,7 +9,8 @@ from ..checks import one_name
 from ..embedded import PREFIX, embedded_sample
 from ..errors import HubError, NotFoundError, SuperfilterError, did_you_mean
 from ..hub_client import retry_request, translate_errors
-from ..revisions import resolve_revision
+from ..origin import record_origin
+from ..revisions import is_commit, resolve_revision
 from .csv_rows import read_csv, read_header, with_values
 from .files import SUFFIXES
 from .json_rows import read_json
@@ -70,7 +71,20 @@ def load_rows(
     rows = _one_split(splits, split, name)
     if len(rows) == 0:
         raise SuperfilterError(f"{name!r} has no rows")
+    _record_origin(rows, name, config, path)
     return rows
+
+
+def _record_origin(rows: "Dataset", name: str, config: str | None, path: Path) -> None:
+    """Record where rows come from: the commit on the Hub, the digest of a file or folder."""
+    if path.exists():
+        revision: str | None = resolve_revision(str(path), repo_type="dataset")
+    else:
+        parts = [part for file in rows.cache_files for part in Path(file["filename"]).parts]
+        revision = next(filter(is_commit, parts), None)
+    split = None if rows.split is None else str(rows.split)
+    origin = {"dataset": name, "revision": revision, "config": config, "split": split}
+    record_origin(rows, origin)
 
 
 def revision_of_rows(source: str, revision: str | None = None) -> str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.sources import SAMPLE
 from ..errors import HubError, HubNotFoundError, HubOfflineError, SuperfilterError
 from ..hub_client import retry_request, translate_errors
+from ..origin import origin_of
 from ..recipes.recipe import Recipe
 from ..revisions import is_commit
 from .front_matter import CARD, decode_card, read_metadata
@@ -27,7 +28,7 @@ def provenance_of(summary: "Summary") -> dict[str, Any]:
         each; `created`.
     """
     manifest, recipe = summary.manifest or {}, summary.recipe
-    source = manifest.get("source")
+    source = manifest.get("source") or origin_of(summary.table)
     if source is None and recipe is not None:
         source = {"dataset": recipe.dataset, "revision": None}
     return {

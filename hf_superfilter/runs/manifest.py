@@ -140,6 +140,12 @@ def record_source(store: Store, source: Mapping[str, Any]) -> None:
         _write(store, manifest | {"source": dict(source)})
 
 
+def record_first_source(store: Store, source: Mapping[str, Any]) -> None:
+    """Record where the rows come from, unless that is recorded or the folder is read-only."""
+    if "source" not in read_manifest(store.folder) and store.writable():
+        record_source(store, source)
+
+
 def read_scorer(store: Store, name: str) -> dict[str, Any]:
     """Read a scorer's `scorer.json`, {} where there is none or a damaged one."""
     try:

@@ -35,6 +35,7 @@ from ..base import (
 from ..checks import check_name, is_count
 from ..errors import SuperfilterError
 from ..media import read_batch
+from ..origin import origin_of, record_origin
 from .chunks import Chunks, layout_of
 from .distributed import Process, this_process
 from .manifest import (
@@ -43,6 +44,7 @@ from .manifest import (
     fingerprint_of,
     open_manifest,
     read_scorer,
+    record_first_source,
     record_scorer,
     take_scorer,
 )
@@ -117,6 +119,9 @@ def score(
     table, parts = _open_rows(rows, store, chunk_size)
     check_reasons(table, max_unreadable)
     run = open_manifest(store, len(table), chunk_size)["run"]
+    origin = origin_of(table)
+    if origin is not None and process.is_main:
+        record_first_source(store, origin)
     if store.exclusive:
         sweep_unfinished(store.folder)
     starts, sizes = _open_layout(store, table, chunk_size)
@@ -140,6 +145,8 @@ def score(
             record_scorer(store, name, {**fingerprint, "run": run, **summary})
             _warn_about(name, summary)
         table, parts = _with_columns(table, parts, chunks)
+    if origin is not None:
+        record_origin(table, origin)
     return table if process.is_main else None
 
 

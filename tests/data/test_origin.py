@@ -1,0 +1,55 @@
+"""The source of rows goes with them, from load_rows to the card."""
+
+import json
+
+import pytest
+from datasets import Dataset
+from publishing import picked
+
+from hf_superfilter import (
+    Length,
+    TopK,
+    format_pairs,
+    load_rows,
+    publish,
+    score,
+    select,
+    write_repo,
+)
+from hf_superfilter.origin import origin_of
+from hf_superfilter.runs.manifest import read_manifest
+
+
+@pytest.mark.parametrize("with_run", [True, False])
+def test_the_card_of_a_python_path_names_source_and_licence(tmp_path, with_run):
+    rows = load_rows("embedded:sample").filter(lambda row: row["output"] != "")
+    table = score(format_pairs(rows.map(lambda row: {"own": 1})), [Length()], tmp_path / "run")
+    selection = select(table, TopK("length", 5), run=tmp_path / "run" if with_run else None)
+    card = (write_repo(selection, tmp_path / "repo") / "README.md").read_text()
+    assert "license: apache-2.0" in card and "embedded:sample" in card
+    assert "own" in selection.subset.column_names and "prompt" not in selection.subset.column_names
+
+
+def test_a_run_records_file_and_digest(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": "a", "answer": "b"}) + "\n")
+    score(format_pairs(load_rows(path)), [Length()], tmp_path / "run")
+    source = read_manifest(tmp_path / "run")["source"]
+    assert source["dataset"] == str(path) and source["revision"].startswith("sha256:")
+    assert source["columns"] == ["question", "answer"]
+
+
+def test_rows_of_the_hub_carry_its_commit(hub):
+    commit = publish(picked(1, 2, 3), "me/rows", "best", private=False)
+    origin = origin_of(load_rows("me/rows", config_name="best").select([0]))
+    assert origin == {
+        "dataset": "me/rows",
+        "revision": commit.oid,
+        "config": "best",
+        "split": "train",
+    }
+
+
+def test_rows_that_were_not_loaded_have_no_source(tmp_path):
+    table = score(Dataset.from_dict({"prompt": ["a"], "response": ["b"]}), Length(), tmp_path)
+    assert origin_of(table) is None and "source" not in read_manifest(tmp_path)
