@@ -125,7 +125,9 @@ def score(
         ),
     ] = "IFD",
     folder: Folder = "runs/score",
-    split: Annotated[str | None, typer.Option(help="The data set's split.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The data set's split, or a part: train[:1000].")
+    ] = None,
     format: Annotated[
         str, typer.Option(help="How the rows are laid out; auto looks at the columns.")
     ] = "auto",
@@ -144,18 +146,44 @@ def score(
             "May be repeated."
         ),
     ] = None,
+    config: Annotated[str | None, typer.Option(help="The data set's subset (config).")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, tag or commit of a data set on the Hub.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Score the first N rows of the split only.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, float16, or int8 on a CPU.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens read of a row.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A scorer's argument: IFD.variant=bos. May be repeated."),
+    ] = None,
     expect_processes: ExpectProcesses = None,
 ) -> None:
     """Add score columns to a data set, in FOLDER/scored.parquet, beside those already there.
 
     The same command resumes after a stop, and any number of processes may work on one folder.
     """
+    from ..recipes.overrides import override
     from ..recipes.recipe import Recipe, recorded_recipe
 
+    if limit is not None and split and "[" in split:
+        raise SuperfilterError(f"--limit {limit} and --split {split}: give one of them")
+    overrides = {"dtype": dtype, "device": device, "max_length": max_length}
+    arguments: dict[str, Any] = {
+        key: value for key, value in overrides.items() if value is not None
+    }
+    arguments |= dict(map(_parse_setting, settings or []))
     requested = Recipe(
         data,
         (_build_scorer(scorer, model),),
-        split=split,
+        split=split if limit is None else f"{split or ''}[:{limit}]",
+        config=config,
+        revision=revision,
         format=format,
         template=template,
         tokenizer=tokenizer,
@@ -163,6 +191,8 @@ def score(
         reasoning=reasoning,
         columns=dict(map(_parse_column, columns or [])) or None,
     )
+    if arguments:
+        requested = override(requested, settings=arguments)
     recipe = requested.merge(recorded_recipe(folder))
     if recipe.score_rows(folder, expect_processes=expect_processes) is None:
         return  # of several processes that were launched, the main one goes on

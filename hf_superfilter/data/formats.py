@@ -263,6 +263,7 @@ def choose_columns(
     Raises:
         SuperfilterError: an unknown format, field or column.
     """
+    _check_direction(schema, named)
     is_auto = format == "auto"
     if is_auto:
         format = detect_format([*schema, *named])
@@ -285,6 +286,17 @@ def choose_columns(
     if is_auto:
         _log_choice(format, columns, schema)
     return format, columns
+
+
+def _check_direction(schema: Mapping[str, Any], named: Mapping[str, str]) -> None:
+    """Refuse names that stand the wrong way round."""
+    fields = {field for names in FIELDS.values() for field in names}
+    for field, column in named.items():
+        if field in schema and field not in fields and column in fields and column not in schema:
+            raise SuperfilterError(
+                f"columns: {field}={column} is the wrong way round, since {field!r} is a column of "
+                f"the data set: give the format's name first, {column}={field}"
+            )
 
 
 def _spellings(field: str) -> tuple[str, ...]:

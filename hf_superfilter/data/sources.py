@@ -1,7 +1,8 @@
 """Load rows from a file, a local folder, the Hub, or the embedded sample."""
 
 import json
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,15 +15,18 @@ from ..revisions import is_commit, resolve_revision
 from .csv_rows import read_csv, read_header, with_values
 from .files import SUFFIXES
 from .json_rows import read_json
+from .several import join_rows, local_copy, rows_given, slice_splits, sources_in
 
 if TYPE_CHECKING:
+    import pandas as pd
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
 SAMPLE = PREFIX + "sample"
 
 
 def load_rows(
-    source: str | Path,
+    source: "str | Path | Sequence[Any] | pd.DataFrame",
     *,
     split: str | None = None,
     config_name: str | None = None,
@@ -40,8 +44,11 @@ def load_rows(
 
     Args:
         source: a file (json, jsonl or csv, also gz, zst or xz; parquet), a local folder (a saved
-            Dataset, or files as on the Hub), a Hub id, or `embedded:sample`.
-        split: needed where there are several and none is called `train`.
+            Dataset, or files as on the Hub), a Hub id, `hf://datasets/user/name` with or without
+            a file, or `embedded:sample`. A pattern (`data/*.jsonl`) or a list of such sources
+            loads all, one after the other; a list of dicts and a pandas frame are rows.
+        split: needed where there are several and none is called `train`; `train[:1000]`, `[:10%]`
+            and `train+test` are read as `datasets` reads them.
         config_name: the data set's subset, where it has several; `config` is an alias.
         token: a token that may read; by default the one that `hf auth login` or HF_TOKEN holds.
         revision: branch, tag or commit on the Hub.
@@ -53,6 +60,15 @@ def load_rows(
         ValueError: a file that cannot be read, an unknown split or configuration, or no rows.
     """
     config = one_name("config_name", config_name, "config", config)
+    given = rows_given(source)
+    if given is not None:
+        return given
+    parts = sources_in(source)
+    if parts is not None:
+        options: dict[str, Any] = {"split": split, "config_name": config, "revision": revision}
+        options |= {"text_columns": text_columns, "token": token}
+        return join_rows([(part, load_rows(part, **options)) for part in parts])
+    source, revision = local_copy(str(source), revision, token)
     name = str(source)
     if name.startswith(PREFIX) and name != SAMPLE:
         raise SuperfilterError(f"no data set {name!r}: {did_you_mean(name, [SAMPLE])}")
@@ -238,6 +254,11 @@ def _one_split(splits: Any, split: str | None, name: str) -> "Dataset":
     by_name = splits if isinstance(splits, dict) else {"train": splits}
     default = next(iter(by_name)) if len(by_name) == 1 else "train"
     wanted = split or default
+    if wanted not in by_name and ("[" in wanted or "+" in wanted):
+        return slice_splits(by_name, default + wanted if wanted[0] == "[" else wanted, name)
+    if split is None and len(by_name) > 1 and wanted in by_name:
+        others = ", ".join(str(other) for other in by_name if other != wanted)
+        logger.info("split %r of %s; there are also: %s", wanted, name, others)
     if wanted not in by_name:
         remedy = "" if split else "; choose one with split"
         raise SuperfilterError(

@@ -211,9 +211,8 @@ class Recipe:
         """Put the scorers of a run's recorded recipe before the own ones.
 
         A second `score` on a folder so loses no scorer of the first; one of the same name takes
-        its place. What the command line cannot say (config, revision), and what it does not say
-        of tokenizer, template_kwargs, columns and selectors, are the recorded ones. Whether both
-        read the same rows is checked by the run folder.
+        its place. What is not said of config, revision, tokenizer, template_kwargs, columns and
+        selectors is as recorded. Whether both read the same rows is checked by the run folder.
 
         Example:
             >>> from hf_superfilter import Length, Perplexity
@@ -229,8 +228,8 @@ class Recipe:
             self,
             score=tuple(scorers.values()),
             select=self.select or recorded.select,
-            config=recorded.config,
-            revision=recorded.revision,
+            config=self.config or recorded.config,
+            revision=self.revision or recorded.revision,
             tokenizer=self.tokenizer or recorded.tokenizer,
             template_kwargs=self.template_kwargs or recorded.template_kwargs,
             columns=self.columns or recorded.columns,

@@ -82,7 +82,8 @@ def score(
     read, so its folder may be read-only.
 
     Args:
-        rows: a Dataset with the columns that the scorers read; or a stream, which is first written
+        rows: a Dataset with the columns that the scorers read, a list of dicts or a pandas frame
+            with them; or a stream, which is first written
             to the folder, so that memory holds one chunk of it.
         scorers: callables `batch -> columns`, with different names.
         folder: the run folder, created if need be. An fsspec URL (`s3://`, `gs://`) works too;
@@ -173,6 +174,10 @@ def _open_rows(rows: Any, store: Store, chunk_size: int) -> "tuple[Dataset, list
     if isinstance(rows, IterableDataset):
         parts = spool_stream(rows, store, chunk_size)
         rows = concatenate_datasets(parts)
+    if isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows):
+        rows = Dataset.from_list(rows)
+    elif type(rows).__module__.partition(".")[0] == "pandas":
+        rows = Dataset.from_pandas(rows, preserve_index=False)
     if not isinstance(rows, Dataset):
         raise SuperfilterError(
             f"score takes one Dataset, and got {type(rows).__name__}: pick a split, "
