@@ -10,6 +10,7 @@ from ..runs.store import atomic_write
 from .jinja import render
 from .plots import Plot, loss_plots, selection_plots
 from .summary import Summary
+from .surface import measure_surface
 from .text import clipped, last_turn
 from .words import step_words
 
@@ -51,6 +52,7 @@ def write_page(summary: Summary, plots: dict[str, Plot], path: str | Path) -> Pa
         **facts,
         step_names=[step_words(step) for step in summary.selection.steps],
         cut=summary.selection.cut,
+        surface=measure_surface(summary.selection),
         title=summary.recipe.dataset if summary.recipe else "A selection",
         recipe=summary.recipe.to_yaml() if summary.recipe else None,
         plots=[{"alt": plot.alt, "data": base64.b64encode(plot.png).decode()} for plot in pictures],
