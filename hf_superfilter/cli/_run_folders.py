@@ -175,14 +175,19 @@ def show_summary(summary: "Summary", folder: str) -> None:
 
 
 def report_run(summary: "Summary", folder: str) -> None:
-    """Write `report.html` into the folder of a run or of a named selection."""
+    """Write `report.html` into the folder of a run or of a named selection, and say where."""
+    write_run_page(summary, folder)
+    show(f"report: {in_folder(folder, 'report.html')}")
+
+
+def write_run_page(summary: "Summary", folder: str, note: dict[str, Any] | None = None) -> None:
+    """Write `report.html`, perhaps with a note on top: sentences and a table."""
     from ..reports.page import write_page
     from ..reports.plots import selection_plots
     from ..runs.store import Store
 
     with Store(folder).file("report.html") as unfinished:
-        write_page(summary, selection_plots(summary.selection), unfinished)
-    show(f"report: {in_folder(folder, 'report.html')}")
+        write_page(summary, selection_plots(summary.selection), unfinished, note=note)
 
 
 def report_losses(folder: str) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..errors import SuperfilterError
-from . import consistency, explore, hub, recipes, runs, validation
+from . import consistency, demo, explore, hub, recipes, runs, validation
 from ._terminal import EscapingFormatter, escape, show
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 COMMANDS: dict[str, Any] = {
-    "demo": runs.demo,
+    "demo": demo.demo,
     "run": runs.run,
     "recipes": recipes.recipes,
     "score": runs.score,

@@ -23,15 +23,6 @@ from ._run_folders import (
 )
 from ._terminal import show
 
-DEMO = """
-dataset: embedded:sample
-score:
-  - IFD: {model: "embedded:strong"}
-  - Length
-select:
-  - Threshold: {by: ifd, below: 1.0}
-  - TopK: {by: ifd, k: 0.15}
-"""
 GPT2 = "openai-community/gpt2"
 Folder = Annotated[
     str, typer.Option(help="The run folder: a path or an fsspec URL, s3://bucket/run.")
@@ -47,13 +38,6 @@ ExpectProcesses = Annotated[
     int | None,
     typer.Option(min=1, help="Refuse to run if the launcher started another number of processes."),
 ]
-
-
-def demo(folder: Folder = "runs/demo") -> None:
-    """Score the embedded sample with the embedded model and keep the best 15%, without network."""
-    from ..recipes.recipe import Recipe
-
-    run_recipe(Recipe.from_yaml(DEMO), folder)
 
 
 def run(

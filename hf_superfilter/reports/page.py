@@ -43,13 +43,26 @@ def write_report(selection: "Selection", path: str | Path) -> Path:
     return write_page(Summary(selection), selection_plots(selection), path)
 
 
-def write_page(summary: Summary, plots: dict[str, Plot], path: str | Path) -> Path:
-    """Write the report of a summary and its plots."""
+def write_page(
+    summary: Summary,
+    plots: dict[str, Plot],
+    path: str | Path,
+    *,
+    note: dict[str, Any] | None = None,
+) -> Path:
+    """Write the report of a summary and its plots.
+
+    Args:
+        summary, plots: of the selection.
+        path: the file.
+        note: what stands on top: `sentences`, and a table of texts, `head` and `rows`.
+    """
     facts = summary.facts()
     pictures = [*plots.values(), *loss_plots(summary.losses).values()]
     page = render(
         "report.html.j2",
         **facts,
+        note=note,
         step_names=[step_words(step) for step in summary.selection.steps],
         cut=summary.selection.cut,
         surface=measure_surface(summary.selection),
