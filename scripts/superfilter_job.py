@@ -36,7 +36,7 @@ def main() -> None:
     selection = recipe.run("run")
     if selection is not None:  # None in all processes of a launch but the main one
         name = arguments.config_name or f"ifd-{arguments.k * 100:g}"
-        print(selection.push_to_hub(arguments.target, name))  # noqa: T201 - for the job's log
+        print(selection.push_to_hub(arguments.target, name))
 
 
 if __name__ == "__main__":
