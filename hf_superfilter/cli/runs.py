@@ -34,6 +34,7 @@ TemplateKwargs = Annotated[
 REASONING_HELP = (
     "Of responses with reasoning: keep it, drop it, or only score it (keep, drop, only)."
 )
+MAX_UNREADABLE_HELP = "Stop if more than this share of the rows cannot be read or formatted."
 ExpectProcesses = Annotated[
     int | None,
     typer.Option(min=1, help="Refuse to run if the launcher started another number of processes."),
@@ -58,6 +59,7 @@ def run(
     ] = None,
     template_kwargs: TemplateKwargs = None,
     reasoning: Annotated[str | None, typer.Option(help=REASONING_HELP)] = None,
+    max_unreadable: Annotated[float | None, typer.Option(help=MAX_UNREADABLE_HELP)] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Another value: k=0.05, or IFD.model=gpt2. May be repeated."),
@@ -85,6 +87,7 @@ def run(
         split=split,
         template_kwargs=_parse_template_kwargs(template_kwargs),
         reasoning=reasoning,
+        max_unreadable=max_unreadable,
         settings=overrides,
     )
     run_recipe(selected, folder or f"runs/{Path(recipe).stem}", expect_processes)
@@ -146,6 +149,7 @@ def score(
         list[str] | None,
         typer.Option("--set", help="A scorer's argument: IFD.variant=bos. May be repeated."),
     ] = None,
+    max_unreadable: Annotated[float, typer.Option(help=MAX_UNREADABLE_HELP)] = 0.01,
     expect_processes: ExpectProcesses = None,
 ) -> None:
     """Add score columns to a data set, in FOLDER/scored.parquet, beside those already there.
@@ -174,6 +178,7 @@ def score(
         template_kwargs=_parse_template_kwargs(template_kwargs),
         reasoning=reasoning,
         columns=dict(map(_parse_column, columns or [])) or None,
+        max_unreadable=max_unreadable,
     )
     if arguments:
         requested = override(requested, settings=arguments)

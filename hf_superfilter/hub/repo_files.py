@@ -388,6 +388,8 @@ def _selection_facts(summary: Summary, provenance: Mapping[str, Any]) -> dict[st
     return {
         **facts,
         "steps": steps,
+        # A reason quotes a row that may not be published.
+        "unreadable": [entry["row"] for entry in facts["unreadable"]],
         "created": provenance["created"],
         "scorers": provenance["scorers"],
         "tokens": summary.tokens,

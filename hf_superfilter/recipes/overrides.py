@@ -20,6 +20,7 @@ def override(
     split: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
     reasoning: str | None = None,
+    max_unreadable: float | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Replace parts of a recipe.
@@ -29,6 +30,7 @@ def override(
             columns of the old one are forgotten.
         format, split: how and which part of it is read.
         template_kwargs, reasoning: as `format_pairs` takes them.
+        max_unreadable: the share of the rows that may be unreadable.
         settings: `argument` or `Name.argument` -> value. An argument is replaced wherever the
             recipe states it, or, where it nowhere does, in every scorer and selector that has one;
             with a name in front (a class, or a scorer's name) in that one only.
@@ -45,13 +47,14 @@ def override(
     """
     values = load_yaml(recipe.to_yaml())
     if dataset is not None:
-        kept = (*KINDS, "template", "tokenizer", "template_kwargs", "reasoning")
+        kept = (*KINDS, "template", "tokenizer", "template_kwargs", "reasoning", "max_unreadable")
         values = {key: values[key] for key in kept if key in values} | {"dataset": dataset}
     changes = {
         "format": format,
         "split": split,
         "template_kwargs": template_kwargs,
         "reasoning": reasoning,
+        "max_unreadable": max_unreadable,
     }
     values |= {key: value for key, value in changes.items() if value is not None}
     for setting, value in (settings or {}).items():

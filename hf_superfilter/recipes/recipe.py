@@ -18,6 +18,7 @@ from ..runs.distributed import this_process
 from ..runs.manifest import read_manifest, record_source
 from ..runs.runner import score
 from ..runs.store import Store
+from ..runs.unreadable import MAX_UNREADABLE, check_share
 from ..selection.funnel import Selection, select
 from ..yaml_io import dump_yaml, load_yaml
 from .entries import EXAMPLES, KINDS, as_entry, build, build_all
@@ -41,6 +42,7 @@ class Recipe:
         split, config, revision: which part of the data set.
         format, template, tokenizer, template_kwargs, reasoning, columns: as `format_pairs` takes
             them.
+        max_unreadable: stop if more than this share of the rows cannot be read or formatted.
 
     Example:
         >>> from hf_superfilter import IFD, Recipe, TopK
@@ -69,6 +71,7 @@ class Recipe:
     template_kwargs: dict[str, Any] | None = field(default=None)
     reasoning: str = "keep"
     columns: dict[str, str] | None = field(default=None)
+    max_unreadable: float = MAX_UNREADABLE
 
     def __post_init__(self) -> None:
         """Check that the parts are there and of the right kind."""
@@ -86,6 +89,7 @@ class Recipe:
                 _check_text(key, getattr(self, key))
         _check_columns(self.columns)
         _check_template_kwargs(self.template_kwargs)
+        check_share(self.max_unreadable)
 
     @classmethod
     def read(cls, path: str | Path) -> "Recipe":
@@ -198,7 +202,7 @@ class Recipe:
         this_process(expect_processes)
         store, text = Store(folder), self.to_yaml()
         pairs, source = self.load_pairs()
-        table = score(pairs, self.score, folder)
+        table = score(pairs, self.score, folder, max_unreadable=self.max_unreadable)
         if table is None:
             return None
         record_source(store, source)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..base import UNREADABLE
 from ..data.columns import holds_numbers, numbers_of
 from ..data.texts import column_blocks, is_text, text_heads
 from ..recipes.recipe import Recipe, recipe_of
@@ -56,11 +57,12 @@ class Summary:
 
         `rows`, `kept`, `share`; `steps`; `by` and `score` (quantiles over all finite values, and
         `cut`); `near_cut`, rows whose error does not tell them from the cut; `status`, how often
-        each; `length`, characters of the responses kept, dropped and all; `groups`, kept against
-        all by each column that groups the rows; `baselines`, the share of the selection that a
-        baseline of the same size keeps too; `cost`, one entry per scorer, whose seconds include
-        training; `beyond`, how many values lie outside a column's usual range; `validation`, what
-        students learned from the selection and from random rows.
+        each; `unreadable`, the rows that could not be read, with reasons; `length`, characters of
+        the responses kept, dropped and all; `groups`, kept against all by each column that groups
+        the rows; `baselines`, the share of the selection that a baseline of the same size keeps
+        too; `cost`, one entry per scorer, whose seconds include training; `beyond`, how many values
+        lie outside a column's usual range; `validation`, what students learned from the selection
+        and from random rows.
         """
         manifest = self.manifest or {}
         return {
@@ -72,6 +74,7 @@ class Summary:
             "score": self.score,
             "near_cut": self.near_cut,
             "status": self.statuses,
+            "unreadable": self.unreadable,
             "length": self.lengths,
             "groups": self.groups,
             "baselines": self.baselines,
@@ -137,6 +140,21 @@ class Summary:
                 cells = Counter(map(str, self._cells(column)))
                 counts[column] = dict(cells.most_common(MAX_STATUSES))
         return counts
+
+    @cached_property
+    def unreadable(self) -> list[dict[str, Any]]:
+        """List the rows that could not be read, each with its number and the reason.
+
+        They stand in the table where reading and formatting found them, else in the run.
+        """
+        reasons: dict[int, str] = {}
+        for scorer in (self.manifest or {}).get("scorers", {}).values():
+            for entry in scorer.get("unreadable", []):
+                reasons[entry["row"]] = entry["reason"]
+        if UNREADABLE in self.table.column_names:
+            cells = enumerate(self._cells(UNREADABLE))
+            reasons |= {row: reason for row, reason in cells if reason is not None}
+        return [{"row": row, "reason": reasons[row]} for row in sorted(reasons)]
 
     @cached_property
     def lengths(self) -> dict[str, float | None] | None:

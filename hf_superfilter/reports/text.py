@@ -45,7 +45,11 @@ def _status_lines(summary: Summary) -> list[str]:
         f"{column}, kept as they are: {_counts(counts)}"
         for column, counts in summary.beyond.items()
     ]
-    return statuses + beyond
+    unreadable = [
+        f"row {entry['row']} is unreadable: {entry['reason']}"
+        for entry in summary.unreadable[:ROWS_SHOWN]
+    ]
+    return statuses + unreadable + beyond
 
 
 def _counts(counts: dict[str, int]) -> str:

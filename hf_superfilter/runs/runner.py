@@ -53,7 +53,14 @@ from .progress import LAYOUT
 from .scheduler import run_chunks
 from .store import Store, sweep_unfinished
 from .stream import join_columns, spool_stream
-from .unreadable import RECORDED, check_count, check_reasons, check_share, unreadable_entries
+from .unreadable import (
+    MAX_UNREADABLE,
+    RECORDED,
+    check_count,
+    check_reasons,
+    check_share,
+    unreadable_entries,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -68,7 +75,7 @@ def score(
     *,
     chunk_size: int = 2_048,
     expect_processes: int | None = None,
-    max_unreadable: float = 0.01,
+    max_unreadable: float = MAX_UNREADABLE,
 ) -> "Dataset | None":
     """Add every scorer's columns to the rows, and keep finished chunks in a folder.
 

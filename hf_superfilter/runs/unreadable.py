@@ -10,6 +10,7 @@ from ..errors import SuperfilterError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+MAX_UNREADABLE = 0.01  # share of the rows that may be unreadable
 NAMED = 3  # rows that an error names
 RECORDED = 20  # rows that the manifest names; the log names all
 
@@ -42,8 +43,8 @@ def check_count(entries: Sequence[Mapping[str, Any]], rows: int, max_unreadable:
     examples = "; ".join(f"row {entry['row']}: {entry['reason']}" for entry in ordered[:NAMED])
     raise SuperfilterError(
         f"{len(entries):,} of {rows:,} rows are unreadable, more than "
-        f"max_unreadable={max_unreadable:g} of them: {examples}; correct or filter them, or call "
-        "score(..., max_unreadable=1.0)"
+        f"max_unreadable={max_unreadable:g} of them: {examples}; correct or filter them, or allow "
+        "more with max_unreadable=1.0 (in score, a recipe, or as --max-unreadable 1.0)"
     )
 
 
