@@ -199,7 +199,7 @@ class Training:
         while True:
             # Dropout depends on the step alone, so that a resumed training repeats it.
             seed = self.steps.plan.seed + 1_000_003 * self.step + self.process.number
-            torch.manual_seed(seed)
+            torch.manual_seed(seed % 2**63)  # torch takes 64 bits with a sign
             try:
                 return self._backward(share, tokens)
             except RuntimeError as error:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 KEPT, DROPPED, LINE = "#0f766e", "#a1a1aa", "#dc2626"  # readable on white and on black
 INK = "#71717a"
+MAX_DRAWN = 1e300  # ±1e308 have no axis: its ends overflow
+MIN_WIDTH = 1e-12  # of an axis, as a share of its numbers
 
 
 class Plot(NamedTuple):
@@ -47,9 +49,12 @@ def score_plot(selection: "Selection") -> Plot | None:
         return None
     with np.errstate(over="ignore", invalid="ignore"):
         low, high = np.percentile(values[finite], [1, 99])
-        if not np.isfinite(high - low):  # values such as ±1e308 have no axis
-            return None
-    bins = np.linspace(low, high if high > low else low + 1, 50)
+    if not np.isfinite(high - low) or max(abs(low), abs(high)) > MAX_DRAWN:
+        return None
+    size = max(abs(low), abs(high))
+    if high - low <= size * MIN_WIDTH:  # all equal, or as good as: low + 1 may be low again
+        high = low + max(1.0, size * 0.01)
+    bins = np.linspace(low, high, 50)
     parts = [np.clip(values[finite & part], low, bins[-1]) for part in (kept, ~kept)]
     labels = [f"kept ({kept.sum():,})", f"dropped ({(~kept).sum():,})"]
     figure, axes = _figure(by, "rows")

@@ -60,12 +60,19 @@ def cluster_of(
             f"clusters={clusters} and only {len(vectors)} rows in play: give at most as many"
         )
     method = KMeans if len(vectors) <= MANY_ROWS else MiniBatchKMeans
-    means = method(n_clusters=clusters, n_init=1, random_state=seed)
+    means = method(n_clusters=clusters, n_init=1, random_state=_random_state(seed))
     with warnings.catch_warnings():
         # Fewer different vectors than clusters: some clusters stay empty.
         warnings.simplefilter("ignore", ConvergenceWarning)
         labels = means.fit_predict(vectors)
     return labels.astype(np.int64), means.cluster_centers_.astype(np.float32)
+
+
+def _random_state(seed: int) -> int:
+    """Fold a seed to the 32 bits that scikit-learn takes; smaller ones stay as they are."""
+    if seed < 2**32:
+        return seed
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
 def centroid_cosines(vectors: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> np.ndarray:

@@ -521,3 +521,11 @@ def test_six_models_of_one_size_rank_ifd_alike():
     found = [quick(ifd[a], ifd[b], below=1.0)["spearman"] for a in models for b in models if a < b]
     assert len(found) == 15
     assert (round(min(found), 2), round(max(found), 2)) == (0.83, 0.96)
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**64, 10**30])
+def test_a_seed_of_any_size_gives_the_same_interval_twice(seed):
+    weak, strong = scores(50, seed=1)
+    one, two = (rank_consistency(weak, strong, resamples=50, seed=seed) for _ in range(2))
+    assert one == two
+    assert one["spearman_low"] < one["spearman"] < one["spearman_high"]

@@ -1,6 +1,7 @@
 """The report: numbers recomputed from rows and run.json, every cell escaped, no network."""
 
 import json
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
@@ -13,6 +14,7 @@ from datasets import Dataset
 from hf_superfilter import RandomSample, Recipe, Threshold, TopK, select, write_report
 from hf_superfilter.reports.plots import length_plot
 from hf_superfilter.reports.summary import Summary
+from hf_superfilter.reports.text import summary_text
 
 RECIPE = """
 dataset: embedded:sample
@@ -415,3 +417,25 @@ def test_threads_may_write_reports_at_once(run, tmp_path):
             )
         }
     assert len(pages) == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e308] * 30,
+        [-1e308] * 30,
+        [1e308, -1e308] * 15,
+        [1e17] * 30,
+        [1e17, 1e17 + 16] * 15,
+        [1e300 * number for number in range(30)],
+        [5e-324] * 30,
+        [1e308, -1e308, math.inf, -math.inf, math.nan] * 6,
+    ],
+)
+def test_numbers_at_the_ends_of_float64_make_a_report(tmp_path, values):
+    table = Dataset.from_dict({"$x_$": values, "response": ["$b_$"] * 30})
+    selection = select(table, TopK("$x_$", 4))
+    page = write_report(selection, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "$x_$" in page
+    assert "0" * 40 not in re.sub(r"base64,[^\"]*", "", page)
+    assert "$x_$" in summary_text(Summary(selection))

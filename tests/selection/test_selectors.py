@@ -32,6 +32,7 @@ from hf_superfilter import (
 )
 from hf_superfilter.data.columns import numbers_of
 from hf_superfilter.selection._budget import count_of
+from hf_superfilter.selection._kmeans import cluster_of
 
 # One or more examples of every selector class; the laws below run on each.
 EXAMPLES = {
@@ -455,3 +456,33 @@ def test_any_numeric_column_can_be_read_and_null_is_nan(cells, wanted):
     np.testing.assert_array_equal(numbers_of(table, "x"), wanted)
     chunked = concatenate_datasets([table.select([2, 0]), table])
     np.testing.assert_array_equal(numbers_of(chunked, "x"), [wanted[2], wanted[0], *wanted])
+
+
+def seeded_examples():
+    """One example of every selector that has a seed, with vectors, scores and groups to read."""
+    for name, kinds in EXAMPLES.items():
+        if "seed" in {field.name for field in dataclasses.fields(kinds[0])}:
+            yield pytest.param(dataclasses.replace(kinds[-1]), id=name)
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**64, 10**30])
+@pytest.mark.parametrize("selector", list(seeded_examples()))
+def test_a_seed_of_any_size_is_taken_and_draws_the_same_rows_again(selector, seed):
+    vectors = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    table = table_of(
+        np.linspace(0.1, 0.9, 40),
+        embedding=list(vectors),
+        density=[1.0] * 40,
+        text=[f"text number {number}" for number in range(40)],
+        response_tokens=[5] * 40,
+        ifd_tokens=[5] * 40,
+    )
+    seeded = dataclasses.replace(selector, seed=seed)
+    first, second = (quietly(table, [seeded]).rows.tolist() for _ in range(2))
+    assert first == second != []
+
+
+def test_seeds_of_kmeans_that_share_32_bits_are_different_draws():
+    vectors = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    labels = [cluster_of(vectors, 7, seed)[0].tolist() for seed in (1, 2**32 + 1, 2**64 + 1)]
+    assert len({tuple(row) for row in labels}) == 3
