@@ -48,10 +48,10 @@ def score_plot(selection: "Selection") -> Plot | None:
     if by is None or not finite.any():
         return None
     with np.errstate(over="ignore", invalid="ignore"):
-        low, high = np.percentile(values[finite], [1, 99])
-    if not np.isfinite(high - low) or max(abs(low), abs(high)) > MAX_DRAWN:
-        return None
+        low, high = np.percentile(values[finite], [1, 99]).tolist()
     size = max(abs(low), abs(high))
+    if not np.isfinite([low, high]).all() or size > MAX_DRAWN:
+        return None
     if high - low <= size * MIN_WIDTH:  # all equal, or as good as: low + 1 may be low again
         high = low + max(1.0, size * 0.01)
     bins = np.linspace(low, high, 50)
