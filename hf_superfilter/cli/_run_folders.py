@@ -214,6 +214,23 @@ def show_manifest(folder: str) -> None:
     show(dump_yaml(read_manifest(folder)).rstrip())
 
 
+def describe_scores(folder: str, name: str) -> tuple[str, str]:
+    """Say in one line what a scorer of a run scored, by what model, and how long it took.
+
+    Returns:
+        The line, and the column to rank by.
+    """
+    from ..runs.manifest import read_manifest
+
+    entry = read_manifest(folder)["scorers"][name]
+    model = entry.get("made_with", {}).get("model")
+    by = f" by {model}" if model else ""
+    undefined = entry.get("undefined", 0)
+    missing = f", {undefined:,} undefined" if undefined else ""
+    line = f"{name}: {entry['rows']:,} rows scored{by} in {entry['seconds']:,.1f} s{missing}"
+    return line, str(entry["main"])
+
+
 def fail_if_all_undefined(folder: str) -> None:
     """Refuse a run in which some scorer has no value at all."""
     from ..runs.manifest import read_manifest

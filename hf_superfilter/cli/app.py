@@ -18,7 +18,6 @@ from ._terminal import EscapingFormatter, escape, show
 
 app = typer.Typer(
     help="Pick the best part of a data set with a small model.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

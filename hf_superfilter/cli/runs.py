@@ -8,6 +8,7 @@ import typer
 
 from ..errors import SuperfilterError
 from ._run_folders import (
+    describe_scores,
     fail_if_all_undefined,
     find_recipe,
     in_folder,
@@ -156,6 +157,7 @@ def score(
 
     The same command resumes after a stop, and any number of processes may work on one folder.
     """
+    from ..base import scorer_name
     from ..recipes.overrides import override
     from ..recipes.recipe import Recipe, recorded_recipe
 
@@ -185,10 +187,12 @@ def score(
     recipe = requested.merge(recorded_recipe(folder))
     if recipe.score_rows(folder, expect_processes=expect_processes) is None:
         return  # of several processes that were launched, the main one goes on
-    show_manifest(folder)
-    show(f"scores: {in_folder(folder, 'scored.parquet')}")
     report_losses(folder)
+    line, column = describe_scores(folder, scorer_name(requested.score[0]))
+    show(line)
+    show(f"scores: {in_folder(folder, 'scored.parquet')}")
     fail_if_all_undefined(folder)
+    show(f"next: hf-superfilter select {folder} --by {column} --k 10%")
 
 
 def _build_scorer(name: str, model: str | None) -> Any:
@@ -291,6 +295,8 @@ def select(
     show(f"selected rows: {in_folder(folder, 'selected.parquet')}")
     report_run(summary, folder)
     _say_default(by, below_one)
+    option = f" --name {name}" if name else ""
+    show(f"next: hf-superfilter publish {run} user/name{option} --dry-run")
 
 
 def _say_default(by: str, below_one: bool) -> None:

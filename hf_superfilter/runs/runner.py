@@ -14,7 +14,7 @@ import socket
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from ..base import (
     takes_rank,
 )
 from ..checks import check_name, is_count
-from ..errors import SuperfilterError
+from ..errors import SuperfilterError, WrongTypeError
 from ..media import read_batch
 from ..origin import origin_of, record_origin
 from .chunks import Chunks, layout_of
@@ -117,8 +117,7 @@ def score(
         >>> score(rows, [Length()], "runs/docs")["length"][:]
         [5]
     """
-    listed = [scorers] if callable(scorers) else scorers
-    adapted: list[Any] = [as_scorer(scorer) for scorer in listed]
+    adapted: list[Any] = [as_scorer(scorer) for scorer in _listed(scorers)]
     names = [scorer_name(scorer) for scorer in adapted]
     process = this_process(expect_processes)
     _check_arguments(names, chunk_size)
@@ -156,6 +155,24 @@ def score(
     if origin is not None:
         record_origin(table, origin)
     return table if process.is_main else None
+
+
+def _listed(scorers: Any) -> list[Any]:
+    """Return the scorers as a list, all of them callable and none a class."""
+    several = isinstance(scorers, Iterable) and not isinstance(scorers, str | type)
+    listed = list(scorers) if several and not callable(scorers) else [scorers]
+    for scorer in listed:
+        if isinstance(scorer, type):
+            raise WrongTypeError(
+                f"{scorer.__name__} is a class, not a scorer: give an instance, such as "
+                "IFD('openai-community/gpt2')"
+            )
+        if not callable(scorer):
+            raise WrongTypeError(
+                f"{scorer!r} is not a scorer: give IFD('openai-community/gpt2') or a function of "
+                "a batch"
+            )
+    return listed
 
 
 def _check_arguments(names: list[str], chunk_size: int) -> None:

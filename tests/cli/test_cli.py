@@ -278,6 +278,17 @@ def test_a_second_scorer_stands_beside_the_first(command, refused, rows, tmp_pat
     assert "made from other rows" in refused("score", "other.jsonl", "--scorer", "Length", *to_run)
 
 
+def test_score_ends_with_what_was_made_where_and_the_next_command(command, rows):
+    _, out, _ = command("score", rows, "--scorer", "Length", "--folder", "run")
+    made, place, following = out.splitlines()
+    assert made.startswith("length: 4 rows scored in ") and place == "scores: run/scored.parquet"
+    assert following == "next: hf-superfilter select run --by length --k 10%"
+    assert (
+        command(*following.removeprefix("next: hf-superfilter ").replace("10%", "50%").split())[0]
+        == 0
+    )
+
+
 def test_score_says_which_format_it_found(command, rows):
     _, out, error = command("score", rows, "--scorer", "Length", "--folder", "run")
     assert (

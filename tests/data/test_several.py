@@ -107,3 +107,10 @@ def test_the_options_of_score_reach_the_scorer_and_the_rows(command, tmp_path):
     recipe = (tmp_path / "run/recipe.yaml").read_text()
     for line in ("variant: bos", "max_length: 64", "dtype: float32", "device: cpu"):
         assert line in recipe
+
+
+@pytest.mark.parametrize("scorer", [Length, [Length], "length", ["length"], 3, [None]])
+def test_what_is_no_scorer_is_refused_in_one_sentence(tmp_path, scorer):
+    rows = Dataset.from_dict({"prompt": ["a"], "response": ["b"]})
+    with pytest.raises(SuperfilterError, match="not a scorer: give"):
+        score(rows, scorer, tmp_path)
