@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from itertools import chain, islice
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ LOG = "run.log.jsonl"
 POLL = 0.25  # seconds between looks at what others have finished
 HANG_FACTOR = 10.0  # a chunk that takes so many times the slowest so far is taken over
 FIRST_SECONDS = 360.0  # stands for the slowest chunk while none is done
+HEARTBEAT = 2.0  # seconds between signs of life of the bar
 MAX_LISTED = 4  # processes that the progress bar lists one by one
 
 
@@ -189,7 +191,33 @@ def _progress(chunks: Chunks, process: Process) -> Iterator[Callable[[], None]]:
             parts = [f"{speed:,.0f} tokens/s"] if speed > 0 else []
             bar.set_postfix_str(", ".join([*parts, *_describe_processes(chunks, pending)]))
 
-        yield report
+        with _heartbeat(bar, chunks):
+            yield report
+
+
+@contextmanager
+def _heartbeat(bar: Any, chunks: Chunks) -> Iterator[None]:
+    """Let a bar say every few seconds what is waited for: the model, or a long chunk."""
+    if bar.disable:
+        yield
+        return
+    ended, first = Event(), chunks.rows_done()
+
+    def refresh() -> None:
+        rows, since = chunks.rows_done(), time.perf_counter()
+        while not ended.wait(HEARTBEAT):
+            if chunks.rows_done() != rows:
+                rows, since = chunks.rows_done(), time.perf_counter()
+            what = "loading the model, first chunk" if rows == first else "this chunk"
+            bar.set_postfix_str(f"{what}: {time.perf_counter() - since:.0f} s")
+
+    thread = Thread(target=refresh, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _describe_processes(chunks: Chunks, pending: set[int]) -> list[str]:
