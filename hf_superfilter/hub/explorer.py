@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..hub_client import retry_request, translate_errors
 from ..reports.explorer import export_explorer
+from .commit import commit_of
 from .publish import check_token
 from .repo_files import check_repo_id
 
@@ -72,4 +73,4 @@ def publish_explorer(
                     delete_patterns="*",
                 )
             )
-    return commit
+    return commit_of(commit)

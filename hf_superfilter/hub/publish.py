@@ -14,6 +14,7 @@ from ..hub_client import retry_commit, retry_request, translate_errors
 from ..metrics import metric_path
 from ..revisions import is_commit
 from .card import licence_warning, merge_card
+from .commit import commit_of
 from .front_matter import CARD, decode_card
 from .layout import ABOUT, ROWS, is_version
 from .repo_files import (
@@ -129,7 +130,7 @@ def publish(
             retry_request(upload.plan)  # what cannot be promised is refused before the upload
             retry_request(upload.upload_data)
         with translate_errors(repo_id, revision=revision, writing=True, progress=WHILE_COMMITTING):
-            return retry_commit(upload.commit)
+            return commit_of(retry_commit(upload.commit))
 
 
 @dataclass(frozen=True)
@@ -424,4 +425,4 @@ def publish_metric(
                 repo_id, repo_type="space", space_sdk="static", private=private, exist_ok=True
             )
         )
-        return retry_commit(commit)
+        return commit_of(retry_commit(commit))

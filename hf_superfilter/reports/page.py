@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..media import read_row
 from ..runs.store import atomic_write
 from .jinja import render
 from .plots import Plot, loss_plots, selection_plots
@@ -81,7 +82,7 @@ def write_page(
 
 def _shown_row(summary: Summary, number: int) -> dict[str, Any]:
     """Describe one row as the page shows it."""
-    row, score = summary.table[number], summary.selection.scores[number]
+    row, score = read_row(summary.table, number), summary.selection.scores[number]
     statuses = [
         f"{name}: {value}"
         for name, value in row.items()

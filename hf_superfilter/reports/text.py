@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ..media import read_row
 from .summary import Summary
 
 LONGEST_CELL = 70  # characters of a prompt or response in a line
@@ -63,7 +64,7 @@ def _example_lines(summary: Summary) -> list[str]:
         if title in SHOWN:
             lines.append(f"{title}:")
             for number in rows[:ROWS_SHOWN].tolist():
-                lines.append(f"  {_row_line(summary.table[number], scores[number])}")
+                lines.append(f"  {_row_line(read_row(summary.table, number), scores[number])}")
     return lines
 
 

@@ -75,3 +75,10 @@ def test_a_token_that_is_given_reads_what_the_surroundings_may_not(hub, monkeypa
     assert [subset.name for subset in list_subsets("me/rows", token=token)] == ["best"]
     with pytest.raises(SuperfilterError, match="no recipe was recorded"):
         load_recipe("me/rows", "best", token=token)
+
+
+def test_a_commit_is_a_text_that_may_stand_in_a_set(hub):
+    first = publish(picked(0), "me/rows", name="a")
+    second = publish(picked(1), "me/rows", name="b")
+    assert len({first, second, str(first)}) == 2
+    assert first == first.commit_url and first != second
