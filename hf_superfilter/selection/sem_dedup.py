@@ -1,6 +1,6 @@
 """Drop semantic duplicates within clusters."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,8 @@ class SemDedup(Settings):
     compared with all before it: its likeness is the largest of those cosines. So of a group of
     duplicates the one least like the centroid stays. `threshold` keeps the rows of likeness up to
     it, the paper's 1 - epsilon; `k` keeps the k of lowest likeness, ties to the earlier row.
-    Duplicates in different clusters are not seen.
+    Duplicates in different clusters are not seen. Rows whose texts `Embed` cut at its `max_length`
+    are compared by their beginnings; how many of those were dropped is a fact of the step.
 
     Args:
         k: an int is a count, a float a share of ALL rows of the table, rounded down.
@@ -78,8 +79,20 @@ class SemDedup(Settings):
         likeness = self._likeness(table, rows)
         order = np.argsort(likeness, kind="stable")
         if self.threshold is not None:
-            return Kept(rows[order[: np.count_nonzero(likeness <= self.threshold)]])
-        return within_budget(rows[order], table, self)
+            kept = Kept(rows[order[: np.count_nonzero(likeness <= self.threshold)]])
+        else:
+            kept = within_budget(rows[order], table, self)
+        return replace(kept, facts={**kept.facts, **self._cut_texts(table, rows, kept.rows)})
+
+    def _cut_texts(self, table: "Dataset", rows: np.ndarray, kept: np.ndarray) -> dict[str, int]:
+        """Count dropped rows of which only the beginning was embedded: their ends may differ."""
+        statuses = f"{self.column}_status"
+        if statuses not in table.column_names:
+            return {}
+        dropped = np.setdiff1d(rows, kept)
+        cut = table.select_columns([statuses]).with_format(None)[dropped][statuses]
+        count = cut.count("truncated")
+        return {"dropped though their texts were cut": count} if count else {}
 
     def _likeness(self, table: "Dataset", rows: np.ndarray) -> np.ndarray:
         """Compute each row's largest cosine within its cluster."""

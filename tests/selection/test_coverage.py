@@ -472,3 +472,13 @@ def test_more_clusters_than_rows_are_said(make):
 def test_a_bad_setting_is_refused_with_the_value_seen(make, seen):
     with pytest.raises(ValueError, match=seen):
         make()
+
+
+def test_sem_dedup_tells_how_many_of_the_dropped_were_cut_before_they_were_embedded():
+    vectors = [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    statuses = ["ok", "truncated", "truncated", "truncated"]
+    table = Dataset.from_dict({"embedding": vectors, "embedding_status": statuses})
+    (step,) = select(table, SemDedup(threshold=0.9, clusters=1)).steps
+    assert step.facts == {"dropped though their texts were cut": 2}
+    (step,) = select(table.remove_columns("embedding_status"), SemDedup(2, clusters=1)).steps
+    assert step.facts == {}
