@@ -214,7 +214,7 @@ class Training:
                 torch.from_numpy(array).to(self.device) for array in batch_of(windows)
             )
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-                logits = self.logits_at(ids, positions - 1)
+                logits = self._forward(ids, positions - 1)
             labels = ids.flatten()[positions]
             loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
             torch.autograd.backward(loss / tokens)
@@ -229,6 +229,16 @@ class Training:
             lengths = sizes[numbers].tolist()
             for batch in batches_by_length(lengths, self.micro_tokens, self.padding):
                 yield [share[number] for number in numbers[batch].tolist()]
+
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return the logits, or say what the model's own code does not take."""
+        try:
+            return self.logits_at(ids, positions)
+        except (ValueError, NotImplementedError) as error:
+            raise SuperfilterError(
+                f"{type(self.model).__name__} cannot be trained on windows of {ids.shape[1]} "
+                f"tokens ({' '.join(str(error).split())[:200]}): take another model"
+            ) from error
 
     def logits_at(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return the (m, V) logits at (m,) positions of (k, t) ids, counted through all rows."""

@@ -58,6 +58,12 @@ def test_a_model_whose_tokens_see_later_ones_is_refused(name, tmp_path):
     assert "is not a causal language model" in compared.result
 
 
+def test_a_model_that_trains_on_some_lengths_alone_is_refused_in_words(tmp_path):
+    compared = compare(CONFIG_MAPPING["reformer"], tmp_path / "model")
+    assert compared.result.startswith("refused: "), compared
+    assert "cannot be trained on windows of" in compared.result
+
+
 # T5 in int8 is tested with calmer weights in test_int8: large random ones amplify any rounding.
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 @pytest.mark.parametrize("name", ["bart", "fsmt", "prophetnet"])
