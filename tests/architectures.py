@@ -380,9 +380,8 @@ takes such models. A model that was trained as a decoder needs `is_decoder: true
 
 Each as a tiny random model, scored by `IFD`, `Perplexity`, `AskLLM` and `LearningPercentage` (one
 epoch), against a plain computation in float32, one row at a time. The numbers are the largest
-relative differences. `python tests/architectures.py` writes this page. Two rows fail: Reformer's
-own code trains on whole windows alone, so `LearningPercentage` cannot be had of it, and Kimi
-Linear's, which computes token by token on a CPU, was stopped after four minutes.
+relative differences. `python tests/architectures.py` writes this page. Reformer is refused by
+`LearningPercentage` alone: its own code trains on windows of one length only.
 
 """
 
