@@ -245,7 +245,10 @@ def test_arguments_that_make_no_run_are_refused(tmp_path, rows):
     for size in (0, -5, 1.5):
         with pytest.raises(ValueError, match="chunk_size="):
             score(rows, [Length()], tmp_path, chunk_size=size)
-    with pytest.raises(ValueError, match="got list"):
+    for no_rows in ([], [1, 2], ["a.jsonl"]):
+        with pytest.raises(ValueError, match="got list"):
+            score(no_rows, [Length()], tmp_path)
+    with pytest.raises(ValueError, match="no column 'prompt'"):
         score([{"response": "a"}], [Length()], tmp_path)
     with pytest.raises(ValueError, match="folder='nowhere://run': Protocol not known"):
         score(rows, [Length()], "nowhere://run")
