@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.columns import holds_numbers, numbers_of, vectors_or_nan
+from ..data.columns import holds_numbers, numbers_of, shares_below, vectors_or_nan
 from ..data.texts import is_text, text_heads
 from ..errors import SuperfilterError
 from .summary import Summary
@@ -147,19 +147,13 @@ def _places(table: "Dataset", projection: str) -> tuple[np.ndarray, str]:
 
 def _score_ranks(table: "Dataset") -> np.ndarray:
     """Return (n, columns) ranks from 0 to 1 of every column of numbers; nan is in the middle."""
-    from scipy.stats import rankdata
-
     ranks = []
     for name in table.column_names:
         if not holds_numbers(table, name):
             continue
         numbers = numbers_of(table, name)
-        defined = ~np.isnan(numbers)
-        if len(np.unique(numbers[defined])) < 2:
-            continue
-        column = np.full(len(numbers), 0.5)
-        column[defined] = (rankdata(numbers[defined]) - 0.5) / np.count_nonzero(defined)
-        ranks.append(column)
+        if len(np.unique(numbers[~np.isnan(numbers)])) >= 2:
+            ranks.append(np.nan_to_num(shares_below(numbers), nan=0.5))
     if len(ranks) < 2:
         raise SuperfilterError(
             f"the table has {len(ranks)} columns of numbers that differ, and two coordinates need "

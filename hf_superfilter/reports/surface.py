@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..data.columns import holds_numbers, numbers_of
+from ..data.columns import holds_numbers, numbers_of, shares_below
 from ..data.texts import text_heads
 
 if TYPE_CHECKING:
@@ -75,7 +75,6 @@ def _perplexity(selection: "Selection", rows: np.ndarray) -> float | None:
 def _predict(selection: "Selection", rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Predict the ranks of rows from their words and lengths, each by a model of other rows."""
     from scipy.sparse import csr_matrix, hstack
-    from scipy.stats import rankdata
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.linear_model import Ridge
     from sklearn.model_selection import KFold, cross_val_predict
@@ -85,7 +84,7 @@ def _predict(selection: "Selection", rows: np.ndarray, lengths: np.ndarray) -> n
     words = vectorizer.transform(text_heads(table, "response", LETTERS))
     logs = np.log1p(lengths)[:, None]
     features = hstack([words, csr_matrix((logs - logs.mean()) / logs.std())]).tocsr()
-    ranks = rankdata(selection.scores[rows]) / len(rows)
+    ranks = shares_below(selection.scores[rows])
     folds = KFold(FOLDS, shuffle=True, random_state=0)
     predicted: np.ndarray = cross_val_predict(Ridge(solver="lsqr"), features, ranks, cv=folds)
     return predicted

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..base import Batch, Columns, CountedColumns, Settings
 from ..checks import check_column, check_name, is_number
-from ..data.columns import numbers_of
+from ..data.columns import numbers_of, shares_below
 from ..errors import SuperfilterError, did_you_mean
 from ..runs.store import Store
 from ._rows import takes_rows
@@ -145,7 +145,7 @@ class Combine(Settings):
                     f"no column {column!r} in the rows: {did_you_mean(column, batch)}"
                 )
             values = np.array(batch[column], dtype=float)  # None is nan
-            share = _shares(values, ordered)
+            share = shares_below(values, ordered)
             combined = combined + abs(weight) / total * (share if weight > 0 else 1 - share)
             if status is None:
                 status = np.full(len(values), "ok", dtype=object)
@@ -154,13 +154,6 @@ class Combine(Settings):
             counts[f"rows without a value in {column!r}"] = int(missing.sum())
         scores = {self.name: combined, f"{self.name}_status": status.tolist()}
         return CountedColumns(scores, counts)
-
-
-def _shares(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Return the share of `ordered` below each value, equal ones counted half; nan stays nan."""
-    below = np.searchsorted(ordered, values, side="left")
-    not_above = np.searchsorted(ordered, values, side="right")
-    return np.where(np.isnan(values), np.nan, (below + not_above) / (2 * len(ordered)))
 
 
 @lru_cache(maxsize=2)

@@ -16,7 +16,13 @@ from ..checks import (
     is_number,
     plain_numbers,
 )
-from ..data.columns import directions_of, numbers_of, refuse_equal, vectors_of
+from ..data.columns import (
+    directions_of,
+    numbers_of,
+    refuse_equal,
+    shares_below,
+    vectors_of,
+)
 from ..errors import SuperfilterError, did_you_mean
 from ._budget import check_budget, count_of, within_budget
 
@@ -125,7 +131,7 @@ class FacilityLocation(Settings):
         room = min(count_of(self.k, len(table)), len(rows))
         losses, ranks = self._losses(kernel), None
         if self.quality is not None:
-            ranks = _shares_below(numbers_of(table, self.quality)[rows])
+            ranks = shares_below(numbers_of(table, self.quality)[rows])
             room = min(room, int(np.count_nonzero(~np.isnan(ranks))))
             losses = _WithQuality(
                 losses, ranks, WEIGHT if self.weight is None else self.weight, room
@@ -333,15 +339,6 @@ class _WithQuality:
     def keep(self, row: int, best: np.ndarray) -> None:
         """Lower `best` as `_Losses` says."""
         self.losses.keep(row, best)
-
-
-def _shares_below(values: np.ndarray) -> np.ndarray:
-    """Return the share of defined values below each, equal ones counted half; nan stays nan."""
-    ordered = np.sort(values[~np.isnan(values)])
-    below = np.searchsorted(ordered, values, side="left")
-    not_above = np.searchsorted(ordered, values, side="right")
-    shares = (below + not_above) / (2 * max(len(ordered), 1))
-    return np.where(np.isnan(values), np.nan, shares)
 
 
 def _greedy(losses: _Losses, room: int) -> Iterator[int]:

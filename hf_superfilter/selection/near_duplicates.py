@@ -9,7 +9,7 @@ import numpy as np
 
 from ..base import Kept, Settings
 from ..checks import check_column, check_switch, is_count, is_number, plain_numbers
-from ..data.columns import numbers_of
+from ..data.columns import best_first
 from ..data.texts import check_text_columns, row_texts, word_ngrams
 from ..errors import SuperfilterError
 from ._budget import check_budget, count_of, shortfall_of
@@ -119,15 +119,9 @@ class NearDuplicates(Settings):
 
     def _order(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
         """Order the rows that may be kept, best first."""
-        rows = np.sort(pool)
         if self.by is None:
-            return rows
-        values = numbers_of(table, self.by)[rows]
-        rows, values = rows[~np.isnan(values)], values[~np.isnan(values)]
-        if self.largest:
-            values = -values
-        order: np.ndarray = rows[np.argsort(values, kind="stable")]
-        return order
+            return np.sort(pool)
+        return best_first(table, pool, self.by, largest=self.largest)
 
     def _signatures(self, table: "Dataset", rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute digests of the texts and keys of their bands.

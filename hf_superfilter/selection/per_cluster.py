@@ -15,7 +15,7 @@ from ..checks import (
     is_number,
     plain_numbers,
 )
-from ..data.columns import numbers_of, refuse_undefined, vectors_or_nan
+from ..data.columns import best_first, refuse_undefined, vectors_or_nan
 from ..errors import SuperfilterError, did_you_mean
 from ._budget import check_budget, count_of, shortfall_of
 from ._kmeans import check_clusters, cluster_of
@@ -167,15 +167,9 @@ class PerCluster(Settings):
 
     def _order(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
         """Order the defined rows, best first or as drawn."""
-        rows = np.sort(pool)
         if self.by is None:
-            return np.random.default_rng(self.seed).permutation(rows)
-        values = numbers_of(table, self.by)[rows]
-        rows, values = rows[~np.isnan(values)], values[~np.isnan(values)]
-        if self.largest:
-            values = -values
-        order: np.ndarray = rows[np.argsort(values, kind="stable")]
-        return order
+            return np.random.default_rng(self.seed).permutation(np.sort(pool))
+        return best_first(table, pool, self.by, largest=self.largest)
 
     def _labels(self, table: "Dataset", pool: np.ndarray) -> np.ndarray:
         """Label rows with their clusters; -1 without a vector."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..base import Kept, Settings
 from ..checks import check_column, check_switch, plain_numbers
-from ..data.columns import numbers_of
+from ..data.columns import best_first
 from ._budget import check_budget, within_budget
 
 if TYPE_CHECKING:
@@ -52,9 +52,4 @@ class TopK(Settings):
 
     def __call__(self, table: "Dataset", pool: np.ndarray) -> Kept:
         """Return the rows to keep, best first."""
-        values = numbers_of(table, self.by)
-        defined = np.sort(pool[~np.isnan(values[pool])])
-        values = values[defined]
-        if self.largest:  # in place: a copy less of what may be billions of rows
-            np.negative(values, out=values)
-        return within_budget(defined[np.argsort(values, kind="stable")], table, self)
+        return within_budget(best_first(table, pool, self.by, largest=self.largest), table, self)
