@@ -13,14 +13,13 @@ from ..errors import SuperfilterError
 from ..revisions import resolve_revision
 from .batching import default_batch_tokens, run_by_length
 from .fork_safety import after_fork
-from .lm_head import FORWARD_LOCK
+from .lm_head import FORWARD_LOCK, masked_batch
 from .loading import (
     hub_revision,
     load_classifier_weights,
     load_tokenizer,
     pick_device,
     pick_dtype,
-    to_device,
     window_of,
 )
 from .tokenization import limit_of
@@ -179,17 +178,10 @@ class TextClassifier:
 
     def _logits(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return (k, labels) float32 outputs of k sequences in one forward pass."""
-        padding = self.model.config.get_text_config().pad_token_id
-        width = max(map(len, rows))
-        ids = np.full((len(rows), width), 0 if padding is None else padding, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = row
-            mask[number, : len(row)] = 1
-        output = self.model(
-            input_ids=to_device(ids, self.device), attention_mask=to_device(mask, self.device)
-        )
-        logits: torch.Tensor = output.logits.float()
+        # A classifier finds the end of a text by its own padding token.
+        padding = self.model.config.get_text_config().pad_token_id or 0
+        ids, mask = masked_batch(rows, self.device, padding)
+        logits: torch.Tensor = self.model(input_ids=ids, attention_mask=mask).logits.float()
         return logits
 
     def _may_pad(self) -> bool:

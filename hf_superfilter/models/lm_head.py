@@ -297,9 +297,11 @@ class FirstTokenLogits:
         return logits.float()
 
 
-def masked_batch(rows: Sequence[Ids], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def masked_batch(
+    rows: Sequence[Ids], device: torch.device, padding: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (k, longest) padded ids on a device, and their attention mask."""
-    ids = to_device(padded(rows), device)
+    ids = to_device(padded(rows, padding), device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
     mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
     return ids, mask.long()

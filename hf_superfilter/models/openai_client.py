@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -29,6 +29,9 @@ from .tokenization import DEFAULT_MAX_LENGTH
 
 if TYPE_CHECKING:
     from .tokenization import MarkedText
+
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
 
 CONCURRENT_REQUESTS = 16
 RETRIES = 6  # the client waits 0.5 s, 1 s, 2 s ... up to 8 s, or as long as the server says
@@ -135,17 +138,19 @@ class Server:
         if not questions:
             return np.full((0, len(answers)), np.nan)
         route = _find_route(self.endpoint, self.model)
-        with (
-            open_client(self.endpoint, RETRIES) as client,
-            ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool,
-        ):
-            requests = [pool.submit(_ask, client, self, route, text) for text in questions]
-            try:
-                tops = [request.result() for request in requests]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # the first failure ends the rest
-                raise
-        return np.array([[_probability(top, forms) for forms in answers] for top in tops])
+        tops: dict[int, list[tuple[str, float]]] = {}
+        ask_all(
+            self.endpoint,
+            questions,
+            lambda client, text: _ask(client, self, route, text),
+            tops.__setitem__,
+        )
+        return np.array(
+            [
+                [_probability(tops[number], forms) for forms in answers]
+                for number in range(len(questions))
+            ]
+        )
 
     def write(
         self, questions: Sequence[str], max_tokens: int, keep: Callable[[int, str], None]
@@ -162,20 +167,12 @@ class Server:
             ValueError: it refuses the question, or the client is not installed.
             PermissionError: it wants a key, or another one.
         """
-        with (
-            open_client(self.endpoint, RETRIES) as client,
-            ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool,
-        ):
-            requests = {
-                pool.submit(_write, client, self, text, max_tokens): number
-                for number, text in enumerate(questions)
-            }
-            try:
-                for request in as_completed(requests):
-                    keep(requests[request], request.result())
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # the first failure ends the rest
-                raise
+        ask_all(
+            self.endpoint,
+            questions,
+            lambda client, text: _write(client, self, text, max_tokens),
+            keep,
+        )
 
     def provenance(self) -> dict[str, Any]:
         """Return what the manifest records: the server, and how it was asked.
@@ -190,6 +187,33 @@ class Server:
             "dtype": "chosen by the server",
             "asked": f"{route.path}, {route.logprobs} log-probabilities",
         }
+
+
+def ask_all(
+    endpoint: str,
+    items: Sequence[_Item],
+    ask: Callable[[Any, _Item], _Answer],
+    keep: Callable[[int, _Answer], None],
+) -> None:
+    """Ask a server about several items at once.
+
+    Args:
+        endpoint: its address.
+        items: what to ask about.
+        ask: called in several threads, with a client of the server and an item.
+        keep: called in this thread with number and answer of each item, as soon as it is there.
+
+    Raises:
+        Exception: what `ask` raised first; the items that were not asked about by then are not.
+    """
+    with open_client(endpoint, RETRIES) as client, ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
+        requests = {pool.submit(ask, client, item): number for number, item in enumerate(items)}
+        try:
+            for request in as_completed(requests):
+                keep(requests[request], request.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # the first failure ends the rest
+            raise
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,6 @@ answers without prompt log-probabilities is refused, and never scored at chance.
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,13 +20,7 @@ from ..embedded import model_folder, portable_name
 from ..errors import NotFoundError, SuperfilterError
 from ..revisions import resolve_revision
 from .loading import NO_LIMIT, hub_revision, load_config, load_tokenizer, window_of
-from .openai_client import (
-    CONCURRENT_REQUESTS,
-    RETRIES,
-    RefusedError,
-    open_client,
-    read_answer,
-)
+from .openai_client import RefusedError, ask_all, open_client, read_answer
 from .tokenization import Window, WindowReader, mean_by_window
 
 PROBE = "Water is wet, and the sky is blue. Is water wet?"
@@ -106,17 +99,9 @@ class RemoteLM:
         scored = [windows[i] for i in np.flatnonzero(counts).tolist()]
         if not scored:
             return np.zeros(0), counts
-        with (
-            open_client(self.endpoint, RETRIES) as client,
-            ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool,
-        ):
-            requests = [pool.submit(self._nats, client, window) for window in scored]
-            try:
-                nats = [request.result() for request in requests]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # the first failure ends the rest
-                raise
-        return np.concatenate(nats), counts
+        nats: dict[int, np.ndarray] = {}
+        ask_all(self.endpoint, scored, self._nats, nats.__setitem__)
+        return np.concatenate([nats[number] for number in range(len(scored))]), counts
 
     def _nats(self, client: Any, window: Window) -> np.ndarray:
         logprobs = self._logprobs(client, self.route, list(window.ids))

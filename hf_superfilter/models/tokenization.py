@@ -87,9 +87,9 @@ class Pair(NamedTuple):
         return slice(len(given) - length, len(given)), slice(len(alone) - length, len(alone))
 
 
-def padded(rows: Sequence[Ids]) -> np.ndarray:
-    """Stack k rows as (k, longest) int64 token ids, padded on the right with 0."""
-    ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+def padded(rows: Sequence[Ids], padding: int = 0) -> np.ndarray:
+    """Stack k rows as (k, longest) int64 token ids, padded on the right."""
+    ids = np.full((len(rows), max(map(len, rows))), padding, dtype=np.int64)
     for padded_row, row in zip(ids, rows, strict=True):
         padded_row[: len(row)] = row
     return ids

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,11 +11,9 @@ from ..base import Batch, Columns, CountedColumns
 from ..checks import is_number, plain_numbers
 from ..data.chats import Turns, flatten_turns
 from ..errors import SuperfilterError, did_you_mean
+from ..models.tokenization import Pair, mean_by_window
 from ._model import SidedSettings, default_name
 from ._rows import as_counts
-
-if TYPE_CHECKING:
-    from ..models.tokenization import Pair
 
 VARIANTS = ("superfiltering", "bos", "aligned", "loss_ratio", "selective")
 SKIPPED = "rows whose first response tokens the authors' border leaves out"
@@ -97,8 +95,6 @@ class IFD(SidedSettings):
             )
 
     def _score(self, batch: Batch, columns: tuple[str, str], rank: int | None) -> Columns:
-        from ..models.tokenization import mean_by_window
-
         lm = self.losses_by(rank)
         turns = flatten_turns(batch, columns)
         has_prompt = turns.has_prompt
@@ -155,7 +151,7 @@ class IFD(SidedSettings):
 
 
 def _differences(
-    turns: Turns, pairs: Sequence["Pair"], losses: Sequence[np.ndarray]
+    turns: Turns, pairs: Sequence[Pair], losses: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """Collect by row what the prompt changes in the loss of each token, given - alone.
 

@@ -81,15 +81,9 @@ def _describe(
     figures: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
     """Describe the rows and the training of an arm; means over its runs."""
-    facts = files.facts()
-    own = [
-        facts[number]
-        for number, run in enumerate(files.runs)
-        if run.arm == arm.name and run.question == question.name
-    ]
-    steps = [
-        run.steps for run in files.runs if run.arm == arm.name and run.question == question.name
-    ]
+    facts, numbers = files.facts(), files.numbers_of(arm.name, question.name)
+    own = [facts[number] for number in numbers]
+    steps = [files.runs[number].steps for number in numbers]
     cut = [windows.is_cut[rows].mean() if len(rows) else 0.0 for rows in arm.draws]
     return {
         "name": arm.name,

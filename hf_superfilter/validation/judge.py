@@ -19,10 +19,10 @@ import numpy as np
 
 from ..checks import is_count
 from ..errors import SuperfilterError
+from ..models.openai_client import BYTES_PER_TOKEN, Server, check_endpoint
 
 logger = logging.getLogger(__name__)
 FILE = "judgements.jsonl"
-BYTES_PER_TOKEN = 4  # of UTF-8 text, where the tokenizer is not here
 REPLY_TOKENS = 64
 SIMILAR = 1.25  # answers whose lengths have at most this ratio count as equally long
 QUESTION = """\
@@ -156,8 +156,6 @@ def judge(
         ...
         hf_superfilter.errors.SuperfilterError: students=['a']: give two by name, ...
     """
-    from ..models.openai_client import Server, check_endpoint
-
     if len(students) != 2:
         raise SuperfilterError(
             f"students={list(students)}: give two by name, each a model or its answers"

@@ -141,6 +141,14 @@ class RunFiles(Chunks):
         arm = re.sub(r"[^\w.-]+", "-", run.arm)[:40]
         return f"{run.question}-{arm}-{run.number}-{self.digests[number][:8]}"
 
+    def numbers_of(self, arm: str, question: str) -> list[int]:
+        """List the runs of an arm under a question."""
+        return [
+            number
+            for number, run in enumerate(self.runs)
+            if run.arm == arm and run.question == question
+        ]
+
     def label(self, number: int) -> dict[str, Any]:
         """Return what the file of a run states."""
         return {**self.identity, "run": self.digests[number]}
@@ -289,12 +297,7 @@ class Bench:
 
 def read_runs(files: RunFiles, arm: str, question: str, sets: Sequence[Windows]) -> list[Runs]:
     """Read what the runs of one arm measured, one entry per set."""
-    numbers = [
-        number
-        for number, run in enumerate(files.runs)
-        if run.arm == arm and run.question == question
-    ]
-    tables = [files.table(number) for number in numbers]
+    tables = [files.table(number) for number in files.numbers_of(arm, question)]
     columns = {
         name: np.stack([table.column(name).to_numpy() for table in tables]) for name in MEASURES
     }
@@ -314,14 +317,10 @@ def read_runs(files: RunFiles, arm: str, question: str, sets: Sequence[Windows])
 def window_reader(settings: StudentSettings) -> "WindowReader":
     """Load what cuts texts into windows, without the student's weights."""
     from ..models.loading import load_config, load_tokenizer, window_of
-    from ..models.tokenization import WindowReader
+    from ..models.tokenization import WindowReader, limit_of
 
     folder = model_folder(settings.model)
     revision = resolve_revision(folder, settings.revision)
     window = window_of(load_config(folder, revision))
-    if settings.max_length > window:
-        raise SuperfilterError(
-            f"max_length={settings.max_length}, but {settings.model} reads at most {window} "
-            "tokens: lower it"
-        )
+    limit_of(settings.max_length, window, settings.model)
     return WindowReader(folder, load_tokenizer(folder, revision), window)
