@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..hub_client import retry_request, translate_errors
 from ..reports.explorer import export_explorer
 from .commit import commit_of
-from .publish import check_token
+from .publish import check_token, create_space
 from .repo_files import check_repo_id
 
 if TYPE_CHECKING:
@@ -59,11 +59,7 @@ def publish_explorer(
             warnings.filterwarnings(
                 "ignore", message="It seems that you are about to commit a data"
             )
-            retry_request(
-                lambda: api.create_repo(
-                    repo_id, repo_type="space", space_sdk="static", private=private, exist_ok=True
-                )
-            )
+            create_space(api, repo_id, private)
             commit = retry_request(
                 lambda: api.upload_folder(
                     repo_id=repo_id,

@@ -27,7 +27,7 @@ from .repo_files import (
     parse_shard_size,
     paths_in,
     subset_name,
-    write_split,
+    write_splits,
 )
 
 if TYPE_CHECKING:
@@ -106,19 +106,15 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="hf_superfilter_") as temporary:
         folder = Path(temporary)
         with translate_errors(repo_id, progress="while the card of the source was read"):
-            facts = {
-                split_name: write_split(
-                    part,
-                    folder,
-                    name,
-                    split_name,
-                    pairs=pairs,
-                    max_shard_bytes=shard_bytes,
-                    vectors=vectors,
-                    token=token,
-                )
-                for split_name, part in splits.items()
-            }
+            facts = write_splits(
+                splits,
+                folder,
+                name,
+                pairs=pairs,
+                vectors=vectors,
+                max_shard_bytes=shard_bytes,
+                token=token,
+            )
         target = _Target(HfApi(token=token), repo_id, revision, create_pr)
         message = commit_message or f"Publish {name} ({', '.join(facts)}) with hf_superfilter"
         upload = _Upload(target, folder, paths_in(folder), name, facts, set_default, message)
@@ -266,18 +262,9 @@ def describe_publication(
     splits = check_selection(selection, split)
     with tempfile.TemporaryDirectory(prefix="hf_superfilter_") as temporary:
         folder = Path(temporary)
-        facts = {
-            part: write_split(
-                chosen,
-                folder,
-                name,
-                part,
-                pairs=pairs,
-                vectors=vectors,
-                max_shard_bytes=SHARD_BYTES,
-            )
-            for part, chosen in splits.items()
-        }
+        facts = write_splits(
+            splits, folder, name, pairs=pairs, vectors=vectors, max_shard_bytes=SHARD_BYTES
+        )
         return _describe(folder, repo_id, name, facts, private, create_pr, revision)
 
 
@@ -420,9 +407,14 @@ def publish_metric(
         )
 
     with translate_errors(repo_id, kind="Space", writing=True, progress=WHILE_COMMITTING):
-        retry_request(
-            lambda: api.create_repo(
-                repo_id, repo_type="space", space_sdk="static", private=private, exist_ok=True
-            )
-        )
+        create_space(api, repo_id, private)
         return commit_of(retry_commit(commit))
+
+
+def create_space(api: "HfApi", repo_id: str, private: bool) -> None:
+    """Create a static Space where there is none; an existing one stays as it is."""
+    retry_request(
+        lambda: api.create_repo(
+            repo_id, repo_type="space", space_sdk="static", private=private, exist_ok=True
+        )
+    )

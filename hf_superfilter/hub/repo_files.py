@@ -105,18 +105,9 @@ def write_repo(
         before = decode_card(card.read_bytes()) if card.is_file() else ""
         with tempfile.TemporaryDirectory(dir=home, prefix=UNFINISHED) as temporary:
             new = Path(temporary)
-            facts = {
-                split: write_split(
-                    part,
-                    new,
-                    name,
-                    split,
-                    pairs=pairs,
-                    max_shard_bytes=shard_bytes,
-                    vectors=vectors,
-                )
-                for split, part in splits.items()
-            }
+            facts = write_splits(
+                splits, new, name, pairs=pairs, vectors=vectors, max_shard_bytes=shard_bytes
+            )
             text = merge_card(before, name, facts, str(folder), set_default)
             check_change(
                 before,
@@ -311,6 +302,32 @@ def _check_split(split: Any, selection: Any) -> None:
         raise SuperfilterError(
             f"nothing was kept for the split {split!r}: there are no rows to publish"
         )
+
+
+def write_splits(
+    splits: "Mapping[str, Selection]",
+    home: Path,
+    name: str,
+    *,
+    pairs: bool,
+    vectors: bool,
+    max_shard_bytes: int,
+    token: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Write the files of all splits of a subset, and return the facts of each."""
+    return {
+        split: write_split(
+            selection,
+            home,
+            name,
+            split,
+            pairs=pairs,
+            max_shard_bytes=max_shard_bytes,
+            vectors=vectors,
+            token=token,
+        )
+        for split, selection in splits.items()
+    }
 
 
 def write_split(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
+LAYOUT = "chunks.npy"  # the file of a run that says where chunks begin
 MAX_BYTES = 500_000  # bytes of text that end a chunk: long rows make short chunks
 MIN_BYTES = 64_000  # bytes of text below which no chunk is cut
 MAX_CHUNKS = 2_000  # beyond, chunks grow instead: the folder is listed again and again

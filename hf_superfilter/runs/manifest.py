@@ -126,8 +126,7 @@ def record_scorer(store: Store, name: str, facts: Mapping[str, Any]) -> None:
         store.write(f"{name}/{SCORER_FILE}", _to_json(merged))
     while True:  # until no process has written an older state over it
         manifest = read_manifest(store.folder)
-        names = [*manifest["scorers"], *unlisted_scorers(store, manifest)]
-        scorers = {sibling: read_scorer(store, sibling) for sibling in names}
+        scorers = read_scorers(store, manifest)
         if scorers == manifest["scorers"]:
             return
         _write(store, manifest | {"scorers": scorers})
@@ -144,6 +143,12 @@ def record_first_source(store: Store, source: Mapping[str, Any]) -> None:
     """Record where the rows come from, unless that is recorded or the folder is read-only."""
     if "source" not in read_manifest(store.folder) and store.writable():
         record_source(store, source)
+
+
+def read_scorers(store: Store, manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Read the `scorer.json` of every scorer of a folder, listed in its `run.json` or not yet."""
+    names = [*manifest["scorers"], *_unlisted_scorers(store, manifest)]
+    return {name: read_scorer(store, name) for name in names}
 
 
 def read_scorer(store: Store, name: str) -> dict[str, Any]:
@@ -297,7 +302,7 @@ def _check_taken_manifest(manifest: Mapping[str, Any]) -> None:
         raise ValueError("no name of the run in it")
 
 
-def unlisted_scorers(store: Store, manifest: Mapping[str, Any]) -> list[str]:
+def _unlisted_scorers(store: Store, manifest: Mapping[str, Any]) -> list[str]:
     """Name the scorers of a folder that its `run.json` does not list yet."""
     names = [name for name in store.names() if name not in manifest["scorers"]]
     return [name for name in names if store.has(f"{name}/{SCORER_FILE}")]

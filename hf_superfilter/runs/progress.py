@@ -6,11 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .chunks import Chunks
-from .manifest import chunk_identity, read_manifest, read_scorer, unlisted_scorers
+from .chunks import LAYOUT, Chunks
+from .manifest import chunk_identity, read_manifest, read_scorers
 from .store import Store
-
-LAYOUT = "chunks.npy"
 
 
 class Progress(NamedTuple):
@@ -42,11 +40,9 @@ def unfinished_scorers(folder: str | Path) -> list[Progress]:
         NotFoundError: the folder holds no run.
     """
     store, manifest = Store(folder), read_manifest(folder)
-    names = [*manifest["scorers"], *unlisted_scorers(store, manifest)]
-    entries = {name: read_scorer(store, name) for name in names}
     return [
         Progress(name, _rows_done(store, name, entry), manifest["rows"])
-        for name, entry in entries.items()
+        for name, entry in read_scorers(store, manifest).items()
         if "seconds" not in entry
     ]
 

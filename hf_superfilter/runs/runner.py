@@ -36,7 +36,7 @@ from ..checks import check_name, is_count
 from ..errors import SuperfilterError, WrongTypeError
 from ..media import read_batch
 from ..origin import origin_of, record_origin
-from .chunks import Chunks, layout_of
+from .chunks import LAYOUT, Chunks, layout_of
 from .distributed import Process, this_process
 from .manifest import (
     check_fingerprint,
@@ -49,7 +49,6 @@ from .manifest import (
     take_scorer,
 )
 from .prepare import prepare_scorer
-from .progress import LAYOUT
 from .scheduler import run_chunks
 from .store import Store, sweep_unfinished
 from .stream import join_columns, spool_stream
