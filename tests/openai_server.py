@@ -15,6 +15,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
+def forget_environment(monkeypatch: Any) -> None:
+    """Take the user's key away, and the waiting for what fails on purpose."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02)
+
+
 class OpenAIServer:
     """Chat and plain completions of one token with log-probabilities.
 

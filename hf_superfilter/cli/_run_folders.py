@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 SELECTIONS, SELECTORS = "selections", "select.yaml"  # a folder of a run, a file of a selection
 
 
-def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) -> bool:
+def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) -> "Selection | None":
     """Run a recipe, show what came out, and write the report.
 
     Returns:
-        Whether this process did so: of several that were launched only the main one has the table.
+        The selection; None on all processes of a launch but the main one.
     """
     from ..reports.summary import Summary
 
-    selection = recipe.run(folder, expect_processes=expect_processes)
+    selection: Selection | None = recipe.run(folder, expect_processes=expect_processes)
     if selection is None:
-        return False
+        return None
     summary = Summary(selection)
     show_summary(summary, folder)
     files = ("scored.parquet", "selected.parquet", "summary.txt")
@@ -37,7 +37,7 @@ def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) ->
     report_losses(folder)
     report_run(summary, folder)
     fail_if_all_undefined(folder)
-    return True
+    return selection
 
 
 def find_recipe(recipe: str, *, allow_endpoint: bool = False) -> Any:
@@ -103,12 +103,10 @@ def selection_in(run: str, name: str | None = None) -> "Selection":
     from ..recipes.recipe import recorded_recipe, recorded_source_columns
     from ..selection.funnel import select as select_rows
 
+    columns = recorded_source_columns(run)  # says so where the folder is no run
     if name is not None:
-        columns = recorded_source_columns(run)
         selectors = _recorded_selectors(run, name)
         return select_rows(scored_rows(run), selectors, run=run, source_columns=columns)
-
-    columns = recorded_source_columns(run)  # says so where the folder is no run
     table, recipe = scored_rows(run), recorded_recipe(run)
     if recipe is None or not recipe.select:
         raise SuperfilterError(

@@ -8,9 +8,7 @@ from ._run_folders import (
     in_folder,
     record_selectors,
     run_recipe,
-    scored_rows,
     selection_folder,
-    selection_in,
     write_run_page,
 )
 from ._terminal import show
@@ -50,11 +48,11 @@ def demo(
     from ..selection.funnel import select
     from ..yaml_io import load_yaml
 
-    if not run_recipe(Recipe.from_yaml(PLAIN), folder):
+    plain = run_recipe(Recipe.from_yaml(PLAIN), folder)
+    if plain is None:
         return
-    plain, table = selection_in(folder), scored_rows(folder)
     selectors = build_all(load_yaml(MENDED), "select")
-    mended = select(table, selectors, run=folder, source_columns=plain.source_columns)
+    mended = select(plain.table, selectors, run=folder, source_columns=plain.source_columns)
     place = selection_folder(folder, NAME)
     with Store(place).file("selected.parquet") as unfinished:
         mended.subset.to_parquet(str(unfinished))

@@ -58,7 +58,7 @@ def publish(
         from ..recipes.recipe import Recipe
 
         folder = f"runs/{Path(source).stem}"
-        if not run_recipe(Recipe.read(source), folder):
+        if run_recipe(Recipe.read(source), folder) is None:
             return
     chosen = name if name in named_selections(folder) else None
     selection = selection_in(folder, chosen)

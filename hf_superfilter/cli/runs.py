@@ -381,14 +381,21 @@ def _parse_column(text: str) -> tuple[str, str]:
 
 
 def _parse_budget(text: str) -> int | float:
-    """Parse a count such as 500, or a share such as 0.10 or 10%."""
+    number = parse_number(text)
+    if number is None:
+        raise SuperfilterError(
+            f"--k {text!r}: give a count such as 500 or a share such as 0.10 or 10%"
+        )
+    return number
+
+
+def parse_number(text: str) -> int | float | None:
+    """Parse a count such as 500, or a share such as 0.10 or 10%; None of any other text."""
     try:
         if text.isdigit():
             return int(text)
         if text.endswith("%"):
             return float(Decimal(text[:-1]) / 100)
         return float(text)
-    except (ValueError, InvalidOperation) as error:
-        raise SuperfilterError(
-            f"--k {text!r}: give a count such as 500 or a share such as 0.10 or 10%"
-        ) from error
+    except (ValueError, InvalidOperation):
+        return None

@@ -8,6 +8,7 @@ import typer
 from ..errors import SuperfilterError
 from ._run_folders import find_recipe, report_run, selection_in
 from ._terminal import show
+from .runs import parse_number
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -181,7 +182,7 @@ def parse_held_out(
     share: int | float | None = None
     sets = {}
     for text in texts or []:
-        number = _number_in(text)
+        number = parse_number(text)
         if number is None:
             sets[Path(text).name] = rows_of_file(text, recipe)
         elif share is None:
@@ -189,15 +190,6 @@ def parse_held_out(
         else:
             raise SuperfilterError(f"--held-out {share} and {text}: give one share or number")
     return share, sets
-
-
-def _number_in(text: str) -> int | float | None:
-    try:
-        if text.endswith("%"):
-            return float(text[:-1]) / 100
-        return int(text) if text.isdigit() else float(text)
-    except ValueError:
-        return None
 
 
 def rows_of_file(name: str, recipe: "Recipe | None") -> "Dataset":

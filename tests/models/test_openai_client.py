@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
-from openai_server import OpenAIServer
+from openai_server import OpenAIServer, forget_environment
 from reference import OneQuestionAtATime
 
 from hf_superfilter import AskLLM, Recipe, TopK, score
@@ -31,10 +31,7 @@ KEY = "sk-a-secret-that-must-not-leak"
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     """No route of an earlier server, no key of the user's, no waiting for what fails on purpose."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02)
+    forget_environment(monkeypatch)
     remote._find_route.cache_clear()
 
 

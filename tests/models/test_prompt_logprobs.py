@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from datasets import Dataset
-from openai_server import OpenAIServer
+from openai_server import OpenAIServer, forget_environment
 from test_causal_lm import AWKWARD
 
 from hf_superfilter import IFD, Perplexity, Recipe, SuperfilterError, TopK, compare_models, score
@@ -18,10 +18,7 @@ pytest.importorskip("openai", reason="OpenAI's client is installed with the extr
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     """No route of an earlier server, no key of the user's, no waiting for what fails on purpose."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.02)
+    forget_environment(monkeypatch)
     prompt_logprobs.load_remote_lm.cache_clear()
 
 
