@@ -86,7 +86,7 @@ def load_rows(
         splits = _from_hub(name, config, revision, text_columns, token)
     rows = _one_split(splits, split, name)
     if len(rows) == 0:
-        raise SuperfilterError(f"{name!r} has no rows")
+        raise SuperfilterError(f"{name!r} has no rows: name a file, or a split, that has some")
     _record_origin(rows, name, config, path)
     return rows
 

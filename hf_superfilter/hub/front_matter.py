@@ -120,7 +120,9 @@ def _parse_front(front: str) -> dict[str, Any]:
     if metadata is None:
         return {}
     if not isinstance(metadata, dict):
-        raise SuperfilterError(f"{HEAD} is no mapping, but {str(metadata)[:60]!r}")
+        raise SuperfilterError(
+            f"{HEAD} is no mapping, but {str(metadata)[:60]!r}: correct or remove it"
+        )
     if "language" in metadata:
         metadata["language"] = _languages(metadata["language"])
     return metadata

@@ -271,7 +271,8 @@ def _start_token(model: Any, name: str) -> int:
         if start is not None:
             return int(start)
     raise SuperfilterError(
-        f"the config of {name!r} has no decoder_start_token_id: its decoder cannot start"
+        f"the config of {name!r} has no decoder_start_token_id: its decoder cannot start; "
+        "add it, or take the model as it was published"
     )
 
 

@@ -181,7 +181,9 @@ def _check_recipes(recipes: Any) -> None:
     first = next(iter(recipes.values()))
     for name, recipe in recipes.items():
         if not isinstance(recipe, Recipe):
-            raise SuperfilterError(f"recipes[{name!r}] is no Recipe, but {type(recipe).__name__}")
+            raise SuperfilterError(
+                f"recipes[{name!r}] is no Recipe, but of type {type(recipe).__name__}: give one"
+            )
         if name in ARMS or not name or "/" in name:
             raise SuperfilterError(f"recipes[{name!r}]: give it another name, of a folder")
         for part in SAME_PARTS:

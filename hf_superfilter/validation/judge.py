@@ -161,7 +161,7 @@ def judge(
             f"students={list(students)}: give two by name, each a model or its answers"
         )
     if not len(prompts):
-        raise SuperfilterError("prompts: there is nothing to answer")
+        raise SuperfilterError("prompts=[]: there is nothing to answer, give one at least")
     if not is_count(max_new_tokens):
         raise SuperfilterError(f"max_new_tokens={max_new_tokens!r}: give a number, at least 1")
     server = Server(check_endpoint(endpoint), model)

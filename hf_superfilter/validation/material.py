@@ -185,7 +185,9 @@ def _material(
     in_table: bool,
 ) -> Material:
     if not len(rows):
-        raise SuperfilterError("nothing was selected of the rows that are not held out")
+        raise SuperfilterError(
+            "nothing was selected of the rows that are not held out: hold fewer out, or select more"
+        )
     parts = list(notes)
     if split.repeated:
         parts.append(

@@ -135,7 +135,9 @@ class Trial:
         """Add rows to measure on."""
         for name, rows in sets.items():
             if name == HELD_OUT:
-                raise SuperfilterError(f"sets: {name!r} is the name of the rows held out")
+                raise SuperfilterError(
+                    f"sets: {name!r} is the name of the rows held out: take another"
+                )
             self.sets.append(self._read(rows, name).measurable())
 
     @property

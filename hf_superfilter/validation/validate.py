@@ -47,7 +47,7 @@ class Validation:
             if question in (None, entry["name"]):
                 return list(entry["comparisons"])
         names = ", ".join(entry["name"] for entry in self.facts["questions"])
-        raise SuperfilterError(f"question={question!r}: there are: {names}")
+        raise SuperfilterError(f"question={question!r}: give one of {names}")
 
     def __repr__(self) -> str:
         return f"Validation({self.verdict!r}, student {self.facts['student']['model']!r})"
