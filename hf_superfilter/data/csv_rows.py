@@ -2,10 +2,12 @@
 
 import csv
 import io
+import logging
+import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SuperfilterError
 from .files import is_text_column, open_bytes, undecodable_line
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
+SEPARATORS = (",", ";", "\t", "|")
+EXCEL_SEPARATOR = re.compile(r'"?sep=(.)"?$')
 BLOCK_BYTES = 1 << 26  # Arrow reads a row whole or not at all: larger than the longest of them
 INTEGER = r"^-?(0|[1-9][0-9]*)$"
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -22,8 +27,18 @@ NO_NUMBER = r"^[+-]?(nan|NaN|NAN|inf|Infinity)$"
 IDENTIFIER = r"^[+-]?(0[0-9].*|[0-9]{16,})$"
 
 
+class Dialect(NamedTuple):
+    """Describe how a file separates columns, and the lines before its header."""
+
+    separator: str
+    lines_before: int
+
+
 def read_csv(path: Path, text_columns: Collection[str] = ()) -> "Dataset":
     """Read a CSV file with a header, text as it stands there.
+
+    Separators are commas, in a .tsv tabs. Where the header is then a single name that holds
+    semicolons, tabs, bars or commas, those are; Excel's first line `sep=;` names them too.
 
     A column is text if a format reads it (`files.TEXT_COLUMNS`) or `text_columns` names it. Any
     other is numbers where every cell in it is one that int64 or float64 holds, truth values where
@@ -38,13 +53,16 @@ def read_csv(path: Path, text_columns: Collection[str] = ()) -> "Dataset":
     import pyarrow.csv as arrow_csv
     from datasets import Dataset
 
-    names = _header(path)
+    dialect = _dialect_of(path)
+    names = _header(path, dialect)
     try:
         with open_bytes(path) as file:
             table = arrow_csv.open_csv(
                 file,
-                arrow_csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-                arrow_csv.ParseOptions(newlines_in_values=True),
+                arrow_csv.ReadOptions(
+                    block_size=BLOCK_BYTES, use_threads=False, skip_rows=dialect.lines_before
+                ),
+                arrow_csv.ParseOptions(newlines_in_values=True, delimiter=dialect.separator),
                 arrow_csv.ConvertOptions(
                     column_types=dict.fromkeys(names, pa.string()),
                     null_values=[""],
@@ -53,7 +71,7 @@ def read_csv(path: Path, text_columns: Collection[str] = ()) -> "Dataset":
                 ),
             ).read_all()
     except pa.ArrowInvalid as error:
-        reason = undecodable_line(path) or _uneven_line(path) or str(error)
+        reason = undecodable_line(path) or _uneven_line(path, dialect) or str(error)
         raise SuperfilterError(reason) from error
     return with_values(Dataset(table.rename_columns(_labels(names))), text_columns)
 
@@ -86,12 +104,33 @@ def with_values(rows: "Dataset", text_columns: Collection[str] = ()) -> "Dataset
     return Dataset(table.replace_schema_metadata(None), split=rows.split)
 
 
-def _header(path: Path) -> list[str]:
-    """Read the names of the columns."""
+def _dialect_of(path: Path) -> Dialect:
+    """Find how a file separates its columns."""
+    usual = Dialect("\t" if ".tsv" in path.name.lower() else ",", 0)
+    first = _first_row(path, usual)
+    stated = EXCEL_SEPARATOR.match(",".join(first or ()))
+    if stated:
+        return Dialect(stated[1], 1)
+    if first is None or len(first) != 1:
+        return usual
+    present = [separator for separator in SEPARATORS if separator in first[0]]
+    if len(present) != 1:
+        return usual
+    logger.info("%s: columns are separated by %r", path, present[0])
+    return Dialect(present[0], 0)
+
+
+def _first_row(path: Path, dialect: Dialect) -> list[str] | None:
     try:
-        names: list[str] | None = next(_parsed(path), None)
+        row: list[str] | None = next(_parsed(path, dialect), None)
     except UnicodeDecodeError as error:
         raise SuperfilterError(undecodable_line(path) or str(error)) from error
+    return row
+
+
+def _header(path: Path, dialect: Dialect) -> list[str]:
+    """Read the names of the columns."""
+    names = _first_row(path, dialect)
     if names is None:
         raise SuperfilterError("No columns: the file is empty")
     for name in names:
@@ -100,19 +139,23 @@ def _header(path: Path) -> list[str]:
     return names
 
 
-def _parsed(path: Path) -> Any:
+def _parsed(path: Path, dialect: Dialect) -> Any:
     """Parse a CSV file; `line_num` is the line that a row ends in."""
     csv.field_size_limit(sys.maxsize)  # the module's own limit, 131,072 characters, is a short text
-    return csv.reader(io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline=""))
+    lines = io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="")
+    rows = csv.reader(lines, delimiter=dialect.separator)
+    for _ in range(dialect.lines_before):
+        next(rows)
+    return rows
 
 
-def _uneven_line(path: Path) -> str | None:
+def _uneven_line(path: Path, dialect: Dialect) -> str | None:
     """Find the first row longer or shorter than the header."""
-    rows = _parsed(path)
+    rows = _parsed(path, dialect)
     header = next(rows)
     for row in rows:
         if row and len(row) != len(header):
-            fields = ",".join(row)
+            fields = dialect.separator.join(row)
             return (
                 f"Expected {len(header)} fields in line {rows.line_num}, saw {len(row)}: "
                 f"{fields[:60]!r}"

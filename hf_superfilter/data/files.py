@@ -12,11 +12,27 @@ from ..errors import SuperfilterError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COMPRESSIONS = {"": None, ".gz": "gzip", ".zst": "zstd", ".xz": "xz"}
+COMPRESSIONS = {"": None, ".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
+READERS = {"json": ("json", "jsonl", "ndjson"), "csv": ("csv", "tsv")}
 SUFFIXES = (
-    *(f".{kind}{packed}" for packed in COMPRESSIONS for kind in ("json", "jsonl", "csv")),
+    *(
+        f".{kind}{packed}"
+        for packed in COMPRESSIONS
+        for kind in (*READERS["json"], *READERS["csv"])
+    ),
     ".parquet",
 )
+# How files begin that carry a wrong name, and what to do with them.
+MAGIC = {
+    b"\xff\xfe": "it is UTF-16 text: save it as UTF-8",
+    b"\xfe\xff": "it is UTF-16 text: save it as UTF-8",
+    b"\x1f\x8b": "it is compressed by gzip: rename it to end in .gz",
+    b"BZh": "it is compressed by bzip2: rename it to end in .bz2",
+    b"\x28\xb5\x2f\xfd": "it is compressed by zstd: rename it to end in .zst",
+    b"\xfd7zXZ": "it is compressed by xz: rename it to end in .xz",
+    b"PAR1": "it is a Parquet file: rename it to end in .parquet",
+    b"PK\x03\x04": "it is an Excel workbook or a zip archive: save its rows as CSV",
+}
 
 # The columns that a format reads as text, under all their usual names. What stands in them is
 # never taken for a number: 007, 1.50 and nan are answers.
@@ -44,7 +60,7 @@ def open_bytes(path: Path) -> IO[bytes]:
     """Open a file for reading, decompressed as its suffix says."""
     import pyarrow as pa
 
-    codec = COMPRESSIONS.get(path.suffix)
+    codec = COMPRESSIONS.get(path.suffix.lower())
     if codec == "xz":  # the one that Arrow does not know
         return lzma.open(path, "rb")
     stream: IO[bytes] = pa.input_stream(str(path), compression=codec)
@@ -52,14 +68,16 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def undecodable_line(path: Path) -> str | None:
-    """Find the first line and byte that are not UTF-8."""
+    """Find the first line and byte that are not UTF-8, and say what the file looks like."""
     file: Any = open_bytes(path)
     with io.BufferedReader(file) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                return f"line {number}, byte {error.start + 1}: {error}"
+                looks = [MAGIC[start] for start in MAGIC if number == 1 and line.startswith(start)]
+                remedy = looks[0] if looks else "save the file as UTF-8"
+                return f"line {number}, byte {error.start + 1}: {error}; {remedy}"
     return None
 
 

@@ -266,7 +266,10 @@ def choose_columns(
     _check_direction(schema, named)
     is_auto = format == "auto"
     if is_auto:
-        format = detect_format([*schema, *named])
+        try:
+            format = detect_format([*schema, *named])
+        except SuperfilterError as error:
+            raise SuperfilterError(f"{error}{_nested_rows(schema)}") from error
     check_name(format, FORMATS, "format", "give one of these, or 'auto'")
     for field in named:
         remedy = "the format's own names stand on the left"
@@ -286,6 +289,18 @@ def choose_columns(
     if is_auto:
         _log_choice(format, columns, schema)
     return format, columns
+
+
+def _nested_rows(schema: Mapping[str, Any]) -> str:
+    """Say which columns hold lists of objects, as a file does that is one object with all rows."""
+    nested = [name for name, kind in schema.items() if isinstance(_items_of(kind), dict)]
+    if not nested:
+        return ""
+    return f". {nested[0]!r} holds lists of objects: if those are the rows, save them as JSON Lines"
+
+
+def _items_of(kind: Any) -> Any:
+    return getattr(kind, "feature", None)
 
 
 def _check_direction(schema: Mapping[str, Any], named: Mapping[str, str]) -> None:

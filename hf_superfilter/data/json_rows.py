@@ -39,7 +39,8 @@ def read_json(path: Path, text_columns: Collection[str] = ()) -> "Dataset":
     warning names them.
 
     Raises:
-        SuperfilterError: a line that is not JSON or not UTF-8, or an entry that is no object.
+        SuperfilterError: a line that is not JSON or not UTF-8, an entry that is no object, or an
+            object with two keys of one name.
     """
     columns: dict[str, list[Any]] = {}
     places: list[str] = []
@@ -140,12 +141,22 @@ def _json_array(text: str) -> Iterator[JsonRow]:
 
 def _parsed(place: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         where = f"{error.msg}, line {error.lineno} of it" if error.lineno > 1 else error.msg
         raise SuperfilterError(f"{place} is not JSON ({where}): {text.strip()[:60]!r}") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
         raise SuperfilterError(f"{place} cannot be read ({error})") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its pairs, none of which may hide another."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {short(twice)} stands twice in one object: remove or rename one")
+    return members
 
 
 def _doubtful(text: str) -> bool:

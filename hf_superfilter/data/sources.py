@@ -13,7 +13,7 @@ from ..hub_client import retry_request, translate_errors
 from ..origin import record_origin
 from ..revisions import is_commit, resolve_revision
 from .csv_rows import read_csv, read_header, with_values
-from .files import SUFFIXES
+from .files import READERS, SUFFIXES
 from .json_rows import read_json
 from .several import join_rows, local_copy, rows_given, slice_splits, sources_in
 
@@ -43,10 +43,10 @@ def load_rows(
     warning.
 
     Args:
-        source: a file (json, jsonl or csv, also gz, zst or xz; parquet), a local folder (a saved
-            Dataset, or files as on the Hub), a Hub id, `hf://datasets/user/name` with or without
-            a file, or `embedded:sample`. A pattern (`data/*.jsonl`) or a list of such sources
-            loads all, one after the other; a list of dicts and a pandas frame are rows.
+        source: a file (json, jsonl, csv or tsv, also gz, bz2, zst or xz; parquet), a local folder
+            (a saved Dataset, or files as on the Hub), a Hub id, `hf://datasets/user/name` with or
+            without a file, or `embedded:sample`. A pattern (`data/*.jsonl`) or a list of such
+            sources loads all, one after the other; a list of dicts and a pandas frame are rows.
         split: needed where there are several and none is called `train`; `train[:1000]`, `[:10%]`
             and `train+test` are read as `datasets` reads them.
         config_name: the data set's subset, where it has several; `config` is an alias.
@@ -77,7 +77,7 @@ def load_rows(
         splits = _from_file(path, text_columns)
     elif path.is_dir():
         splits = _from_folder(path, config, text_columns)
-    elif name.endswith(SUFFIXES) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    elif name.lower().endswith(SUFFIXES) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         neighbours = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         raise NotFoundError(
             f"no file {name!r}; in {str(path.parent)!r} {did_you_mean(path.name, neighbours)}"
@@ -125,14 +125,15 @@ def _from_file(path: Path, text_columns: Collection[str]) -> Any:
     from datasets import Dataset
     from datasets.exceptions import DatasetsError
 
-    if not path.name.endswith(SUFFIXES):
+    if not path.name.lower().endswith(SUFFIXES):
         raise SuperfilterError(
             f"{str(path)!r} is of an unknown type: give one of {', '.join(SUFFIXES)}"
         )
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             return Dataset.from_parquet(str(path)) if pq.read_metadata(path).num_rows else []
-        read = read_csv if ".csv" in path.suffixes[-2:] else read_json
+        kinds = {suffix.lower().lstrip(".") for suffix in path.suffixes[-2:]}
+        read = read_csv if kinds & set(READERS["csv"]) else read_json
         return read(path, text_columns)
     except (ValueError, TypeError, OSError, EOFError, LZMAError, DatasetsError) as error:
         raise SuperfilterError(f"{str(path)!r} cannot be read: {_reason(error)}") from error

@@ -1,5 +1,7 @@
 """Rows from every kind of place, and one clear sentence for every file that cannot be read."""
 
+import bz2
+import csv
 import gzip
 import json
 import lzma
@@ -11,7 +13,7 @@ from datasets import Dataset, DatasetDict, List, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_superfilter import embedded_sample, load_rows
+from hf_superfilter import embedded_sample, format_pairs, load_rows
 
 ROWS = [
     {"instruction": "Say it.\u2028Twice", "output": "it\x85it", "tags": ["a", "b"]},
@@ -195,6 +197,17 @@ UNREADABLE = [
         "line 2, byte 8: 'utf-8' codec can't decode",
     ),
     ("latin.csv", "a,b\n1,é\n".encode("latin-1"), "line 2, byte 3: 'utf-8' codec can't decode"),
+    ("excel.csv", "a,b\n1,2\n".encode("utf-16"), "it is UTF-16 text: save it as UTF-8"),
+    ("wide.jsonl", '{"a": 1}\n'.encode("utf-16-be"), "line 1 is not JSON"),
+    ("packed.jsonl", zipped(b'{"a": 1}\n'), "compressed by gzip: rename it to end in .gz"),
+    ("packed.csv", bz2.compress(b"a,b\n1,2\n"), "compressed by bzip2: rename it to end in .bz2"),
+    ("book.csv", b"PK\x03\x04\x14\x00\x06\x00\x80\x81", "an Excel workbook or a zip archive"),
+    (
+        "keys.jsonl",
+        b'{"a": 1}\n{"a": 1, "b": {"c": 1, "c": 2}}\n',
+        "line 2 .*the key 'c' stands twice",
+    ),
+    ("keys.json", b'[{"a": 1, "a": 1}]', "the key 'a' stands twice in one object"),
     ("digits.jsonl", b'{"a": ' + b"1" * 5_000 + b"}", "line 1 cannot be read"),
     ("twice.csv", b"a,b,a\n1,2,3\n", "two columns are called 'a': rename one"),
     ("short.csv", b'a,b\n"x\ny",2\n3\n', "Expected 2 fields in line 4, saw 1: '3'"),
@@ -221,6 +234,46 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, name, con
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=complaint):
         load_rows(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tabs.tsv", b"question\tanswer\n1;2\ta,b\n"),
+        ("TABS.TSV", b"question\tanswer\n1;2\ta,b\n"),
+        ("commas.tsv", b'question,answer\n1;2,"a,b"\n'),
+        ("semicolons.csv", b'question;answer\n"1;2";a,b\n'),
+        ("bars.csv", b'question|answer\n1;2|"a,b"\n'),
+        ("tabs.csv", b"question\tanswer\n1;2\ta,b\n"),
+        ("excel.csv", b'\xef\xbb\xbfsep=;\r\nquestion;answer\r\n"1;2";a,b\r\n'),
+        ("excel_commas.csv", b'sep=,\nquestion,answer\n1;2,"a,b"\n'),
+        ("tabs.tsv.bz2", bz2.compress(b"question\tanswer\n1;2\ta,b\n")),
+        ("lines.ndjson", b'{"question": "1;2", "answer": "a,b"}\n'),
+        ("LINES.JSONL", b'{"question": "1;2", "answer": "a,b"}\n'),
+    ],
+)
+def test_rows_are_the_same_under_every_separator_and_suffix(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert load_rows(tmp_path / name).to_list() == [{"question": "1;2", "answer": "a,b"}]
+
+
+@pytest.mark.parametrize("header", ["question", "a;b|c", "all, of it"])
+def test_a_header_that_names_no_one_separator_is_read_with_commas(tmp_path, header):
+    cells = next(csv.reader([header]))
+    (tmp_path / "x.csv").write_text(f"{header}\n" + ",".join("x" for _ in cells) + "\n")
+    assert load_rows(tmp_path / "x.csv").column_names == cells
+
+
+def test_an_uneven_row_between_semicolons_is_named_by_its_line(tmp_path):
+    (tmp_path / "x.csv").write_text("sep=;\na;b\n1;2\n1;2;3\n")
+    with pytest.raises(ValueError, match="Expected 2 fields in line 4, saw 3: '1;2;3'"):
+        load_rows(tmp_path / "x.csv")
+
+
+def test_a_file_that_is_one_object_with_all_rows_is_recognised_in_the_error(tmp_path):
+    (tmp_path / "x.json").write_text('{"data": [{"instruction": "a", "output": "b"}]}')
+    with pytest.raises(ValueError, match=r"'data' holds lists of objects: .*as JSON Lines"):
+        format_pairs(load_rows(tmp_path / "x.json"))
 
 
 def test_a_parquet_file_without_rows_says_so(tmp_path):
