@@ -110,7 +110,9 @@ def _raise_translated(
 ) -> NoReturn:
     from huggingface_hub import errors
 
-    if isinstance(cause, errors.OfflineModeIsEnabled):
+    if isinstance(cause, errors.OfflineModeIsEnabled) or (
+        _is_offline() and not isinstance(cause, errors.HfHubHTTPError)
+    ):
         raise HubOfflineError(
             f"{repo_id!r}: the Hub is not asked, because HF_HUB_OFFLINE is set"
         ) from error
@@ -206,9 +208,16 @@ def _is_broken(error: BaseException) -> bool:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     cause = _hub_cause(error)
-    if isinstance(cause, (HfHubHTTPError, OfflineModeIsEnabled)):
+    if isinstance(cause, (HfHubHTTPError, OfflineModeIsEnabled)) or _is_offline():
         return False
     return isinstance(cause, _broken_connections())
+
+
+def _is_offline() -> bool:
+    """Return whether nothing may be asked: datasets hides the error that says so."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _broken_connections() -> tuple[Any, ...]:

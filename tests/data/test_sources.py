@@ -312,11 +312,14 @@ def test_a_folder_of_many_files_is_not_listed_whole(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing-at-all", "nothing-at-all", "data/file.txt"])
-def test_an_unreachable_hub_id_says_where_was_looked(name):
+def test_offline_a_name_is_refused_without_waiting_for_the_hub(name, monkeypatch):
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
     with pytest.raises(
-        FileNotFoundError, match=f"no data set '{name}': it is neither a file or folder here nor"
+        FileNotFoundError, match=f"no data set '{name}': it is neither a file or .* HF_HUB_OFFLINE"
     ):
         load_rows(name)
+    assert waits == []
 
 
 def test_offline_another_revision_than_the_cached_one_is_refused(tmp_path, monkeypatch):
