@@ -106,9 +106,3 @@ def with_text_column(rows: "Dataset", name: str, texts: list[str | None]) -> "Da
 def is_text_column(name: str, text_columns: Collection[str]) -> bool:
     """Check whether a column is text, by its name or the caller's."""
     return name in TEXT_COLUMNS or name in text_columns
-
-
-def short(value: Any) -> str:
-    """Show a value in an error, at most 60 characters of it."""
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:59] + "…"

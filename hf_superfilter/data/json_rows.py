@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SuperfilterError
-from .files import Fault, is_text_column, open_bytes, short, undecodable_line, with_unreadable
+from ..in_memory import SURROGATE, column_of, short, unholdable
+from .files import Fault, is_text_column, open_bytes, undecodable_line, with_unreadable
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset
 
 # Only an escape can bring half of a surrogate pair into text that is UTF-8.
 SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
-SURROGATE = re.compile("[\ud800-\udfff]")
 LONG_DIGITS = re.compile(r"\d{19}")
-MAX_DIGITS = 76  # of a decimal256
 
 
 class JsonRow(NamedTuple):
@@ -51,7 +50,7 @@ def read_json(path: Path, text_columns: Collection[str] = ()) -> "Dataset":
                 f"{row.place} is {str(row.value)[:40]!r}: every row has to be a JSON object"
             )
         if row.doubtful:
-            faults += _remove_unholdable(row, len(places))
+            faults += _removeunholdable(row, len(places))
         append_row(columns, row.value, len(places))
         places.append(row.place)
     texts = [name for name in columns if is_text_column(name, text_columns)]
@@ -94,7 +93,9 @@ def make_rows(
         if name in texts and not any(cell is not None for cell in cells):
             features[name], arrays[name] = _text_column(cells)
             continue
-        column = _column(name, cells, places, faults)
+        doubts: list[tuple[int, str]] = []
+        column = column_of(name, cells, doubts)
+        faults += [Fault(row, places[row], name, reason) for row, reason in doubts]
         features[name], arrays[name] = column.features[name], column.data.column(name)
     return Dataset.from_dict(arrays, features=Features(features))
 
@@ -164,37 +165,17 @@ def _doubtful(text: str) -> bool:
     return bool(SURROGATE_ESCAPE.search(text) or LONG_DIGITS.search(text))
 
 
-def _remove_unholdable(row: JsonRow, number: int) -> list[Fault]:
+def _removeunholdable(row: JsonRow, number: int) -> list[Fault]:
     """Set the cells of a row to None that no column can hold."""
     faults = []
     for name, cell in list(row.value.items()):
         if SURROGATE.search(name):
             raise SuperfilterError(f"{row.place} has a key with a lone surrogate: {short(name)}")
-        reason = _unholdable(cell, nested=False)
+        reason = unholdable(cell, nested=False)
         if reason:
             row.value[name] = None
             faults.append(Fault(number, row.place, name, reason))
     return faults
-
-
-def _unholdable(value: Any, *, nested: bool) -> str | None:
-    """Explain why Arrow cannot hold a value, None if it can."""
-    if isinstance(value, str):
-        surrogate = SURROGATE.search(value)
-        if surrogate:
-            return f"a lone surrogate, {surrogate[0]!a}, at character {surrogate.start() + 1}"
-    elif isinstance(value, int):
-        if nested and not -(2**63) <= value < 2**63:
-            return f"an integer beyond 64 bits inside of a list or object: {short(value)}"
-        if len(str(abs(value))) > MAX_DIGITS:
-            return f"an integer of more than {MAX_DIGITS} digits: {short(value)}"
-    elif isinstance(value, (list, dict)):
-        parts = [*value, *value.values()] if isinstance(value, dict) else value
-        for part in parts:
-            reason = _unholdable(part, nested=True)
-            if reason:
-                return reason
-    return None
 
 
 def _remove_numbers(name: str, cells: list[Any], places: list[str]) -> list[Fault]:
@@ -216,62 +197,3 @@ def _text_column(cells: list[Any]) -> tuple[Any, Any]:
     from datasets import Value
 
     return Value("string"), pa.array(cells, pa.string())
-
-
-def _column(name: str, cells: list[Any], places: Sequence[str], faults: list[Fault]) -> "Dataset":
-    """Make a column of a type that keeps every value."""
-    import pyarrow as pa
-    from datasets import Dataset, Features, Json
-
-    try:
-        column = Dataset.from_dict({name: cells}, on_mixed_types="use_json")
-    except (OverflowError, ValueError):  # integers that int64, float64 or Json does not hold
-        if all(cell is None or type(cell) is int for cell in cells):
-            decimals = pa.array(cells, pa.decimal256(MAX_DIGITS, 0))
-            return Dataset(pa.table({name: decimals}))
-        for row, cell in enumerate(cells):  # among other types, Json holds up to 64 bits
-            if isinstance(cell, int) and not -(2**63) <= cell < 2**64:
-                reason = f"an integer beyond 64 bits among other types: {short(cell)}"
-                faults.append(Fault(row, places[row], name, reason))
-                cells[row] = None
-        return _json_column(name, cells, Features({name: Json()}))
-    if holds_json(column.features[name]):
-        return _json_column(name, cells, column.features)
-    return column
-
-
-def _json_column(name: str, cells: list[Any], features: "Features") -> "Dataset":
-    """Make a column with `Json` features, in which text stays text.
-
-    `Json` itself would take a text such as 4 or null for a value.
-    """
-    from datasets import Dataset
-
-    encoded = [_encoded(cell, features[name]) for cell in cells]
-    return Dataset.from_dict({name: encoded}, features=features)
-
-
-def holds_json(feature: Any) -> bool:
-    """Tell whether a feature is `Json`, or has one inside."""
-    from datasets import Json, LargeList, List
-
-    if isinstance(feature, dict):
-        return any(holds_json(part) for part in feature.values())
-    if isinstance(feature, (List, LargeList)):
-        return holds_json(feature.feature)
-    return isinstance(feature, Json)
-
-
-def _encoded(value: Any, feature: Any) -> Any:
-    """Write a value as JSON text wherever its feature is `Json`."""
-    from datasets import Json
-
-    if value is None:
-        return None
-    if isinstance(feature, Json):
-        return json.dumps(value)
-    if isinstance(feature, dict):
-        return {key: _encoded(value.get(key), part) for key, part in feature.items()}
-    if isinstance(value, list):
-        return [_encoded(part, feature.feature) for part in value]
-    return value

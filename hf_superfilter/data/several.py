@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import NotFoundError, SuperfilterError, WrongTypeError
 from ..hub_client import retry_request, translate_errors
+from ..in_memory import rows_in_memory
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,15 +27,16 @@ def rows_given(source: Any) -> "Dataset | None":
 
     if isinstance(source, Dataset):
         return source
-    if isinstance(source, list | tuple) and source:
-        if all(isinstance(row, Mapping) for row in source):
-            return Dataset.from_list(list(source))
-        if all(isinstance(part, str | Path) for part in source):
-            return None
-    elif isinstance(source, str | Path):
+    is_list = isinstance(source, list | tuple) and len(source) > 0
+    if is_list and all(isinstance(part, str | Path) for part in source):
         return None
-    elif type(source).__module__.partition(".")[0] == "pandas":
-        return Dataset.from_pandas(source, preserve_index=False)
+    if isinstance(source, str | Path):
+        if not str(source).strip():
+            raise SuperfilterError("the source is an empty text: name a file, a folder or a Hub id")
+        return None
+    rows = rows_in_memory(source)
+    if rows is not None:
+        return rows
     raise WrongTypeError(
         f"load_rows got {type(source).__name__}: give a name, a list of names, a list of dicts or "
         "a pandas frame"
@@ -121,6 +123,15 @@ def slice_splits(by_name: Mapping[str, "Dataset"], spec: str, name: str) -> "Dat
     except (ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise SuperfilterError(f"split {spec!r} of {name!r} cannot be read: {reason}") from error
+    parts = [part for part in parts if part.from_ < part.to]
+    if not parts:
+        raise SuperfilterError(
+            f"split {spec!r} of {name!r} holds no row: there are {_counted(lengths)}"
+        )
     return concatenate_datasets(
         [by_name[part.splitname].select(range(part.from_, part.to)) for part in parts]
     )
+
+
+def _counted(lengths: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} rows in {split!r}" for split, count in lengths.items())

@@ -144,7 +144,8 @@ def _from_folder(path: Path, config: str | None, text_columns: Collection[str]) 
 
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         return load_from_disk(str(path))
-    loaded = _load(f"no data set in the folder {str(path)!r}", str(path), config)
+    place = str(path if path.name else path.resolve())  # datasets needs a name, and "." is none
+    loaded = _load(f"no data set in the folder {str(path)!r}", place, config)
     return _with_values(loaded, text_columns)
 
 

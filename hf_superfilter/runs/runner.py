@@ -34,6 +34,7 @@ from ..base import (
 )
 from ..checks import check_name, is_count
 from ..errors import SuperfilterError, WrongTypeError
+from ..in_memory import rows_in_memory
 from ..media import read_batch
 from ..origin import origin_of, record_origin
 from .chunks import LAYOUT, Chunks, layout_of
@@ -197,13 +198,12 @@ def _open_rows(rows: Any, store: Store, chunk_size: int) -> "tuple[Dataset, list
     if isinstance(rows, IterableDataset):
         parts = spool_stream(rows, store, chunk_size)
         rows = concatenate_datasets(parts)
-    if isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows):
-        rows = Dataset.from_list(rows)
-    elif type(rows).__module__.partition(".")[0] == "pandas":
-        rows = Dataset.from_pandas(rows, preserve_index=False)
-    if not isinstance(rows, Dataset):
+    given = rows
+    if not isinstance(given, Dataset):
+        rows = rows_in_memory(given)
+    if rows is None:
         raise SuperfilterError(
-            f"score takes one Dataset, and got {type(rows).__name__}: pick a split, "
+            f"score takes one Dataset, and got {type(given).__name__}: pick a split, "
             "dataset['train'], or make one with Dataset.from_list"
         )
     if len(rows) == 0:

@@ -49,6 +49,46 @@ def test_what_is_no_source_is_refused_in_one_sentence(source):
         load_rows(source)
 
 
+@pytest.mark.parametrize("rows_of", [list, tuple, pd.DataFrame])
+def test_rows_in_memory_keep_what_only_a_later_one_has_and_values_of_several_types(rows_of):
+    rows = [
+        {"id": 1, "messages": [{"role": "user", "content": "a"}]},
+        {"id": "x", "messages": [{"role": "user", "content": [{"type": "text", "text": "b"}]}]},
+        {"id": None, "messages": [], "label": True},
+    ]
+    whole = [row | {"label": row.get("label")} for row in rows]
+    assert load_rows(rows_of(rows)).to_list() == whole
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ([{"a": 1}, {2: 3}], "row 1 has the key 2: the names of columns are text"),
+        ([{"a": "x"}, {"a": "\ud800"}], "row 1, column 'a': a lone surrogate"),
+        ([{"a": 10**80}], "row 0, column 'a': an integer of more than 76 digits"),
+        ([{"a": {"b": 2**70}}], "row 0, column 'a': an integer beyond 64 bits inside"),
+        (pd.DataFrame({"a": []}), "the frame has no rows"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "two columns of the frame are called 'a'"),
+        ("", "the source is an empty text"),
+    ],
+)
+def test_rows_in_memory_that_no_column_holds_are_named(source, complaint):
+    with pytest.raises(SuperfilterError, match=complaint):
+        load_rows(source)
+    if not isinstance(source, str):
+        with pytest.raises(SuperfilterError, match=complaint):
+            score(source, [Length()], "unused")
+
+
+def test_a_part_of_a_split_without_a_row_is_refused(files):
+    with pytest.raises(SuperfilterError, match=r"holds no row: there are 1 rows in 'train'"):
+        load_rows("part-1.jsonl", split="train[5:]")
+
+
+def test_the_folder_one_stands_in_is_a_source(files):
+    assert sorted(row["question"] for row in load_rows(".")) == [row["question"] for row in ROWS]
+
+
 def test_parts_of_splits_are_read_as_datasets_reads_them(tmp_path, caplog):
     train, test = Dataset.from_list(ROWS), Dataset.from_list(ROWS[:2])
     DatasetDict(train=train, test=test).save_to_disk(tmp_path / "saved")
