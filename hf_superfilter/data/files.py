@@ -40,7 +40,7 @@ TEXT_COLUMNS = frozenset(
     {
         *("instruction", "input", "output", "system", "context", "response", "history"),
         *("question", "answer", "query", "problem", "solution", "text", "content"),
-        *("prompt", "completion", "chosen", "rejected", "response_rejected"),
+        *("inputs", "targets", "prompt", "completion", "chosen", "rejected", "response_rejected"),
         *("reasoning", "reasoning_content", "thinking"),
         *("messages", "conversation", "conversations", "tools"),
     }
@@ -105,4 +105,4 @@ def with_text_column(rows: "Dataset", name: str, texts: list[str | None]) -> "Da
 
 def is_text_column(name: str, text_columns: Collection[str]) -> bool:
     """Check whether a column is text, by its name or the caller's."""
-    return name in TEXT_COLUMNS or name in text_columns
+    return name.strip().casefold() in TEXT_COLUMNS or name in text_columns

@@ -82,6 +82,21 @@ def problem_solution(problem: str, solution: str) -> Example:
     return Example([*_ask(problem), Message("assistant", solution)])
 
 
+def query_answer(query: str, answer: str) -> Example:
+    """Read the columns of many sets made from searches."""
+    return Example([*_ask(query), Message("assistant", answer)])
+
+
+def input_output(input: str, output: str) -> Example:
+    """Read two columns without an instruction, as of Super-NaturalInstructions."""
+    return Example([*_ask(input), Message("assistant", output)])
+
+
+def inputs_targets(inputs: str, targets: str) -> Example:
+    """Read the columns of Flan, P3 and Aya."""
+    return Example([*_ask(inputs), Message("assistant", targets)])
+
+
 def text(text: str) -> Example:
     """Read plain text: a response without a prompt."""
     return Example([Message("assistant", text)])
@@ -128,6 +143,9 @@ FORMATS: dict[str, Callable[..., Example]] = {
     "question-response": question_response,
     "query-response": query_response,
     "problem-solution": problem_solution,
+    "query-answer": query_answer,
+    "input-output": input_output,
+    "inputs-targets": inputs_targets,
     "text": text,
 }
 REQUIRED = {
@@ -240,7 +258,7 @@ def detect_format(column_names: Iterable[str]) -> str:
     """
     names = list(column_names)
     for format, fields in REQUIRED.items():
-        if all(any(name in names for name in _spellings(field)) for field in fields):
+        if all(any(_find(name, names) for name in _spellings(field)) for field in fields):
             return format
     needs = "; ".join(f"{name}: {', '.join(fields)}" for name, fields in REQUIRED.items())
     raise SuperfilterError(
@@ -325,10 +343,20 @@ def _column_of(field: str, format: str, schema: Mapping[str, Any]) -> str | None
         spellings = ALIASES["system"]
     if field in OUTPUT:
         spellings = (SOURCE_PREFIX + field, *spellings)
-    for column in spellings:
-        if column in schema and _may_hold(field, schema[column], format):
+    for spelling in spellings:
+        column = spelling if field in SHARED_FIELDS else _find(spelling, schema)
+        if column and column in schema and _may_hold(field, schema[column], format):
             return column
     return None
+
+
+def _find(spelling: str, names: Iterable[str]) -> str | None:
+    """Return the column of this name, or the only one that differs in case or blanks around it."""
+    listed = list(names)
+    if spelling in listed:
+        return spelling
+    alike = [name for name in listed if name.strip().casefold() == spelling]
+    return alike[0] if len(alike) == 1 else None
 
 
 def _may_hold(field: str, kind: Any, format: str) -> bool:

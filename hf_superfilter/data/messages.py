@@ -111,12 +111,13 @@ def message_text(message: Message) -> str:
 
 
 def read_messages(cell: Any, column: str) -> list[Message]:
-    """Read the messages of a cell: a list of them, a single one, or text that a user wrote.
+    """Read the messages of a cell: a list of them, a single one, or JSON text of either.
 
     Raises:
         SuperfilterError: a key, part type or role that is not known.
         WrongTypeError: a value that is neither text nor messages.
     """
+    cell = parse_json(cell) or cell
     if isinstance(cell, Mapping) and not _is_struct_of_lists(cell):
         cell = [cell]
     messages: list[Message] = []

@@ -246,8 +246,8 @@ def format_pairs(
         dataset: n rows, in memory or streamed, or a dict of splits. A `set_format` is taken off.
         format: preference, messages, sharegpt, alpaca, dolly, prompt-completion, pairs (a prompt
             and a response column, which stay as they are), question-answer, question-response,
-            query-response, problem-solution, text; or "auto", the first of them that fits. The log
-            says which columns are read and which not.
+            query-response, query-answer, problem-solution, input-output, inputs-targets, text; or
+            "auto", the first of them that fits. The log says which columns are read and which not.
         template: how a prompt is written. "none", as the Superfiltering authors do: instruction +
             "\n", then input + "\n" where there is one; a chat's messages + "\n" each; a `prompt`
             of text as it is. "alpaca": Stanford's; what stands between two responses of a chat is

@@ -550,3 +550,39 @@ def test_reasoning_reaches_a_chat_template_under_its_own_name():
     assert turns(chat, **options)[1] == ("<user>()One?<assistant>(one)1<user>()Two?", "2")
     dropped = turns(chat, reasoning="drop", **options)
     assert dropped[1] == ("<user>()One?<assistant>()1<user>()Two?", "2")
+
+
+@pytest.mark.parametrize(
+    ("format", "row"),
+    [
+        ("question-answer", {"Question": "q", "Answer": "a"}),
+        ("question-answer", {" question ": "q", "answer\t": "a"}),
+        ("alpaca", {"INSTRUCTION": "q", "Output": "a", "input": ""}),
+        ("query-answer", {"query": "q", "answer": "a"}),
+        ("input-output", {"input": "q", "output": "a"}),
+        ("inputs-targets", {"inputs": "q", "targets": "a"}),
+    ],
+)
+def test_columns_are_found_in_other_case_and_with_blanks_around(format, row):
+    assert detect_format(row) == format
+    pairs = format_pairs(Dataset.from_list([row]))
+    assert (pairs["prompt"][0], pairs["response"][0]) == ("q\n", "a")
+    assert set(row) < set(pairs.column_names)
+
+
+def test_of_names_that_differ_in_case_the_exact_one_is_read_and_two_others_are_none():
+    rows = Dataset.from_dict({"Question": ["no"], "question": ["q"], "Answer": ["a"]})
+    assert format_pairs(rows)["prompt"][0] == "q\n"
+    with pytest.raises(ValueError, match="no format fits"):
+        detect_format(["Question", "QUESTION", "answer"])
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_messages_written_as_json_text_are_read_as_the_messages(column):
+    keys = {"messages": ("role", "content"), "conversations": ("from", "value")}[column]
+    chat = [dict(zip(keys, turn, strict=True)) for turn in TURNS]
+    as_text = Dataset.from_dict({column: [json.dumps(chat), None]})
+    as_list = Dataset.from_dict({column: [chat, None]})
+    read = [format_pairs(rows).remove_columns(column).to_list() for rows in (as_text, as_list)]
+    assert read[0] == read[1]
+    assert read[0][0]["response"] == ["1", "2"]

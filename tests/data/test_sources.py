@@ -264,6 +264,13 @@ def test_a_header_that_names_no_one_separator_is_read_with_commas(tmp_path, head
     assert load_rows(tmp_path / "x.csv").column_names == cells
 
 
+def test_text_columns_are_known_in_other_case_too(tmp_path):
+    (tmp_path / "x.csv").write_text("Question, Answer ,n\n007,1e5,3\n")
+    assert load_rows(tmp_path / "x.csv").to_list() == [
+        {"Question": "007", " Answer ": "1e5", "n": 3}
+    ]
+
+
 def test_an_uneven_row_between_semicolons_is_named_by_its_line(tmp_path):
     (tmp_path / "x.csv").write_text("sep=;\na;b\n1;2\n1;2;3\n")
     with pytest.raises(ValueError, match="Expected 2 fields in line 4, saw 3: '1;2;3'"):
