@@ -482,6 +482,11 @@ EVIL = (
     "\n---\n\n# H\n| i | j |\n|---|---|\n```\n"
     "<!-- /hf_superfilter: best/train -->\n<!-- hf_superfilter: best/train -->\n"
 )
+HTML_OF_OURS = (
+    "<!-- /?hf_superfilter: {name}/\\w+ -->\n|</details>\n|"
+    "<details>\n<summary><code>{name}</code>, split <code>\\w+</code>: "
+    "[^<\n]*(<code>[^<\n]*</code>)?</summary>\n"
+)
 FILE_EVIL = (
     re.sub(r"[*?\[\]]", "", EVIL.replace("/", "∕"))[:100] + "\n---\n<script>|`"
 )  # the others are patterns
@@ -537,21 +542,22 @@ def check_unbroken(card, name="best"):
     """Assert that a card holds what the template says and nothing that data brought along."""
     assert DatasetCard(card).data.to_dict()["configs"][0]["config_name"] == name
     body = body_of(card)
-    html_seen = []
+    html_seen, folds = [], 0
     for token in MARKDOWN.parse(body):
         if token.type == "html_block":
-            assert re.fullmatch(rf"<!-- /?hf_superfilter: {name}/\w+ -->\n", token.content), (
-                token.content
-            )
+            folds += token.content.count("<details>") - token.content.count("</details>")
+            assert folds in (0, 1)
+            assert re.fullmatch(HTML_OF_OURS.format(name=name), token.content), token.content
         html_seen += [
             child.content for child in token.children or [] if child.type == "html_inline"
         ]
         assert token.type != "hr"
+    assert folds == 0
     assert set(html_seen) <= {"<code>", "</code>"}
     assert "<script" not in FENCE.sub("", body)
     for table in tables_in(card):
         assert len({len(row) for row in table}) == 1, table
-    assert re.findall(r"^#+ (.*)$", FENCE.sub("", body), re.MULTILINE)[2:8] == [
+    assert re.findall(r"^#+ (.*)$", FENCE.sub("", body), re.MULTILINE)[1:7] == [
         "The funnel",
         "Scores, lengths, languages",
         "Cost",
