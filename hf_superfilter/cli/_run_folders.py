@@ -3,6 +3,7 @@
 A run folder is text here: a local path or an fsspec URL.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..selection.funnel import Selection
 
 SELECTIONS, SELECTORS = "selections", "select.yaml"  # a folder of a run, a file of a selection
+NOTE = "note.json"  # what stands on top of a selection's page
 
 
 def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) -> "Selection | None":
@@ -178,14 +180,37 @@ def report_run(summary: "Summary", folder: str) -> None:
     show(f"report: {in_folder(folder, 'report.html')}")
 
 
-def write_run_page(summary: "Summary", folder: str, note: dict[str, Any] | None = None) -> None:
-    """Write `report.html`, perhaps with a note on top: sentences and a table."""
+def write_run_page(summary: "Summary", folder: str) -> None:
+    """Write `report.html`, with the note on top that was recorded for this selection."""
     from ..reports.page import write_page
     from ..reports.plots import selection_plots
     from ..runs.store import Store
 
+    note = _recorded_note(summary.selection, folder)
     with Store(folder).file("report.html") as unfinished:
         write_page(summary, selection_plots(summary.selection), unfinished, note=note)
+
+
+def record_note(selection: "Selection", folder: str, note: dict[str, Any]) -> None:
+    """Record what every page about a selection says on top: sentences and a table."""
+    from ..runs.store import Store
+
+    facts = {"selectors": [step.selector for step in selection.steps], **note}
+    Store(folder).write(NOTE, json.dumps(facts, indent=1, ensure_ascii=False).encode())
+
+
+def _recorded_note(selection: "Selection", folder: str) -> dict[str, Any] | None:
+    from ..runs.store import Store
+
+    store = Store(folder)
+    if not store.has(NOTE):
+        return None
+    try:
+        facts: dict[str, Any] = json.loads(store.read(NOTE))
+        recorded = facts["selectors"]
+    except (ValueError, KeyError, TypeError):  # damaged: the page does without
+        return None
+    return facts if recorded == [step.selector for step in selection.steps] else None
 
 
 def report_losses(folder: str) -> None:

@@ -6,6 +6,7 @@ import typer
 
 from ._run_folders import (
     in_folder,
+    record_note,
     record_selectors,
     run_recipe,
     selection_folder,
@@ -59,7 +60,8 @@ def demo(
     record_selectors(folder, list(selectors), NAME)
     note = compare_on_planted(plain, mended)
     for selection, where in ((plain, folder), (mended, place)):
-        write_run_page(Summary(selection), where, note)
+        record_note(selection, where, note)
+        write_run_page(Summary(selection), where)
     show("\n" + note_text(note))
     show(f"mended: {in_folder(place, 'selected.parquet')}, {in_folder(place, 'report.html')}")
 

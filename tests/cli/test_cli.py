@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -117,6 +118,25 @@ def test_the_demo_shows_what_plain_ifd_keeps_and_a_recipe_that_mends_it(demo):
         assert line in done.stdout
         assert line in (folder / "report.html").read_text()
         assert line in (folder / "selections/mended/report.html").read_text()
+
+
+def test_a_report_made_again_keeps_the_demos_table_and_one_of_another_selection_has_none(
+    demo, command, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(demo[0], run)
+    before = (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    assert command("report", run)[0] == 0
+    assert table_of(run / "report.html") == table_of(demo[0] / "report.html") != []
+    assert "Plain IFD keeps" in before
+    assert command("select", run, "--by", "length", "--k", "9")[0] == 0
+    assert "Plain IFD keeps" not in (run / "report.html").read_text()
+
+
+def table_of(page):
+    """Return the lines of a page that tell of planted defects."""
+    return [line for line in page.read_text().splitlines() if "all defects" in line]
 
 
 def test_inspect_prints_the_record_of_a_run(demo, command):
