@@ -36,6 +36,7 @@ from .runs.runner import score as score
 from .scoring.ask_llm import AskLLM as AskLLM
 from .scoring.classifier import Classifier as Classifier
 from .scoring.combine import Combine as Combine
+from .scoring.demonstration import Demonstration as Demonstration
 from .scoring.density import Density as Density
 from .scoring.embed import Embed as Embed
 from .scoring.ifd import IFD as IFD

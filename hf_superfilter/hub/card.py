@@ -20,6 +20,7 @@ MAX_PLAIN = 1e9  # numbers beyond are written with an exponent
 # Scorer or selector, as an entry of a recipe names it -> the papers behind it.
 PAPERS = {
     "AskLLM": ["2402.09668"],
+    "Demonstration": ["2505.05327", "2312.10302"],
     "IFD": ["2402.00530", "2308.12032"],
     "LearningPercentage": ["2402.10430"],
     "Perplexity": ["2402.09668"],
@@ -33,6 +34,9 @@ PAPERS = {
     "PerCluster": ["2402.10430"],
 }
 TITLES = {
+    "2505.05327": "Yang et al., ICon: In-Context Contribution for Automatic Data Selection, 2025",
+    "2312.10302": "Li et al., One-Shot Learning as Instruction Data Prospector for Large Language "
+    "Models, ACL 2024",
     "2402.00530": "Li et al., Superfiltering: Weak-to-Strong Data Filtering for Fast "
     "Instruction-Tuning, ACL 2024",
     "2308.12032": "Li et al., From Quantity to Quality: Boosting LLM Performance with Self-Guided "

@@ -59,6 +59,7 @@ def few(sample, tmp_path, monkeypatch) -> str:
 LONG = {
     "LearningPercentage",
     "AskLLM",
+    "Demonstration",
     "Density",
 }  # scorers that take minutes, or megabytes, for 519 rows
 
