@@ -175,15 +175,17 @@ def directions_of(table: "Dataset", rows: np.ndarray, column: str = "embedding")
     """
     vectors = vectors_of(table, rows, column)
     refuse_equal(vectors, column)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    zero = np.flatnonzero(lengths == 0)
-    if len(zero):
-        raise SuperfilterError(
-            f"row {int(rows[zero[0]])} has a vector of zeros in {column!r}, which has no "
-            "direction: drop the row before"
-        )
-    unit: np.ndarray = vectors / lengths
-    return unit
+    for start in range(0, len(vectors), BLOCK):  # in place: of a million vectors there is one copy
+        block = vectors[start : start + BLOCK]
+        lengths = np.linalg.norm(block, axis=1, keepdims=True)
+        zero = np.flatnonzero(lengths == 0)
+        if len(zero):
+            raise SuperfilterError(
+                f"row {int(rows[start + zero[0]])} has a vector of zeros in {column!r}, which has "
+                "no direction: drop the row before"
+            )
+        block /= lengths
+    return vectors
 
 
 def refuse_equal(vectors: np.ndarray, column: str = "embedding") -> None:
@@ -196,16 +198,21 @@ def refuse_equal(vectors: np.ndarray, column: str = "embedding") -> None:
         )
 
 
+def are_finite(vectors: np.ndarray) -> np.ndarray:
+    """Mark (m,) bool the vectors whose numbers are all finite; none of width 0 is."""
+    finite = np.zeros(len(vectors), dtype=bool)
+    if vectors.shape[1]:
+        for start in range(0, len(vectors), BLOCK):
+            block = slice(start, start + BLOCK)
+            finite[block] = np.isfinite(vectors[block]).all(axis=1)
+    return finite
+
+
 def refuse_undefined(
     vectors: np.ndarray, rows: np.ndarray | None = None, column: str = "embedding"
 ) -> None:
     """Raise if one of the (m, d) vectors is not finite."""
-    parts = (vectors[start : start + BLOCK] for start in range(0, len(vectors), BLOCK))
-    undefined = np.concatenate(
-        [~np.isfinite(part).all(axis=1) for part in parts] or [np.zeros(0, dtype=bool)]
-    )
-    if len(vectors) and not vectors.shape[1]:
-        undefined[:] = True
+    undefined = ~are_finite(vectors)
     if undefined.any():
         first = int(np.flatnonzero(undefined)[0])
         row = first if rows is None else int(rows[first])

@@ -15,7 +15,7 @@ from ..checks import (
     is_number,
     plain_numbers,
 )
-from ..data.columns import best_first, refuse_undefined, vectors_or_nan
+from ..data.columns import are_finite, best_first, refuse_undefined, vectors_or_nan
 from ..errors import SuperfilterError, did_you_mean
 from ._budget import check_budget, count_of, shortfall_of
 from ._kmeans import check_clusters, cluster_of
@@ -46,7 +46,7 @@ class PerCluster(Settings):
             drawing order.
         k: an int is a count, a float a share of ALL rows of the table, rounded down.
         clusters: how many; None is one for each 50 rows, as in the paper. Above 100,000 rows
-            k-means works on samples of the rows (mini-batches).
+            k-means works on samples of the rows (mini-batches); memory holds the vectors once.
         group: a column of text, whole numbers or booleans whose values are the clusters instead:
             the quota of every category, language or source. Null is a group of its own.
         shares: group -> weight, a table of quotas in place of the groups' sizes:
@@ -176,11 +176,14 @@ class PerCluster(Settings):
         if self.group is not None:
             return _group_labels(table, self.group)
         vectors = vectors_or_nan(table, column=self.column)
-        refuse_undefined(vectors[pool], pool, self.column)
-        defined = np.flatnonzero(np.isfinite(vectors).all(axis=1))
-        clusters = self.clusters or max(1, len(defined) // ROWS_PER_CLUSTER)
+        finite = are_finite(vectors)
+        if not finite[pool].all():
+            refuse_undefined(vectors[pool], pool, self.column)
         labels = np.full(len(table), -1, dtype=np.int64)
-        labels[defined] = _by_appearance(cluster_of(vectors[defined], clusters, self.seed)[0])
+        if not finite.all():
+            vectors = vectors[finite]
+        clusters = self.clusters or max(1, len(vectors) // ROWS_PER_CLUSTER)
+        labels[finite] = _by_appearance(cluster_of(vectors, clusters, self.seed)[0])
         return labels
 
 

@@ -32,6 +32,9 @@ class SemDedup(Settings):
     Duplicates in different clusters are not seen. Rows whose texts `Embed` cut at its `max_length`
     are compared by their beginnings; how many of those were dropped is a fact of the step.
 
+    Memory holds the vectors once, and 64 MiB of cosines of one cluster. Above 100,000 rows k-means
+    goes by mini-batches. Time grows with the square of the largest cluster.
+
     Args:
         k: an int is a count, a float a share of ALL rows of the table, rounded down.
         threshold: instead of k, a cosine below 1: a row more like another than that is dropped.
