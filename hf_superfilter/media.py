@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .row_blocks import row_blocks
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -61,7 +63,10 @@ def read_row(rows: "Dataset", number: int) -> dict[str, Any]:
     return {name: cells[0] for name, cells in read_batch(rows, number, number + 1).items()}
 
 
-def iterate_batches(rows: "Dataset", size: int = 1_000) -> Iterator[dict[str, list[Any]]]:
-    """Read all rows, `size` at once."""
-    for start in range(0, len(rows), size):
-        yield read_batch(rows, start, min(start + size, len(rows)))
+def iterate_batches(rows: "Dataset") -> Iterator[dict[str, list[Any]]]:
+    """Read all rows as `read_batch` does, a block of them in memory at a time."""
+    from datasets import Features
+
+    features = Features(undecoded(dict(rows.features)))
+    for block in row_blocks(rows):
+        yield features.decode_batch(block.to_pydict())

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import SuperfilterError, did_you_mean
+from ..row_blocks import row_blocks
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
-BLOCK = 1_000  # rows in memory at once
 # Scripts without blanks between words: each of their characters is a word.
 WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
@@ -31,10 +31,9 @@ def is_texts(feature: Any) -> bool:
 
 
 def column_blocks(table: "Dataset", column: str) -> "Iterator[pa.ChunkedArray]":
-    """Yield the cells of a column in their order, `BLOCK` rows at a time."""
-    cells = table.select_columns([column]).with_format("arrow")
-    for start in range(0, len(table), BLOCK):
-        yield cells[start : min(start + BLOCK, len(table))].column(column)
+    """Yield the cells of a column in their order, some at a time, see `row_blocks`."""
+    for block in row_blocks(table, [column]):
+        yield block.column(column)
 
 
 def text_lengths(table: "Dataset", column: str) -> np.ndarray | None:
@@ -96,7 +95,7 @@ def check_text_columns(columns: Any) -> tuple[str, ...]:
 
 
 def row_texts(table: "Dataset", rows: np.ndarray, columns: Sequence[str]) -> Iterator[str]:
-    """Yield the text of each of some rows, `BLOCK` rows in memory at a time.
+    """Yield the text of each of some rows, a block of them in memory at a time.
 
     Args:
         rows: (m,) row numbers, in any order.
@@ -115,9 +114,7 @@ def row_texts(table: "Dataset", rows: np.ndarray, columns: Sequence[str]) -> Ite
                 f"column {column!r} holds {feature!r:.60}, not texts: name columns of text with "
                 "columns=[...]"
             )
-    cells = table.select_columns(list(columns)).with_format("arrow")
-    for start in range(0, len(rows), BLOCK):
-        block = cells[rows[start : start + BLOCK]]
+    for block in row_blocks(table.select_columns(list(columns)).select(rows)):
         parts = [block.column(column).to_pylist() for column in columns]
         for row in zip(*parts, strict=True):
             yield "\n".join(_lines(cell) for cell in row)

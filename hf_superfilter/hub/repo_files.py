@@ -24,6 +24,7 @@ from ..reports.page import write_page
 from ..reports.plots import selection_plots
 from ..reports.summary import Summary
 from ..revisions import is_commit
+from ..row_blocks import row_blocks
 from ..runs.store import atomic_write
 from .card import as_list, licence_warning, merge_card, plain
 from .front_matter import CARD, decode_card
@@ -497,10 +498,22 @@ def _write_shards(rows: "Dataset", folder: Path, max_shard_bytes: int) -> int:
                 .with_format(None)
             )
         if rows._indices is not None:
-            rows = rows.flatten_indices(cache_file_name=f"{scratch}/gathered.arrow")
+            rows = _gather(rows, Path(scratch) / "gathered.arrow")
         size = int(rows.data.nbytes)
         shards = min(len(rows), max(1, math.ceil(size / max_shard_bytes)))
         for number in range(shards):
             shard = rows.shard(shards, number, contiguous=True)
             shard.to_parquet(str(folder / f"{number:05d}-of-{shards:05d}.parquet"))
     return size
+
+
+def _gather(rows: "Dataset", path: Path) -> "Dataset":
+    """Copy selected rows to an Arrow file, in their order, and map it."""
+    import pyarrow as pa
+    from datasets import Dataset
+
+    schema = rows.features.arrow_schema
+    with pa.ipc.new_stream(str(path), schema) as file:
+        for block in row_blocks(rows):
+            file.write_table(block.cast(schema))
+    return Dataset.from_file(str(path))

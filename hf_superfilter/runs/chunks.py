@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..row_blocks import row_blocks
 from .store import Store
 
 if TYPE_CHECKING:
@@ -66,10 +67,10 @@ def text_bytes(table: "Dataset") -> np.ndarray:
     if not texts:
         return sizes + 1
     start = 0
-    for batch in table.select_columns(texts).with_format("arrow").iter(batch_size=10_000):
-        for column in batch.columns:
-            sizes[start : start + len(batch)] += _bytes(column.combine_chunks())
-        start += len(batch)
+    for block in row_blocks(table, texts, rows=10_000):
+        for column in block.columns:
+            sizes[start : start + len(block)] += _bytes(column.combine_chunks())
+        start += len(block)
     return sizes
 
 
@@ -196,6 +197,11 @@ class Chunks:
     def read(self) -> pa.Table:
         """Read all chunks, in the order of the rows."""
         return pa.concat_tables(map(self.table, range(len(self))), promote_options="permissive")
+
+    def estimate_bytes(self) -> int:
+        """Estimate what `read` would hold in memory, by the first chunk."""
+        table = self.table(0)
+        return int(table.nbytes / max(len(table), 1) * self.rows)
 
     def write_arrow(self, paths: Mapping[Path, int]) -> None:
         """Copy all chunks, in the order of the rows, to Arrow files that can be memory-mapped.

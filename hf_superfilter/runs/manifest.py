@@ -13,8 +13,9 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from pyarrow import types
 
 from ..base import Settings
 from ..errors import NotFoundError, SuperfilterError
+from ..row_blocks import row_blocks
 from .locks import Leases
 from .store import Store
 
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 FILE, SCORER_FILE = "run.json", "scorer.json"
 PACKAGES = ("hf-superfilter", "datasets", "transformers", "torch")
 FINGERPRINT = ("scorer", "arithmetic", "identity", "data")  # equal where scores have to be equal
+DIGESTED = 10_000  # rows whose cells make one JSON object of a digest
 POLL = 0.1  # seconds between looks at what another process repairs
 
 
@@ -188,31 +191,60 @@ def digest_columns(table: "Dataset", columns: Sequence[str]) -> str:
     """Digest the contents of columns: equal for equal rows, on any machine."""
     digest = hashlib.sha256()
     present = [column for column in columns if column in table.column_names]
-    arrow = table.select_columns(present).with_format("arrow")  # whatever format rows are shown in
-    for batch in arrow.iter(batch_size=10_000) if present else ():
-        cells = {name: _to_digestible(batch.column(name)) for name in batch.column_names}
-        digest.update(json.dumps(cells, default=_to_text).encode())
+    for start in range(0, len(table), DIGESTED) if present else ():
+        separator = "{"
+        for column in present:
+            digest.update(f"{separator}{json.dumps(column)}: ".encode())
+            for part in _digestible(table, column, start):
+                digest.update(part)
+            separator = ", "
+        digest.update(b"}")
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def _to_digestible(column: pa.ChunkedArray) -> Any:
-    """Return a column's cells; texts and vectors as one digest, 2 and 40 times faster than JSON."""
-    kind = column.type
-    if types.is_string(kind) or types.is_large_string(kind):
-        lengths = pc.binary_length(column)
-        contents = ["".join(pc.fill_null(column, "").to_pylist()).encode()]
-    elif (types.is_list(kind) or types.is_fixed_size_list(kind)) and types.is_floating(
-        kind.value_type
-    ):
-        lengths, flat = pc.list_value_length(column), pc.list_flatten(column)
-        contents = [part.cast("float64").to_numpy(zero_copy_only=False) for part in flat.chunks]
-    else:
-        return column.to_pylist()
+def _digestible(table: "Dataset", column: str, start: int) -> Iterator[bytes]:
+    """Yield the cells of `DIGESTED` rows as JSON, a block in memory at a time.
+
+    Texts and vectors are one digest, which is 2 and 40 times faster.
+    """
+    kind = table.features.arrow_schema.field(column).type
+    blocks = partial(row_blocks, table, [column], rows=DIGESTED, start=start, stop=start + DIGESTED)
+    if not _is_text_or_vector(kind):
+        separator = "["
+        for block in blocks():
+            cells = json.dumps(block.column(0).to_pylist(), default=_to_text)
+            yield f"{separator}{cells[1:-1]}".encode()
+            separator = ", "
+        yield b"]"
+        return
     # Lengths too, or ["ab", ""] and ["a", "b"] would be equal; a null has length -1.
-    digest = hashlib.sha256(pc.fill_null(lengths.cast(pa.int64()), -1).to_numpy().tobytes())
-    for part in contents:
-        digest.update(part)
-    return digest.hexdigest()
+    digest = hashlib.sha256()
+    for block in blocks():
+        digest.update(_lengths(block.column(0)))
+    for block in blocks():
+        for part in _contents(block.column(0)):
+            digest.update(part)
+    yield json.dumps(digest.hexdigest()).encode()
+
+
+def _is_text_or_vector(kind: pa.DataType) -> bool:
+    is_list = types.is_list(kind) or types.is_fixed_size_list(kind)
+    is_text = types.is_string(kind) or types.is_large_string(kind)
+    return bool(is_text or (is_list and types.is_floating(kind.value_type)))
+
+
+def _lengths(column: pa.ChunkedArray) -> bytes:
+    is_text = types.is_string(column.type) or types.is_large_string(column.type)
+    lengths = pc.binary_length(column) if is_text else pc.list_value_length(column)
+    return bytes(pc.fill_null(lengths.cast(pa.int64()), -1).to_numpy().tobytes())
+
+
+def _contents(column: pa.ChunkedArray) -> list[Any]:
+    """Return texts, or the float64 numbers of vectors, as buffers."""
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        return ["".join(pc.fill_null(column, "").to_pylist()).encode()]
+    flat = pc.list_flatten(column)
+    return [part.cast("float64").to_numpy(zero_copy_only=False) for part in flat.chunks]
 
 
 def _to_text(value: Any) -> str:

@@ -52,7 +52,7 @@ from .manifest import (
 from .prepare import prepare_scorer
 from .scheduler import run_chunks
 from .store import Store, sweep_unfinished
-from .stream import join_columns, spool_stream
+from .stream import can_join, join_columns, spool_stream
 from .unreadable import (
     MAX_UNREADABLE,
     RECORDED,
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 logger = logging.getLogger(__name__)
+HELD = 1 << 26  # bytes of a scorer's columns; more are mapped from a file of the run folder
 
 
 def score(
@@ -407,10 +408,15 @@ def _warn_about(name: str, summary: Mapping[str, Any]) -> None:
 def _with_columns(
     table: "Dataset", parts: "list[Dataset]", chunks: Chunks
 ) -> "tuple[Dataset, list[Dataset]]":
-    """Add a finished scorer's columns; to a stream's rows part by part, on disk like them."""
+    """Add a finished scorer's columns; to a stream's rows part by part, on disk like them.
+
+    Those of other rows are held in memory up to `HELD` bytes; of vectors, say, they are mapped too.
+    """
     from datasets import Dataset, concatenate_datasets
 
     if parts:
         parts = join_columns(parts, chunks)
         return concatenate_datasets(parts), parts
+    if chunks.estimate_bytes() > HELD and can_join(chunks):
+        return join_columns([table], chunks)[0], parts
     return concatenate_datasets([table, Dataset(chunks.read())], axis=1), parts

@@ -76,6 +76,13 @@ def spool_stream(stream: "IterableDataset", store: Store, chunk_size: int) -> "l
     return [_open_part(store, number) for number in range(len(parts))]
 
 
+def can_join(chunks: Chunks) -> bool:
+    """Return whether `join_columns` can join columns to rows in one part."""
+    if chunks.store.exclusive and not chunks.store.writable():
+        return chunks.store.has(_columns_name(chunks, 0))
+    return chunks.store.exclusive
+
+
 def join_columns(parts: "list[Dataset]", chunks: Chunks) -> "list[Dataset]":
     """Add the columns of a finished scorer to each part, mapped from a file of its own.
 
@@ -83,7 +90,7 @@ def join_columns(parts: "list[Dataset]", chunks: Chunks) -> "list[Dataset]":
     """
     from datasets import Dataset, concatenate_datasets
 
-    names = [f"{chunks.name}/columns/{number:06d}.arrow" for number in range(len(parts))]
+    names = [_columns_name(chunks, number) for number in range(len(parts))]
     if chunks.store.writable():
         with ExitStack() as files:
             paths = [files.enter_context(chunks.store.file(name)) for name in names]
@@ -93,6 +100,10 @@ def join_columns(parts: "list[Dataset]", chunks: Chunks) -> "list[Dataset]":
         columns = Dataset.from_file(str(chunks.store.path(name)))
         joined.append(concatenate_datasets([part, columns], axis=1))
     return joined
+
+
+def _columns_name(chunks: Chunks, part: int) -> str:
+    return f"{chunks.name}/columns/{part:06d}.arrow"
 
 
 def _write_parts(
