@@ -1,6 +1,5 @@
 """Define the command line: its commands, its exit codes, and how errors are shown."""
 
-import gc
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ import typer
 
 from ..errors import SuperfilterError
 from . import consistency, demo, explore, hub, recipes, runs, validation
+from ._stopping import EXIT_CODE, Stop, watch
 from ._terminal import EscapingFormatter, escape, show
 
 app = typer.Typer(
@@ -41,17 +41,19 @@ COMMANDS: dict[str, Any] = {
 RESUMABLE = ("demo", "run", "score", "publish", "validate", "compare", "consistency")
 
 
+stop = Stop()
+
+
 def describe_stop(name: str, command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command say on Ctrl-C how far it came."""
 
     @wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
+        stop.remedy = "; the same command goes on" if name in RESUMABLE else ""
         try:
             return command(*arguments, **options)
         except KeyboardInterrupt as error:
-            remedy = "; the same command goes on" if name in RESUMABLE else ""
-            print(f"\n{str(error) or f'stopped{remedy}'}", file=sys.stderr, flush=True)
-            gc.freeze()  # or the interpreter ends only after seconds of collecting garbage
+            stop.say(str(error))
             raise
 
     return run
@@ -92,13 +94,15 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     _hide_progress_without_terminal(logger)
+    stop.renew()
     try:
-        sys.exit(app(prog_name="hf-superfilter", standalone_mode=False))
+        with watch(stop):
+            sys.exit(app(prog_name="hf-superfilter", standalone_mode=False))
     except USAGE_ERROR as error:
         command = error.ctx.command_path if error.ctx else "hf-superfilter"
         _exit_with(f"{error.format_message().rstrip('.')}; see {command} --help")
     except typer.Abort:  # Ctrl-C, as older versions of typer hand it on
-        sys.exit(130)
+        sys.exit(EXIT_CODE)
     except USER_ERRORS as error:
         _exit_with(str(error) or type(error).__name__)
     finally:

@@ -156,8 +156,8 @@ class Chunks:
         return number in self._facts or self._is_whole(number)
 
     def rows_done(self) -> int:
-        """Count the rows that are done, as far as was seen."""
-        return sum(len(self.span(number)) for number in self._facts)
+        """Count the rows that are done, as far as was seen; any thread may ask."""
+        return sum(len(self.span(number)) for number in list(self._facts))
 
     def write(self, number: int, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Write a chunk's columns, with facts about their making in the file's metadata.

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from itertools import chain, islice
 from threading import Event, Thread
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from .chunks import Chunks
 from .distributed import Process
 from .locks import LEASE, Leases
+from .stopping import described_by
 
 LOG = "run.log.jsonl"
 POLL = 0.25  # seconds between looks at what others have finished
@@ -53,7 +55,8 @@ def run_chunks(
     else:
         numbers = _share_chunks(chunks, order, process, may_exit)
     try:
-        _score_each(chunks, numbers, score_chunk, process)
+        with described_by(partial(_describe_stop, chunks)):
+            _score_each(chunks, numbers, score_chunk, process)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(_describe_stop(chunks)) from error
     if not leased and process.is_main:
@@ -81,7 +84,6 @@ def _score_each(
 
 
 def _describe_stop(chunks: Chunks) -> str:
-    chunks.pending()
     done = f"{chunks.rows_done():,} of {chunks.rows:,} {chunks.unit}"
     return f"stopped at {done}; the same command goes on"
 

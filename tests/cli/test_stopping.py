@@ -1,6 +1,11 @@
 """Ctrl-C: what is said, the exit code, and how far a run is afterwards."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -67,3 +72,50 @@ def test_ctrl_c_while_a_model_is_loaded_says_that_the_command_goes_on(table, com
         "score", "pairs.jsonl", "--scorer", "Perplexity", "--model", "embedded:weak"
     )
     assert code == 130 and "stopped; the same command goes on" in error
+
+
+# A scorer whose second chunk is one call into C that takes minutes and that no signal ends.
+STUCK = """
+import hashlib
+from dataclasses import dataclass
+from hf_superfilter import Settings
+
+@dataclass(frozen=True, repr=False)
+class Stuck(Settings):
+    name: str = "stuck"
+    columns = ("prompt", "response")
+
+    def __call__(self, batch):
+        if "slow" in batch["response"]:
+            print("in C", flush=True)
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+        return {"stuck": [len(text) for text in batch["response"]]}
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT of another process")
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_ends_a_process_that_is_deep_in_a_kernel(tmp_path, times):
+    (tmp_path / "stuck.py").write_text(STUCK)
+    texts = ["quick" + "." * 600_000, "slow"]
+    lines = [json.dumps({"prompt": "a", "response": text}) + "\n" for text in texts]
+    (tmp_path / "pairs.jsonl").write_text("".join(lines))
+    asked = ["score", "pairs.jsonl", "--scorer", "stuck:Stuck", "--folder", "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hf_superfilter", *asked],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "in C\n"
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert error.count("stopped at 1 of 2 rows; the same command goes on") == 1
+    assert "Traceback" not in error
+    (progress,) = unfinished_scorers(tmp_path / "run")
+    assert progress[1:] == (1, 2), "what was written is there"
