@@ -31,6 +31,7 @@ from hf_superfilter import (
     Length,
     Perplexity,
     Privacy,
+    Surrogate,
     embedded_model,
     scoring,
 )
@@ -66,6 +67,16 @@ def reward_model() -> str:
     return folder
 
 
+@lru_cache(maxsize=1)
+def fitted_surrogate() -> Surrogate:
+    """Fitted on the lengths of a few rows."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    words = [" ".join(["word"] * n) for n in range(1, 25)]
+    rows = {"prompt": ["Say it.\n"] * 24, "response": words, "length": [len(w) for w in words]}
+    return Surrogate(of="length").prepare(Dataset.from_dict(rows), folder)
+
+
 # One example a class: a scorer added to scoring/ is found below and has to be added here. One that
 # has to see all rows first is prepared: what it does before that is tested where its own tests are,
 # and once for all below.
@@ -82,6 +93,7 @@ EXAMPLES = {
     "Length": lambda: Length(),
     "Privacy": lambda: Privacy(),
     "Perplexity": lambda: Perplexity("embedded:weak", append_eos=True),
+    "Surrogate": fitted_surrogate,
 }
 ROWS = {
     "prompt": ["Say hello.\n", "Empty\n", "One\n", None, "Chat\n"],
@@ -219,7 +231,7 @@ def test_a_scorer_that_prepares_is_refused_before_it_has_and_stays_as_it_was_aft
     made = {
         field.name: field.default
         for field in dataclasses.fields(scorer)
-        if field.name in ("checkpoints", "ranks", "sketch")
+        if field.name in ("checkpoints", "fitted", "ranks", "sketch")
     }
     raw = dataclasses.replace(scorer, **made)
     assert made and raw != scorer, "what was made stands in the settings"
