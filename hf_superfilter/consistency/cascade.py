@@ -1,29 +1,37 @@
 """Pass a weak model's best rows to a strong one."""
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..base import Batch, Columns, ScorerAdapter, as_scorer
 from ..checks import is_count, is_number
 from ..data.columns import numbers_of
 from ..errors import SuperfilterError
 from ..runs.manifest import read_manifest
-from ..runs.runner import score
-from ..scoring._model import named_model
-from ..scoring.ifd import IFD
+from ..scoring.surrogate import Surrogate
 from ..selection._budget import count_of
 from ..selection.funnel import Selection, select
 from ..selection.threshold import Threshold
 from ..selection.top_k import TopK
+from .chain import (
+    ASKED,
+    Candidate,
+    Chain,
+    Goal,
+    MarkedRows,
+    read_behind_cheapest,
+    scored,
+    with_names,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-ASKED = "strong_asked"
-NOT_ASKED = "not_asked"
+DEFAULT_POOL = 0.30
 
 
 @dataclass(frozen=True)
@@ -31,15 +39,20 @@ class Cascade:
     """Hold what a cascade kept, may have lost, and saved.
 
     Attributes:
-        selection: the rows kept, best first by the strong model, out of the weak one's pool.
+        selection: the rows kept, best first by the strong model, out of the weak one's pool; with
+            `recall=` out of all rows that the strong model read.
         recall: share of the strong model's own best rows that the weak model lets through to it,
             measured on `audited` rows drawn at random; nan where the audit holds none of its best.
-        recall_low, recall_high: its 95% Wilson interval.
-        audited: rows of the audit.
+        recall_low, recall_high: its 95% Wilson interval; with `recall=` the share that is reached
+            with the confidence asked for, and 1.
+        audited: rows drawn at random.
         asked: share of all rows that the strong model read, audit included.
         seconds_weak, seconds_strong: what each model took.
         cost: time of the cascade as a share of what the strong model would take for all rows, taken
             from its time a token on the rows it read.
+        pool: share of all rows that the weak model passed on; the random rows that the first fit
+            took are among them with `recall=`.
+        candidates: what each first stage would cost, the chosen first; () without `recall=`.
     """
 
     selection: Selection
@@ -51,9 +64,13 @@ class Cascade:
     seconds_weak: float
     seconds_strong: float
     cost: float
+    pool: float = math.nan
+    candidates: tuple[Candidate, ...] = ()
 
     def __str__(self) -> str:
         """Return the verdict in plain words."""
+        if self.candidates:
+            return self._verdict_for_recall()
         return (
             f"{self.selection}\n"
             f"The weak model lets {self.recall:.0%} ({self.recall_low:.0%} to "
@@ -63,34 +80,59 @@ class Cascade:
             f"{self.cost:.0%} of the time that it would take for all."
         )
 
+    def _verdict_for_recall(self) -> str:
+        lines = [f"{'first stage':<36} {'agreement':>9} {'pool':>6} {'seconds':>9}"]
+        for candidate in self.candidates:
+            lines.append(
+                f"{candidate.name:<36} {candidate.agreement:>9.2f} {candidate.pool:>6.0%} "
+                f"{candidate.seconds:>9.1f}"
+            )
+        return (
+            f"{self.selection}\n"
+            + "\n".join(lines)
+            + "\nThe first is the cheapest for this recall, by an audit alone, and was used.\n"
+            f"At least {self.recall_low:.1%} of the strong model's best rows are among those that "
+            f"it read (estimate {self.recall:.1%}): {self.pool:.0%} of all rows as predicted, and "
+            f"{self.audited:,} drawn at random from the rest to make sure.\n"
+            f"The strong model read {self.asked:.0%} of the rows; all together took "
+            f"{self.cost:.0%} of the time that it would take for all."
+        )
+
 
 def cascade(
     rows: "Dataset",
     weak: Any,
     strong: Any,
     keep: float = 0.10,
-    pool: float = 0.30,
+    pool: float | None = None,
     *,
     folder: str | Path,
     below: float | None = None,
     largest: bool = True,
     audit: int = 500,
     seed: int = 0,
+    recall: float | None = None,
+    confidence: float = 0.95,
 ) -> Cascade:
     """Score all rows weakly, and the best of them strongly.
 
     Args:
         rows: n rows with the columns that the scorers read.
         weak, strong: scorers, or models' names for `IFD`. Two scorers of one name get `_weak` and
-            `_strong`.
+            `_strong`. With `recall=`, `weak` may be a list of candidates, of which the cheapest is
+            used; `Surrogate()` is one, and learns from what the strong model says.
         keep: share of all rows to keep.
-        pool: share of all rows that the strong model reads; not below `keep`.
+        pool: share of all rows that the strong model reads, 0.30 unless given; not below `keep`.
         folder: the run folder; a second call goes on from it.
         below: first drop rows whose score is not below this, in both stages (1.0 for IFD).
         largest: keep large scores; False for perplexity.
         audit: rows drawn at random which the strong model reads too, to measure what the pool
             loses.
         seed: of the draw.
+        recall: choose the pool so that this share of the strong model's best rows is read, such as
+            0.95: see `read_for_recall` for how. `audit` is then the number of rows that the first
+            fit takes and all candidates are compared on.
+        confidence: how sure that recall has to be.
 
     Returns:
         A `Cascade`; `str()` of it is the verdict.
@@ -102,9 +144,17 @@ def cascade(
         The two stages are Superfiltering's weak-to-strong step (arXiv 2402.00530) taken as a
         cascade.
     """
-    _check_shares(keep, pool, audit, len(rows))
-    first, second = _scorers(weak, strong)
-    table = _scored(rows, [first], folder)
+    _check_shares(keep, pool, audit, len(rows), recall, confidence)
+    candidates, second = with_names(weak if isinstance(weak, list | tuple) else [weak], strong)
+    if recall is not None:
+        goal = Goal(count_of(float(keep), len(rows)), recall, confidence, below, largest)
+        chain = read_behind_cheapest(
+            rows, candidates, second, goal, folder=folder, audit=audit, seed=seed
+        )
+        return _cascade_of(chain, second, keep, goal, folder)
+    pool = DEFAULT_POOL if pool is None else pool
+    first = _only(candidates)
+    table = scored(rows, [first], folder)
     to_pool = _steps(first.main, pool, below, largest)
     in_pool = np.zeros(len(rows), dtype=bool)
     in_pool[select(table, to_pool).rows] = True
@@ -112,7 +162,7 @@ def cascade(
     asked = in_pool.copy()
     asked[audited] = True
     marked = rows.add_column(ASKED, asked.tolist())
-    table = _scored(marked, [first, _MarkedRows(second)], folder)
+    table = scored(marked, [first, MarkedRows(second)], folder)
     selection = select(table, [*to_pool, *_steps(second.main, keep, below, largest)], run=folder)
     scores = numbers_of(table, second.main)
     hits, best = _audited(scores[audited], in_pool[audited], keep, below, largest)
@@ -131,7 +181,41 @@ def cascade(
         seconds_weak=seconds_weak,
         seconds_strong=seconds_strong,
         cost=(seconds_weak + seconds_strong) / seconds_for_all if seconds_for_all else float("nan"),
+        pool=float(in_pool.mean()),
     )
+
+
+def _cascade_of(chain: Chain, second: Any, keep: float, goal: Goal, folder: str | Path) -> Cascade:
+    """Select from what a chain read."""
+    steps = _steps(second.main, keep, goal.below, goal.largest)
+    seconds = chain.seconds_first + chain.seconds_strong
+    return Cascade(
+        select(chain.table, steps, run=folder),
+        recall=chain.reading.recall,
+        recall_low=chain.reading.recall_low,
+        recall_high=1.0,
+        audited=chain.reading.drawn,
+        asked=float(np.mean(~np.isnan(chain.reading.goodness))),
+        seconds_weak=chain.seconds_first,
+        seconds_strong=chain.seconds_strong,
+        cost=seconds / chain.seconds_for_all if chain.seconds_for_all else math.nan,
+        pool=float(chain.reading.pool.mean()),
+        candidates=chain.candidates,
+    )
+
+
+def _only(candidates: Sequence[Any]) -> Any:
+    """Return the one first stage of a fixed pool."""
+    if len(candidates) != 1:
+        raise SuperfilterError(
+            f"{len(candidates)} first stages: give one, or recall=0.95, which chooses the cheapest"
+        )
+    if isinstance(candidates[0], Surrogate) and candidates[0].model is None:
+        raise SuperfilterError(
+            "a Surrogate without a model learns from the strong scores as a cascade with "
+            "recall=0.95 reads them: give recall=, or Surrogate(of, model)"
+        )
+    return candidates[0]
 
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:
@@ -149,72 +233,32 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-class _MarkedRows(ScorerAdapter):
-    """Score only the rows that a column marks.
-
-    The others are nan, or `not_asked`.
-    """
-
-    def __init__(self, scorer: Any) -> None:
-        super().__init__(as_scorer(scorer))
-        if self.columns is not None:
-            self.columns = (*self.columns, ASKED)
-
-    def identity(self) -> dict[str, Any]:
-        """Return that of the scorer."""
-        return dict(self.scorer.identity())
-
-    def entry(self) -> Any:
-        """Return that of the scorer."""
-        return self.scorer.entry()
-
-    def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
-        """Score the marked rows and fill the others in."""
-        asked = np.flatnonzero(np.asarray(batch[ASKED], dtype=bool)).tolist()
-        part = {name: [values[i] for i in asked] for name, values in batch.items()}
-        columns: Columns = {}
-        for name, values in super().__call__(part, rank).items():
-            # Of no rows, text and numbers are both float.
-            numeric = np.asarray(values).dtype.kind in "fi" and not name.endswith("_status")
-            if numeric:
-                column = np.full(len(batch[ASKED]), np.nan)
-            else:
-                column = np.full(len(batch[ASKED]), NOT_ASKED, dtype=object)
-            column[asked] = values
-            columns[name] = column if numeric else column.tolist()
-        return columns
-
-
-def _scorers(weak: Any, strong: Any) -> tuple[Any, Any]:
-    """Return two scorers with different names."""
-    first = IFD(**named_model(weak)) if isinstance(weak, str) else weak
-    second = IFD(**named_model(strong)) if isinstance(strong, str) else strong
-    if first.name == second.name:
-        first = replace(first, name=f"{first.name}_weak")
-        second = replace(second, name=f"{second.name}_strong")
-    return first, second
-
-
-def _scored(rows: "Dataset", scorers: list[Any], folder: str | Path) -> "Dataset":
-    table = score(rows, scorers, folder)
-    if table is None:
-        raise SuperfilterError(
-            "several processes were launched: each model of a cascade waits for the other, so use "
-            "one"
-        )
-    return table
-
-
 def _steps(by: str, share: float, below: float | None, largest: bool) -> list[Any]:
     """Return the selectors of one stage."""
     threshold = [Threshold(by, below=below)] if below is not None else []
     return [*threshold, TopK(by, share, largest=largest)]
 
 
-def _check_shares(keep: float, pool: float, audit: int, rows: int) -> None:
-    if not (is_number(keep) and is_number(pool) and 0 < keep <= pool <= 1):
+def _check_shares(
+    keep: float,
+    pool: float | None,
+    audit: int,
+    rows: int,
+    recall: float | None,
+    confidence: float,
+) -> None:
+    if recall is not None and pool is not None:
         raise SuperfilterError(
-            f"keep={keep!r}, pool={pool!r}: give shares of all rows, 0 < keep <= pool <= 1"
+            f"pool={pool!r}, recall={recall!r}: give one of the two; recall chooses the pool"
+        )
+    for name, value in (("recall", recall), ("confidence", confidence)):
+        if value is not None and not (is_number(value) and 0 < value < 1):
+            raise SuperfilterError(f"{name}={value!r}: give a share above 0 and below 1")
+    largest_pool = DEFAULT_POOL if pool is None and recall is None else pool
+    shares = (keep, 1 if largest_pool is None else largest_pool)
+    if not all(map(is_number, shares)) or not 0 < shares[0] <= shares[1] <= 1:
+        raise SuperfilterError(
+            f"keep={keep!r}, pool={largest_pool!r}: give shares of all rows, 0 < keep <= pool <= 1"
         )
     if not is_count(audit):
         raise SuperfilterError(

@@ -188,6 +188,11 @@ class Surrogate(Settings):
         status = np.select(conditions, [UNREADABLE_STATUS, "empty_response"], "ok").tolist()
         return {self.name: predicted, f"{self.name}_status": status}
 
+    def left_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (m,) predictions of the rows fitted on, each without that row, and scores."""
+        fit = _fit(*self._fitted_file())
+        return fit.ranker.left_out, fit.targets
+
     def _texts(self, batch: Batch) -> tuple[list[str], list[str], np.ndarray]:
         """Join the turns of each row: the last prompt, which holds all before it, all responses."""
         turns = flatten_turns(batch, self.columns)
@@ -212,6 +217,7 @@ class _Fit:
     """Hold a fitted ranker and what the manifest says of it."""
 
     ranker: TextRanker
+    targets: np.ndarray
     facts: dict[str, Any]
 
 
@@ -247,4 +253,5 @@ def _fit(file: str, digest: str, seed: int) -> _Fit:
     numbers = np.array(examples["numbers"], dtype=float).reshape(len(targets), -1)
     ranker = TextRanker(examples["prompts"], examples["responses"], numbers, targets, seed=seed)
     agreement = float(spearmanr(ranker.left_out, targets).statistic)
-    return _Fit(ranker, {"fitted_rows": len(targets), "spearman": round(agreement, 4)})
+    facts = {"fitted_rows": len(targets), "spearman": round(agreement, 4)}
+    return _Fit(ranker, targets, facts)
