@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ASKED, PLACE = "strong_asked", "strong_place"
 NOT_ASKED = "not_asked"
 FIT_ROWS = 1_000  # more take longer and rank no better
+PASSES = 10  # of a surrogate over the rows, about: it is fitted again as rows are read
 BLOCK_ROWS = 5_000  # predicted at once
 
 
@@ -155,6 +156,7 @@ def read_behind_cheapest(
         seed: of the draws.
     """
     started = time.perf_counter()
+    as_scorer(strong)(rows[:1])  # loads the model, which is not what a row costs
     reader = StrongReader(rows, strong, folder, goal)
     sample = np.sort(np.random.default_rng(seed).permutation(len(rows))[:audit])
     reader(sample)
@@ -214,12 +216,12 @@ def _audit(candidate: Any, reader: StrongReader, sample: np.ndarray) -> tuple[Ca
         added = [name for name in table.column_names if name not in rows.column_names]
         features = tuple(name for name in added if holds_numbers(table, name))
         surrogate = Surrogate(of=reader.main, columns=pair, features=features, sample=FIT_ROWS)
-        name = f"{getattr(candidate, 'model', candidate.name)} and words"
+        name = f"{getattr(candidate, 'model', None) or candidate.name} and words"
     table = table.add_column(reader.main, reader.scores[sample].tolist())
     folder = f"{reader.folder}/candidates/{first[0].name if first else surrogate.name}"
     scored(table, [surrogate], f"{folder}-fit")
     facts = read_manifest(f"{folder}-fit")["scorers"][surrogate.name]
-    seconds = facts["seconds"]
+    seconds = PASSES * facts["seconds"]
     if first:
         seconds += read_manifest(folder)["scorers"][candidate.name]["seconds"]
     with TemporaryDirectory() as scratch:

@@ -42,7 +42,7 @@ def read_for_recall(
     *,
     recall: float,
     confidence: float,
-    sample: Sequence[int],
+    sample: np.ndarray,
     seed: int = 0,
 ) -> Reading:
     """Read rows until a share of the best `keep` is among them, with confidence.
@@ -70,7 +70,7 @@ def read_for_recall(
         seed: of the draw.
     """
     goodness = np.full(rows, np.nan)
-    first = np.asarray(sample)
+    first = sample
     goodness[first] = ask(first)
     pool = np.zeros(rows, dtype=bool)
     pool[first] = True

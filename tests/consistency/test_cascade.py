@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from hf_superfilter import Length, Perplexity, TopK, cascade, score, select
+from hf_superfilter import Length, Perplexity, Surrogate, TopK, cascade, score, select
 from hf_superfilter.consistency.cascade import wilson
 from hf_superfilter.runs.manifest import read_manifest
 
@@ -99,3 +99,68 @@ def test_the_wilson_interval_stays_within_zero_and_one():
         low, high = wilson(hits, trials)
         assert 0 <= low <= hits / trials <= high <= 1
     assert all(map(math.isnan, wilson(0, 0)))
+
+
+PROMISE = {"keep": 0.2, "recall": 0.8, "confidence": 0.8, "audit": 40, "largest": False}
+
+
+@pytest.fixture(scope="module")
+def promised(sample, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recall")
+    rows = sample.select(range(120)).select_columns(["prompt", "response"])
+    strong = Perplexity("embedded:weak", dtype="float32", max_length=64)
+    return cascade(rows, [Surrogate(), Length()], strong, folder=folder, **PROMISE), rows, folder
+
+
+def test_a_promised_recall_keeps_the_best_of_all_rows_read(promised):
+    result, rows, _ = promised
+    table = result.selection.table
+    truth = Perplexity("embedded:weak", dtype="float32", max_length=64)(rows[:])["ppl"]
+    asked = np.array(table["strong_asked"][:])
+    np.testing.assert_allclose(np.array(table["ppl"][:])[asked], truth[asked], rtol=1e-5)
+    assert np.isnan(np.array(table["ppl"][:])[~asked]).all()
+    assert {table["ppl_status"][row] for row in np.flatnonzero(~asked)} <= {"not_asked"}
+    best = [row for row in np.argsort(truth, kind="stable") if asked[row]][:24]
+    assert result.selection.rows.tolist() == best
+    assert result.recall_low >= 0.8 and np.mean(asked[np.argsort(truth)[:24]]) >= 0.8
+    assert result.asked == asked.mean() == pytest.approx(result.pool + result.audited / 120)
+
+
+def test_the_candidates_are_compared_and_the_cheapest_is_used(promised):
+    result, _, folder = promised
+    names = {candidate.name for candidate in result.candidates}
+    assert names == {"words alone", "length and words"}
+    seconds = [candidate.seconds for candidate in result.candidates]
+    assert seconds == sorted(seconds)
+    used = "length" in read_manifest(folder)["scorers"]
+    assert used == (result.candidates[0].name == "length and words")
+    verdict = str(result)
+    assert f"At least {result.recall_low:.1%}" in verdict and "words alone" in verdict
+
+
+def test_a_second_call_for_the_same_recall_reads_nothing_new(promised):
+    result, rows, folder = promised
+    before = sorted(path.name for path in (folder / "strong").iterdir())
+    strong = Perplexity("embedded:weak", dtype="float32", max_length=64)
+    again = cascade(rows, [Surrogate(), Length()], strong, folder=folder, **PROMISE)
+    assert again.selection.rows.tolist() == result.selection.rows.tolist()
+    assert sorted(path.name for path in (folder / "strong").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("weak", "options", "complaint"),
+    [
+        (Length(), {"recall": 0.9, "pool": 0.5}, "give one of the two"),
+        (Length(), {"recall": 1.0}, "recall=1.0: give a share"),
+        (Length(), {"recall": 0.9, "confidence": 95}, "confidence=95: give a share"),
+        ([Length(), Surrogate()], {}, "2 first stages: give one, or recall=0.95"),
+        (Surrogate(), {}, "a Surrogate without a model"),
+    ],
+)
+def test_a_recall_that_cannot_be_promised_is_one_sentence(
+    sample, tmp_path, weak, options, complaint
+):
+    strong = Perplexity("embedded:weak")
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        cascade(sample.select(range(50)), weak, strong, folder=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
