@@ -75,10 +75,11 @@ def test_a_model_scores_the_sample_only_and_as_its_scorer_does(sample, tmp_path)
     strong = dict(zip(rows["response"], IFD("embedded:weak")(rows[:])["ifd"], strict=True))
     assert 8 <= len(examples["targets"]) <= 20
     wanted = [strong[response] for response in examples["responses"]]
-    np.testing.assert_allclose(
-        examples["targets"], wanted, rtol=5e-3
-    )  # bfloat16 where it is native
-    assert fitted(rows[:])["surrogate_status"] == ["ok"] * 60
+    # In bfloat16 a row's loss depends a little on its batch.
+    np.testing.assert_allclose(examples["targets"], wanted, rtol=5e-3)
+    scores = fitted(rows[:])
+    has_text = [bool(response.strip()) for response in rows["response"]]
+    np.testing.assert_array_equal(np.isfinite(scores["surrogate"]), has_text)
 
 
 def test_rows_without_text_are_undefined(tmp_path):
