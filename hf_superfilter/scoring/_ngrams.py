@@ -47,7 +47,7 @@ class TextRanker:
         from sklearn.linear_model import RidgeCV
 
         ranks = (rankdata(targets) - 0.5) / len(targets)
-        hashed = hash_ngrams(prompts, responses)
+        hashed, statistics = text_features(prompts, responses)
         self._ridge: Any = RidgeCV(
             alphas=list(PENALTIES), scoring="neg_mean_squared_error", store_cv_results=True
         ).fit(hashed, ranks)
@@ -55,22 +55,23 @@ class TextRanker:
         held_out = self._ridge.cv_results_[:, best]
         self._trees: Any = ExtraTreesRegressor(
             TREES, min_samples_leaf=LEAF_ROWS, bootstrap=True, oob_score=True, random_state=seed
-        ).fit(_dense(prompts, responses, numbers, held_out), ranks)
+        ).fit(_dense(statistics, numbers, held_out), ranks)
         self.left_out = _mean(held_out, self._trees.oob_prediction_)
 
     def predict(
         self, prompts: Sequence[str], responses: Sequence[str], numbers: np.ndarray
     ) -> np.ndarray:
         """Return the (n,) predicted ranks of n other rows."""
-        ridge = self._ridge.predict(hash_ngrams(prompts, responses))
-        return _mean(ridge, self._trees.predict(_dense(prompts, responses, numbers, ridge)))
+        hashed, statistics = text_features(prompts, responses)
+        ridge = self._ridge.predict(hashed)
+        return _mean(ridge, self._trees.predict(_dense(statistics, numbers, ridge)))
 
 
-def hash_ngrams(prompts: Sequence[str], responses: Sequence[str]) -> Any:
-    """Count hashed n-grams: words of both texts apart, characters of the response.
+def text_features(prompts: Sequence[str], responses: Sequence[str]) -> tuple[Any, np.ndarray]:
+    """Count hashed n-grams, words of both texts apart and characters of the response, and measure.
 
     Returns:
-        (n, 3 N_FEATURES) sparse float64, each third of a row of length 1.
+        (n, 3 N_FEATURES) sparse float64, each third of a row of length 1, and (n, 8) statistics.
     """
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import HashingVectorizer
@@ -80,7 +81,8 @@ def hash_ngrams(prompts: Sequence[str], responses: Sequence[str]) -> Any:
         n_features=N_FEATURES, alternate_sign=False, ngram_range=(2, 4), analyzer="char_wb"
     )
     parts = [words.transform(responses), words.transform(prompts), characters.transform(responses)]
-    return hstack(parts, format="csr")
+    statistics = [text_statistics(*texts) for texts in zip(prompts, responses, strict=True)]
+    return hstack(parts, format="csr"), np.reshape(statistics, (len(responses), -1))
 
 
 def text_statistics(prompt: str, response: str) -> list[float]:
@@ -100,14 +102,10 @@ def text_statistics(prompt: str, response: str) -> list[float]:
     ]
 
 
-def _dense(
-    prompts: Sequence[str], responses: Sequence[str], numbers: np.ndarray, ridge: np.ndarray
-) -> np.ndarray:
-    statistics = [text_statistics(*texts) for texts in zip(prompts, responses, strict=True)]
-    table = np.reshape(np.array(statistics, dtype=float), (len(responses), -1))
+def _dense(statistics: np.ndarray, numbers: np.ndarray, ridge: np.ndarray) -> np.ndarray:
     # Trees split by order: below all others stands what is undefined.
     known = np.clip(np.nan_to_num(numbers, nan=-np.inf), -LARGEST, LARGEST)
-    return np.column_stack([table, known, ridge])
+    return np.column_stack([statistics, known, ridge])
 
 
 def _mean(ridge: np.ndarray, trees: np.ndarray) -> np.ndarray:
