@@ -69,7 +69,8 @@ class Store:
         """Return whether an object exists."""
         if self.exclusive:
             return self.path(name).is_file()
-        return bool(self._fs.exists(self._key(name)))
+        with self._explain_remote(name):
+            return bool(self._fs.exists(self._key(name)))
 
     def names(self, folder: str = "") -> list[str]:
         """List objects and folders directly in a folder, [] where it does not exist."""
@@ -77,7 +78,8 @@ class Store:
             if self.exclusive:
                 with os.scandir(self.path(folder)) as entries:
                     return sorted(entry.name for entry in entries)
-            keys = self._fs.ls(self._key(folder), detail=False)
+            with self._explain_remote(folder):
+                keys = self._fs.ls(self._key(folder), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(str(key).rstrip("/").rsplit("/", 1)[-1] for key in keys)
@@ -90,7 +92,8 @@ class Store:
         """
         if self.exclusive:
             return self.path(name).read_bytes()
-        return bytes(self._fs.cat_file(self._key(name)))
+        with self._explain_remote(name):
+            return bytes(self._fs.cat_file(self._key(name)))
 
     def write(self, name: str, data: bytes) -> None:
         """Write an object atomically, in the place of an older one.
@@ -102,7 +105,8 @@ class Store:
             with self.file(name) as unfinished:
                 unfinished.write_bytes(data)
             return
-        self._fs.pipe_file(self._key_in_folder(name), data)
+        with self._explain_remote(name):
+            self._fs.pipe_file(self._key_in_folder(name), data)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object atomically, only where there is none of that name.
@@ -113,7 +117,8 @@ class Store:
         """
         try:
             if self._local is None:
-                self._fs.pipe_file(self._key_in_folder(name), data, mode="create")
+                with self._explain_remote(name):
+                    self._fs.pipe_file(self._key_in_folder(name), data, mode="create")
             else:
                 path = Path(self._local) / name
                 with self.explain_full_disk(name), atomic_write(path, replace=False) as unfinished:
@@ -158,6 +163,20 @@ class Store:
             raise OSError(
                 f"{self.folder}/{name} could not be written ({os.strerror(error.errno)}): "
                 "what is finished is safe; make room and run the same command again"
+            ) from error
+
+    @contextmanager
+    def _explain_remote(self, name: str) -> Iterator[None]:
+        """Turn the errors of a store's client, which are of no common kind, into an OSError."""
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError, NotADirectoryError):
+            raise
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise OSError(
+                f"{self.folder}/{name} cannot be read or written ({reason}): what is finished is "
+                "safe; run the same command again"
             ) from error
 
     def _key(self, name: str) -> str:
