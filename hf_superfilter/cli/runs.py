@@ -36,6 +36,12 @@ REASONING_HELP = (
     "Of responses with reasoning: keep it, drop it, or only score it (keep, drop, only)."
 )
 MAX_UNREADABLE_HELP = "Stop if more than this share of the rows cannot be read or formatted."
+AllowEndpoint = Annotated[
+    bool,
+    typer.Option(
+        "--allow-endpoint", help="Run a recipe of a repository that sends rows to a server."
+    ),
+]
 ExpectProcesses = Annotated[
     int | None,
     typer.Option(min=1, help="Refuse to run if the launcher started another number of processes."),
@@ -66,12 +72,7 @@ def run(
         typer.Option("--set", help="Another value: k=0.05, or IFD.model=gpt2. May be repeated."),
     ] = None,
     expect_processes: ExpectProcesses = None,
-    allow_endpoint: Annotated[
-        bool,
-        typer.Option(
-            "--allow-endpoint", help="Run a recipe of a repository that sends rows to a server."
-        ),
-    ] = False,
+    allow_endpoint: AllowEndpoint = False,
 ) -> None:
     """Load, format, score and select as a recipe says.
 

@@ -8,7 +8,7 @@ import typer
 from ..errors import SuperfilterError
 from ._run_folders import find_recipe, report_run, selection_in
 from ._terminal import show
-from .runs import parse_number
+from .runs import AllowEndpoint, parse_number
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -78,6 +78,7 @@ def validate(
         bool, typer.Option("--keep", help="Keep the weights of every student.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of rows held out and of draws.")] = 0,
+    allow_endpoint: AllowEndpoint = False,
 ) -> None:
     """Train students on the selection and on random rows, and say which learns more.
 
@@ -87,7 +88,7 @@ def validate(
     from ..validation.students import StudentSettings
     from ..validation.validate import validate
 
-    chosen, recipe, place = _selection_or_recipe(run, folder)
+    chosen, recipe, place = _selection_or_recipe(run, folder, allow_endpoint)
     share, sets = parse_held_out(held_out, recipe)
     settings = StudentSettings(
         student,
@@ -134,12 +135,15 @@ def compare(
     batch_rows: BatchRows = 16,
     max_length: MaxLength = 512,
     seed: Annotated[int, typer.Option(help="Seed of rows held out and of draws.")] = 0,
+    allow_endpoint: AllowEndpoint = False,
 ) -> None:
     """Rank recipes by what students learn from their selections."""
     from ..validation.compare import compare_recipes
     from ..validation.students import StudentSettings
 
-    by_name = {Path(recipe).stem: find_recipe(recipe) for recipe in recipes}
+    by_name = {
+        Path(recipe).stem: find_recipe(recipe, allow_endpoint=allow_endpoint) for recipe in recipes
+    }
     if len(by_name) < len(recipes):
         raise SuperfilterError(f"{', '.join(recipes)}: give recipes of different names")
     share, _ = parse_held_out([held_out] if held_out else None, None)
@@ -162,7 +166,7 @@ def compare(
 
 
 def _selection_or_recipe(
-    run: str, folder: str | None
+    run: str, folder: str | None, allow_endpoint: bool
 ) -> "tuple[Selection | Recipe, Recipe | None, str]":
     """Read a run folder or a recipe; return also the recipe, and where results go."""
     from ..recipes.recipe import recorded_recipe
@@ -171,7 +175,7 @@ def _selection_or_recipe(
 
     if Store(run).has(FILE):
         return selection_in(run), recorded_recipe(run), folder or run
-    recipe = find_recipe(run)
+    recipe = find_recipe(run, allow_endpoint=allow_endpoint)
     return recipe, recipe, folder or f"runs/{Path(run).stem}-validated"
 
 

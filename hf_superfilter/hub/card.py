@@ -1,7 +1,6 @@
 """Write the dataset card: the YAML by which subsets load, and a section for each split."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from ..errors import SuperfilterError, did_you_mean
 from ..reports.jinja import as_markdown, render
+from ..reports.words import format_number
 from .front_matter import body_of, read_metadata, set_metadata, set_section
 from .layout import about_folder, pattern_of, published_splits
 
@@ -16,7 +16,6 @@ TAGS = ["hf_superfilter", "superfilter"]
 NO_DERIVATIVES = "-nd-"  # the Creative Commons licences that forbid to share an adapted work
 UNKNOWN_LICENCES = {"other", "unknown"}
 SIZES = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
-MAX_PLAIN = 1e9  # numbers beyond are written with an exponent
 # Scorer or selector, as an entry of a recipe names it -> the papers behind it.
 PAPERS = {
     "AskLLM": ["2402.09668"],
@@ -187,22 +186,6 @@ def section(name: str, split: str, facts: Mapping[str, Any], home: str) -> str:
         format_number=format_number,
         **facts,
     )
-
-
-def format_number(value: float | None, form: str = "{:,}") -> str:
-    """Write a number; a huge one with an exponent, an unknown one as "not recorded".
-
-    Example:
-        >>> format_number(1234), format_number(0.5, "{:.1%}"), format_number(-1e308, "{:.3f}")
-        ('1,234', '50.0%', '-1e+308')
-        >>> format_number(None), format_number(float("inf"))
-        ('not recorded', 'not recorded')
-    """
-    if value is None or not math.isfinite(value):
-        return "not recorded"
-    if abs(value) >= MAX_PLAIN and isinstance(value, float):
-        return f"{value:.4g}"
-    return form.format(value)
 
 
 def default_of(metadata: Mapping[str, Any]) -> str | None:

@@ -193,7 +193,7 @@ def _check_origin(text: str, repo_id: str, allow_endpoint: bool) -> None:
         if not allow_endpoint:
             raise SuperfilterError(
                 f"the recipe in {repo_id!r} sends rows to the server {endpoint!r}: give "
-                "load_recipe(..., allow_endpoint=True), or --allow-endpoint to hf-superfilter run, "
+                "load_recipe(..., allow_endpoint=True), or --allow-endpoint on the command line, "
                 "if you trust it"
             )
 

@@ -5,6 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .words import format_number
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -58,6 +60,7 @@ def _environment(markdown: bool) -> "Environment":
         lstrip_blocks=markdown,
         finalize=_as_markdown_unless_safe if markdown else None,
     )
+    environment.filters["number"] = format_number
     environment.filters["fenced"] = lambda text, language="": Markup(fenced(text, language))
     return environment
 

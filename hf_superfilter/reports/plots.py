@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .words import format_number
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -63,9 +65,9 @@ def score_plot(selection: "Selection") -> Plot | None:
     alt += f"; {kept.sum():,} kept"
     cut = selection.cut
     if cut is not None and np.isfinite(cut):
-        label = f"last kept: {cut:.3f}"
-        axes.axvline(cut, color=LINE, linewidth=1, linestyle="--", label=label)
-        alt += f", the last at {cut:.3f}"
+        last = format_number(cut, "{:.3f}")
+        axes.axvline(cut, color=LINE, linewidth=1, linestyle="--", label=f"last kept: {last}")
+        alt += f", the last at {last}"
     _legend(figure)
     return Plot(png_of(figure), alt + ".")
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..media import read_row
 from .summary import Summary
+from .words import format_number
 
 LONGEST_CELL = 70  # characters of a prompt or response in a line
 SHOWN = ("Kept", "Best kept", "Just under the line", "Worst")
@@ -72,7 +73,7 @@ def _row_line(row: dict[str, Any], score: float) -> str:
     columns = [column for column in ("prompt", "response") if column in row]
     cells = [" ".join(last_turn(row[column]).split()) for column in columns]
     line = "  |  ".join(clipped(cell, LONGEST_CELL) for cell in cells)
-    return line if np.isnan(score) else f"{score:.3f}  {line}"
+    return line if np.isnan(score) else f"{format_number(score, '{:.3f}')}  {line}"
 
 
 def _cost_line(entry: dict[str, Any]) -> str:

@@ -1,9 +1,12 @@
-"""Describe the steps of a funnel in words; their numbers stand in the selector's settings."""
+"""Write numbers, and describe the steps of a funnel in words."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..selection.funnel import Step
+
+MAX_PLAIN = 1e9  # numbers beyond are written with an exponent
 
 
 def step_words(step: "Step") -> str:
@@ -57,3 +60,19 @@ _DESCRIPTIONS = {
     "Threshold": _threshold,
     "TopK": _top_k,
 }
+
+
+def format_number(value: float | None, form: str = "{:,}") -> str:
+    """Write a number; a huge one with an exponent, an unknown one as "not recorded".
+
+    Example:
+        >>> format_number(1234), format_number(0.5, "{:.1%}"), format_number(-1e308, "{:.3f}")
+        ('1,234', '50.0%', '-1e+308')
+        >>> format_number(None), format_number(float("inf"))
+        ('not recorded', 'not recorded')
+    """
+    if value is None or not math.isfinite(value):
+        return "not recorded"
+    if abs(value) >= MAX_PLAIN and isinstance(value, float):
+        return f"{value:.4g}"
+    return form.format(value)

@@ -411,22 +411,28 @@ def test_a_recipe_of_somebody_else_names_a_server_only_where_the_user_allows_it(
     assert scorer.endpoint == "http://127.0.0.1:9/v1"
 
 
+@pytest.mark.parametrize("option", [[], ["--allow-endpoint"]])
 @pytest.mark.parametrize(
-    ("option", "said"), [([], "--allow-endpoint"), (["--allow-endpoint"], "'nope'")]
+    ("command", "said"),
+    [
+        (["run", "theirs", "--format=nope"], "'nope'"),
+        (["validate", "theirs", "--student=embedded:weak", "--arms=nope"], "'nope'"),
+        (["compare", "theirs", "theirs", "--student=embedded:weak"], "different names"),
+    ],
 )
 def test_the_command_line_asks_the_same_before_it_reads_a_row(
-    served, tmp_path, monkeypatch, capsys, option, said
+    served, tmp_path, monkeypatch, capsys, command, option, said
 ):
     catalogue = tmp_path / "hf_superfilter/catalogue.yaml"
     catalogue.parent.mkdir()
     catalogue.write_text(f"theirs: {{repo: other/rows, revision: '{served}', name: best}}\n")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["hf-superfilter", "run", "theirs", "--format=nope", *option])
+    monkeypatch.setattr(sys, "argv", ["hf-superfilter", *command, *option])
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 1
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert (said if option else "--allow-endpoint") in capsys.readouterr().err.splitlines()[-1]
 
 
 # Pinned revisions

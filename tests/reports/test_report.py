@@ -428,6 +428,7 @@ def test_threads_may_write_reports_at_once(run, tmp_path):
         [1e17] * 30,
         [1e17, 1e17 + 16] * 15,
         [1e300 * number for number in range(30)],
+        [1.7e299 * number for number in range(30)],
         [5e-324] * 30,
         [1e308, -1e308, math.inf, -math.inf, math.nan] * 6,
     ],
@@ -437,5 +438,6 @@ def test_numbers_at_the_ends_of_float64_make_a_report(tmp_path, values):
     selection = select(table, TopK("$x_$", 4))
     page = write_report(selection, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "$x_$" in page
-    assert "0" * 40 not in re.sub(r"base64,[^\"]*", "", page)
+    text = re.sub(r"base64,[^\"]*", "", page)
+    assert not re.findall(r"\d{40}", re.sub(r'data-value="[^"]*"', "", text))
     assert "$x_$" in summary_text(Summary(selection))

@@ -154,6 +154,7 @@ def test_two_processes_on_one_folder_of_s3_end_with_one_table(folder, tmp_path):
     assert scored(folder, chunk_size=20)["length"][:] == LENGTHS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["503 Slow Down", "500 Internal Error"])
 def test_a_request_that_fails_once_at_any_position_costs_nothing(folder, server, status):
     server.plan(None, None)
@@ -165,6 +166,7 @@ def test_a_request_that_fails_once_at_any_position_costs_nothing(folder, server,
         assert scored(f"{folder}/{position}", chunk_size=150)["length"][:] == LENGTHS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["403 Forbidden", "503 Slow Down"])
 def test_a_store_that_refuses_for_good_is_an_os_error_and_the_run_goes_on_later(
     folder, server, status
