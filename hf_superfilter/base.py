@@ -177,6 +177,11 @@ class Settings:
         return None
 
     @property
+    def is_repeatable(self) -> bool:
+        """Whether scoring rows twice costs nothing but time; False where a server is asked."""
+        return True
+
+    @property
     def more_columns(self) -> Sequence[str]:
         """Columns that it reads besides `columns`, where a setting asks for them."""
         return ()
@@ -248,6 +253,7 @@ class ScorerAdapter(Settings):
     main: Any = None
     columns: Any = None
     more_columns: Any = ()
+    is_repeatable: Any = False  # nobody knows what the callable does
     MEMBERS = ("main", "columns", "more_columns", "bounds", "prepare", "self_check", "provenance")
 
     def __init__(self, scorer: Any) -> None:

@@ -42,6 +42,24 @@ def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) ->
     return selection
 
 
+def show_forecast(recipe: Any, folder: str) -> None:
+    """Say what a recipe would do, from a few measured rows, and write nothing."""
+    from ..base import as_scorer
+    from ..runs.forecast import forecast
+    from ..runs.progress import rows_left
+
+    pairs, _ = recipe.load_pairs()
+    for scorer in map(as_scorer, recipe.score):
+        left = rows_left(folder, scorer.name, len(pairs))
+        if left is not None and not len(left):
+            show(f"{scorer.name}: {len(pairs):,} rows, scored already")
+        else:
+            show(forecast(scorer, pairs, left=left, thorough=True))
+    if recipe.select:
+        show("then select: " + ", ".join(map(repr, recipe.select)))
+    show(f"nothing was written (--dry-run); the folder would be {folder}")
+
+
 def find_recipe(recipe: str, *, allow_endpoint: bool = False) -> Any:
     """Read a recipe file, or the recipe of a short name."""
     from ..hub.subsets import load_recipe

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock, Thread, current_thread, main_thread
 
-from ..runs.stopping import describe_work
+from ..runs.work import describe_work
 
 EXIT_CODE = 130
 GRACE = 0.6  # seconds that the main thread has to end by itself

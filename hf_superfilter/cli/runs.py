@@ -19,6 +19,7 @@ from ._run_folders import (
     scored_rows,
     selection_folder,
     selection_in,
+    show_forecast,
     show_manifest,
     show_summary,
 )
@@ -40,6 +41,12 @@ AllowEndpoint = Annotated[
     bool,
     typer.Option(
         "--allow-endpoint", help="Run a recipe of a repository that sends rows to a server."
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Say what would be scored and how long it takes, and write nothing."
     ),
 ]
 ExpectProcesses = Annotated[
@@ -67,6 +74,7 @@ def run(
     template_kwargs: TemplateKwargs = None,
     reasoning: Annotated[str | None, typer.Option(help=REASONING_HELP)] = None,
     max_unreadable: Annotated[float | None, typer.Option(help=MAX_UNREADABLE_HELP)] = None,
+    dry_run: DryRun = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Another value: k=0.05, or IFD.model=gpt2. May be repeated."),
@@ -92,7 +100,11 @@ def run(
         max_unreadable=max_unreadable,
         settings=overrides,
     )
-    run_recipe(selected, folder or f"runs/{Path(recipe).stem}", expect_processes)
+    place = folder or f"runs/{Path(recipe).stem}"
+    if dry_run:
+        show_forecast(selected, place)
+        return
+    run_recipe(selected, place, expect_processes)
 
 
 def score(
@@ -147,6 +159,7 @@ def score(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens read of a row.")] = None,
+    dry_run: DryRun = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A scorer's argument: IFD.variant=bos. May be repeated."),
@@ -186,6 +199,9 @@ def score(
     if arguments:
         requested = override(requested, settings=arguments)
     recipe = requested.merge(recorded_recipe(folder))
+    if dry_run:
+        show_forecast(recipe, folder)
+        return
     if recipe.score_rows(folder, expect_processes=expect_processes) is None:
         return  # of several processes that were launched, the main one goes on
     report_losses(folder)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import NotEnoughMemoryError
+from ..runs.work import advance, expect
 
 PADDING_SHARE = 0.03
 PADDING_SLACK = 128  # tokens of padding that any batch may hold: one more batch costs as much
@@ -161,6 +162,7 @@ def run_under_budget(
     """
     budget = batch_tokens or model.batch_tokens
     pending = sizes > 0
+    expect(int(sizes.sum()))
     while pending.any():
         numbers = np.flatnonzero(pending)
         for batch in group(numbers, budget):
@@ -171,6 +173,7 @@ def run_under_budget(
                 budget = _smaller_budget(model, budget, sizes[members], error)
                 break  # the rest is batched again, under the smaller budget
             pending[members] = False
+            advance(int(sizes[members].sum()))
 
 
 def _smaller_budget(model: LoadedModel, budget: int, sizes: np.ndarray, error: RuntimeError) -> int:

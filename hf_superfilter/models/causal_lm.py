@@ -14,6 +14,7 @@ import torch
 
 from ..embedded import model_folder
 from ..revisions import resolve_revision
+from ..runs.work import expect
 from .batching import default_batch_tokens, run_by_length, split_at
 from .fork_safety import after_fork
 from .lm_head import FORWARD_LOCK, LogitsAt, Reduce
@@ -178,7 +179,9 @@ class CausalLM:
             owners.append(numbers[tree.owners])
 
         with torch.inference_mode(), FORWARD_LOCK:
-            for sizes in split_at(self._border, np.where(counts > 0, lengths, 0)):
+            to_run = np.where(counts > 0, lengths, 0)
+            expect(int(to_run.sum()))
+            for sizes in split_at(self._border, to_run):
                 if "trees" in self.fast_paths:
                     in_trees = run_trees(
                         self, windows, sizes, run_tree, batch_tokens, pack_all=self._packs

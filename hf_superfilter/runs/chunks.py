@@ -223,7 +223,7 @@ class Chunks:
 
     def facts(self) -> dict[int, dict[str, Any]]:
         """Return the facts that were written with each done chunk, by its number, in order."""
-        return dict(sorted(self._facts.items()))
+        return dict(sorted(self._facts.copy().items()))
 
     def label(self, number: int) -> dict[str, Any]:
         """Return what a chunk's file states about where it belongs."""

@@ -37,8 +37,10 @@ from ..errors import SuperfilterError, WrongTypeError
 from ..in_memory import rows_in_memory
 from ..media import read_batch
 from ..origin import origin_of, record_origin
+from .bar import open_bar
 from .chunks import LAYOUT, Chunks, layout_of
 from .distributed import Process, this_process
+from .forecast import forecast
 from .manifest import (
     check_fingerprint,
     chunk_identity,
@@ -66,6 +68,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 logger = logging.getLogger(__name__)
+LEAST_ROWS = 24  # below, what a run takes is not measured in front of it
+LONG = 60.0  # seconds of a run that is announced
 HELD = 1 << 26  # bytes of a scorer's columns; more are mapped from a file of the run folder
 
 
@@ -139,11 +143,15 @@ def score(
         chunks = Chunks(store, name, starts, identity=chunk_identity(run, fingerprint))
         if isinstance(scorer, PreparedScorer):
             scorer = as_scorer(prepare_scorer(scorer, table, chunks, process))
-        if process.is_main:
-            _check_scorer(scorer, name, store, table, process)
         may_exit = name == names[-1] and not process.is_main  # it returns no table
         score_chunk = _chunk_scorer(scorer, name, table, chunks, process, max_unreadable)
-        run_chunks(chunks, sizes, score_chunk, process, may_exit=may_exit)
+        with open_bar(chunks, sizes, process) as bar:
+            if process.is_main:
+                _check_scorer(scorer, name, store, table, process)
+                bar.say("measuring some rows")
+                _announce(scorer, table, chunks, process)
+            bar.say("loading the model, first chunk")
+            run_chunks(chunks, sizes, score_chunk, process, bar, may_exit=may_exit)
         if may_exit:
             return None
         if process.is_main:
@@ -295,6 +303,22 @@ def _check_scorer(scorer: Any, name: str, store: Store, table: "Dataset", proces
         facts = _on_device(scorer.self_check, process)(table)
         if facts:
             record_scorer(store, name, {"trial": facts})
+
+
+def _announce(scorer: Any, table: "Dataset", chunks: Chunks, process: Process) -> None:
+    """Say what a run of over a minute is about to do, where its log is read."""
+    pending = chunks.pending()
+    if not pending or not logger.isEnabledFor(logging.INFO):
+        return
+    left = np.concatenate([np.asarray(chunks.span(number)) for number in pending])
+    if len(left) < LEAST_ROWS:
+        return
+    call = _on_device(scorer, process)
+    expected = forecast(
+        scorer, table, left=left, processes=process.count, call=call, is_prepared=True
+    )
+    if expected.seconds is None or expected.seconds > LONG:
+        logger.info("%s, into %s", expected, chunks.store.folder)
 
 
 def _on_device(function: Callable[..., Any], process: Process) -> Callable[..., Any]:

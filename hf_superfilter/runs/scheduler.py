@@ -3,27 +3,24 @@
 import json
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing
 from functools import partial
-from itertools import chain, islice
-from threading import Event, Thread
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from .bar import Bar
 from .chunks import Chunks
 from .distributed import Process
 from .locks import LEASE, Leases
-from .stopping import described_by
+from .work import described_by
 
 LOG = "run.log.jsonl"
 POLL = 0.25  # seconds between looks at what others have finished
 HANG_FACTOR = 10.0  # a chunk that takes so many times the slowest so far is taken over
 FIRST_SECONDS = 360.0  # stands for the slowest chunk while none is done
-HEARTBEAT = 2.0  # seconds between signs of life of the bar
-MAX_LISTED = 4  # processes that the progress bar lists one by one
 
 
 def run_chunks(
@@ -31,6 +28,7 @@ def run_chunks(
     sizes: np.ndarray,
     score_chunk: Callable[[int], dict[str, Any]],
     process: Process,
+    bar: Bar,
     *,
     may_exit: bool,
 ) -> None:
@@ -41,6 +39,7 @@ def run_chunks(
         sizes: (chunks,) the cost of each; the largest go first, so that no process ends with one.
         score_chunk: scores one chunk, writes its file, and returns facts about it.
         process: this one; on a store without leases its number decides its share.
+        bar: where progress is shown.
         may_exit: whether to return when nothing is left to take, though others still score.
 
     Raises:
@@ -56,7 +55,7 @@ def run_chunks(
         numbers = _share_chunks(chunks, order, process, may_exit)
     try:
         with described_by(partial(_describe_stop, chunks)):
-            _score_each(chunks, numbers, score_chunk, process)
+            _score_each(chunks, numbers, score_chunk, bar)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(_describe_stop(chunks)) from error
     if not leased and process.is_main:
@@ -67,20 +66,17 @@ def _score_each(
     chunks: Chunks,
     numbers: Generator[int | None, None, None],
     score_chunk: Callable[[int], dict[str, Any]],
-    process: Process,
+    bar: Bar,
 ) -> None:
     """Score the chunks that are handed out, and log each."""
     with closing(numbers):  # an error gives the lease back at once
-        first = list(islice(numbers, 1))
-        if not first:
-            return
-        with _progress(chunks, process) as report:
-            for number in chain(first, numbers):
-                if number is not None:
-                    facts = score_chunk(number)
-                    if chunks.store.exclusive:
-                        chunks.store.append(LOG, _log_line(chunks, number, facts))
-                report()
+        for number in numbers:
+            if number is not None:
+                bar.begin(number)
+                facts = score_chunk(number)
+                if chunks.store.exclusive:
+                    chunks.store.append(LOG, _log_line(chunks, number, facts))
+            bar.finish_chunk()
 
 
 def _describe_stop(chunks: Chunks) -> str:
@@ -172,69 +168,3 @@ def _write_log(chunks: Chunks) -> None:
         older = chunks.store.read(LOG).decode().splitlines()
         lines = [line for line in older if json.loads(line)["scorer"] != chunks.name] + lines
     chunks.store.write(LOG, "".join(f"{line}\n" for line in lines).encode())
-
-
-@contextmanager
-def _progress(chunks: Chunks, process: Process) -> Iterator[Callable[[], None]]:
-    """Show one bar for all processes, in the main one, where there is a terminal."""
-    from datasets.utils import tqdm
-
-    start, tokens_before = time.perf_counter(), _tokens(chunks)
-    options: dict[str, Any] = {"unit": chunks.unit, "desc": f"{chunks.verb} {chunks.name}"}
-    options["disable"] = None if process.is_main else True  # None: where stderr is no terminal
-    with tqdm(total=chunks.rows, initial=chunks.rows_done(), **options) as bar:
-
-        def report() -> None:
-            if bar.disable:
-                return
-            pending = set(chunks.pending())
-            bar.update(chunks.rows_done() - bar.n)
-            speed = (_tokens(chunks) - tokens_before) / (time.perf_counter() - start)
-            parts = [f"{speed:,.0f} tokens/s"] if speed > 0 else []
-            bar.set_postfix_str(", ".join([*parts, *_describe_processes(chunks, pending)]))
-
-        with _heartbeat(bar, chunks):
-            yield report
-
-
-@contextmanager
-def _heartbeat(bar: Any, chunks: Chunks) -> Iterator[None]:
-    """Let a bar say every few seconds what is waited for: the model, or a long chunk."""
-    if bar.disable:
-        yield
-        return
-    ended, first = Event(), chunks.rows_done()
-
-    def refresh() -> None:
-        rows, since = chunks.rows_done(), time.perf_counter()
-        while not ended.wait(HEARTBEAT):
-            if chunks.rows_done() != rows:
-                rows, since = chunks.rows_done(), time.perf_counter()
-            what = "loading the model, first chunk" if rows == first else "this chunk"
-            bar.set_postfix_str(f"{what}: {time.perf_counter() - since:.0f} s")
-
-    thread = Thread(target=refresh, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _describe_processes(chunks: Chunks, pending: set[int]) -> list[str]:
-    """Say how many processes hold a chunk now, and of a few how many each has done."""
-    parts = []
-    if chunks.store.exclusive:
-        stems = [name.split(".")[0] for name in chunks.store.names(chunks.name) if ".lease" in name]
-        busy = {int(stem) for stem in stems if stem.isdigit()} & pending
-        parts.append(f"{len(busy)} at work")
-    counts = Counter(facts["process"] for facts in chunks.facts().values())
-    if 1 < len(counts) <= MAX_LISTED:
-        per_process = " ".join(f"{name}={count}" for name, count in sorted(counts.items()))
-        parts.append(f"chunks {per_process}")
-    return parts
-
-
-def _tokens(chunks: Chunks) -> float:
-    return float(sum(facts["tokens"] for facts in chunks.facts().values()))

@@ -216,6 +216,11 @@ class ServedSettings(ModelSettings):
         if self.tokenizer is not None:
             object.__setattr__(self, "tokenizer", portable_name(str(self.tokenizer)))
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the model is here, so that no server is asked twice."""
+        return self.endpoint is None
+
     def identity(self) -> dict[str, Any]:
         """Return the model's revision, or its server, its name there, and the tokenizer's."""
         if self.endpoint is None:

@@ -98,6 +98,11 @@ class AskLLM(ModelSettings):
         """Return the arguments to build this again, with the answers."""
         return super().settings() | {"yes": self.yes, "no": self.no}
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the model is here, so that no server is asked twice."""
+        return self.endpoint is None
+
     def identity(self) -> dict[str, Any]:
         """Return the model's revision, or its server and name."""
         if self.endpoint is None:

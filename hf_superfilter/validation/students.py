@@ -27,6 +27,7 @@ from ..checks import check_switch, is_count, is_number
 from ..embedded import model_folder, portable_name
 from ..errors import SuperfilterError
 from ..revisions import resolve_revision
+from ..runs.bar import open_bar
 from ..runs.chunks import Chunks
 from ..runs.distributed import Process
 from ..runs.scheduler import run_chunks
@@ -194,13 +195,15 @@ class Bench:
         """
         files = self.files(runs, sets)
         costs = np.array([run.steps + 1 for run in runs], dtype=np.int64)
-        run_chunks(
-            files,
-            costs,
-            lambda number: self._train(files, number, sets),
-            self.process,
-            may_exit=False,
-        )
+        with open_bar(files, costs, self.process) as bar:
+            run_chunks(
+                files,
+                costs,
+                lambda number: self._train(files, number, sets),
+                self.process,
+                bar,
+                may_exit=False,
+            )
         return files
 
     def files(self, runs: Sequence[Run], sets: Sequence[Windows]) -> RunFiles:
