@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NotFoundError, SuperfilterError, did_you_mean
-from ._terminal import show
+from ._terminal import show, show_end, show_next
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,12 +34,24 @@ def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) ->
         return None
     summary = Summary(selection)
     show_summary(summary, folder)
-    files = ("scored.parquet", "selected.parquet", "summary.txt")
-    show("files: " + ", ".join(in_folder(folder, name) for name in files))
     report_losses(folder)
-    report_run(summary, folder)
+    write_run_page(summary, folder)
     fail_if_all_undefined(folder)
     return selection
+
+
+def show_selection_end(
+    selection: "Selection", run: str, name: str | None = None, *, selected: str | None = None
+) -> None:
+    """End a command that selected in a run: rows kept, files, and how to publish them."""
+    folder = selection_folder(run, name)
+    file = selected or in_folder(folder, "selected.parquet")
+    option = ["--name", name] if name else []
+    show_end(
+        f"kept {len(selection.rows):,} of {len(selection.table):,} rows, best first",
+        f"selected rows: {file}, report: {in_folder(folder, 'report.html')}",
+        *("publish", run, "user/name", *option, "--dry-run"),
+    )
 
 
 def show_forecast(recipe: Any, folder: str) -> None:
@@ -192,12 +204,6 @@ def show_summary(summary: "Summary", folder: str) -> None:
     show(text)
 
 
-def report_run(summary: "Summary", folder: str) -> None:
-    """Write `report.html` into the folder of a run or of a named selection, and say where."""
-    write_run_page(summary, folder)
-    show(f"report: {in_folder(folder, 'report.html')}")
-
-
 def write_run_page(summary: "Summary", folder: str) -> None:
     """Write `report.html`, with the note on top that was recorded for this selection."""
     from ..reports.page import write_page
@@ -253,6 +259,7 @@ def show_manifest(folder: str) -> None:
     for progress in unfinished_scorers(folder):
         show(f"# unfinished: {progress}; the same command goes on")
     show(dump_yaml(read_manifest(folder)).rstrip())
+    show_next("select", folder, "--k", "10%")
 
 
 def describe_scores(folder: str, name: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ import typer
 from ..errors import SuperfilterError
 from . import consistency, demo, explore, hub, recipes, runs, validation
 from ._stopping import EXIT_CODE, Stop, watch
-from ._terminal import EscapingFormatter, escape, show
+from ._terminal import EscapingFormatter, TerminalHandler, escape, show
 
 app = typer.Typer(
     help="Pick the best part of a data set with a small model.",
@@ -89,7 +89,7 @@ def main() -> None:
     of ours shows its traceback.
     """
     warnings.formatwarning = lambda message, *_: escape(f"warning: {message}") + "\n"
-    logger, handler = logging.getLogger("hf_superfilter"), logging.StreamHandler(sys.stderr)
+    logger, handler = logging.getLogger("hf_superfilter"), TerminalHandler(sys.stderr)
     handler.setFormatter(EscapingFormatter("%(message)s"))
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SuperfilterError
-from ._terminal import show
+from ._terminal import show, show_end
 
 
 def consistency(
@@ -44,16 +44,22 @@ def consistency(
         # The metric is pushed to the Hub alone and raises built-in errors.
         raise SuperfilterError(str(error)) from error
     show(str(compared))
+    pictures = []
     for number, one in enumerate(weak):
         name = "consistency.png" if len(weak) == 1 else f"consistency_{number + 1}.png"
-        _save(folder / name, pair_plot(compared, one, strong).png)
+        pictures.append(_save(folder / name, pair_plot(compared, one, strong).png))
     if len(weak) > 1:
-        _save(folder / "matrix.png", matrix_plot(compared).png)
+        pictures.append(_save(folder / "matrix.png", matrix_plot(compared).png))
+    show_end(
+        f"compared {' and '.join(weak)} with {strong} on {len(compared.table):,} rows",
+        f"pictures: {', '.join(pictures)}",
+        *("score", data, "--model", weak[0], "--dry-run"),
+    )
 
 
-def _save(path: Path, png: bytes) -> None:
+def _save(path: Path, png: bytes) -> str:
     from ..runs.store import atomic_write
 
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(png)
-    show(f"picture: {path}")
+    return str(path)

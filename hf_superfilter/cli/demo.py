@@ -12,7 +12,7 @@ from ._run_folders import (
     selection_folder,
     write_run_page,
 )
-from ._terminal import show
+from ._terminal import show, show_end
 
 if TYPE_CHECKING:
     from ..selection.funnel import Selection
@@ -63,7 +63,13 @@ def demo(
         record_note(selection, where, note)
         write_run_page(Summary(selection), where)
     show("\n" + note_text(note))
-    show(f"mended: {in_folder(place, 'selected.parquet')}, {in_folder(place, 'report.html')}")
+    show_end(
+        f"kept {len(plain.rows):,} of {len(plain.table):,} rows by plain IFD and "
+        f"{len(mended.rows):,} by the mended recipe",
+        f"report: {in_folder(folder, 'report.html')}, mended: {in_folder(place, 'report.html')}, "
+        f"{in_folder(place, 'selected.parquet')}",
+        *("publish", folder, "user/name", "--name", NAME, "--dry-run"),
+    )
 
 
 def compare_on_planted(plain: "Selection", mended: "Selection") -> dict[str, Any]:

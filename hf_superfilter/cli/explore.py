@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ._run_folders import selection_in
-from ._terminal import show
+from ._terminal import show_end
 
 
 def explore(
@@ -32,10 +32,15 @@ def explore(
 
     selection = selection_in(folder)
     if publish is not None:
-        show(publish_explorer(selection, publish, projection=projection, private=not public))
+        url = publish_explorer(selection, publish, projection=projection, private=not public)
+        made = f"published the explorer of {len(selection.table):,} rows"
+        show_end(made, url, "publish", folder, "user/name", "--dry-run", is_data=True)
     if to is not None:
         export_explorer(selection, to, projection=projection)
-        show(f"explorer of {len(selection.table):,} rows: {to}")
-        show(f"look at it: python -m http.server --directory {to}")
+        show_end(
+            f"explorer of {len(selection.table):,} rows: {to}",
+            f"look at it: python -m http.server --directory {to}",
+            *("explore", folder, "--publish", "user/name"),
+        )
     elif publish is None:
         show_explorer(selection, projection=projection, port=port)

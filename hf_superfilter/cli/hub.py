@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import SuperfilterError
+from ..errors import NotFoundError, SuperfilterError
 from ._run_folders import named_selections, run_recipe, selection_in
-from ._terminal import show
+from ._terminal import show, show_end, show_next
 
 
 def publish(
@@ -68,22 +68,37 @@ def publish(
     options: Any = {"private": not public, "create_pr": pr, "pairs": pairs, "vectors": vectors}
     if dry_run:
         show(describe_publication(selection, repo, subset, revision=revision, **options))
-        show("nothing was sent (--dry-run)")
+        named = ["--name", name] if name else []
+        named += ["--config-name", config_name] if config_name else []
+        show_end(
+            f"described the subset {subset!r}",
+            "nothing was sent (--dry-run)",
+            *("publish", source, repo, *named),
+        )
         return
     question = None if yes else licence_question(selection)
     if question:
         raise SuperfilterError(f"{question}; --yes publishes all the same")
     options["set_default"] = default
-    show(publish_selection(selection, repo, name=subset, revision=revision, **options))
+    commit = publish_selection(selection, repo, name=subset, revision=revision, **options)
+    made = f"published {subset!r}: {len(selection.rows):,} rows"
+    show_end(made, commit, "load", repo, subset, is_data=True)
 
 
 def list_(
-    repo: Annotated[str, typer.Argument(help="user/name on the Hub, or a local folder.")],
+    repo: Annotated[
+        str | None,
+        typer.Argument(help="user/name on the Hub, or a local folder; none lists short names."),
+    ] = None,
 ) -> None:
-    """List the subsets of a repository: rows, share, scorer, selector, date, default."""
+    """List the subsets of a repository, or without one the short names of the catalogue."""
     from ..hub.subsets import list_subsets
 
-    for subset in list_subsets(repo):
+    if repo is None:
+        _list_catalogue()
+        return
+    subsets = list_subsets(repo)
+    for subset in subsets:
         rows = "rows not recorded" if subset.rows is None else f"{subset.rows:,} rows"
         share = "" if subset.share is None else f" ({subset.share:.1%} of the source)"
         default = " (default)" if subset.default else ""
@@ -94,6 +109,21 @@ def list_(
             ("created", subset.created),
         ):
             show(f"  {label}: {value or 'not recorded'}")
+    show_next("load", repo, *[subset.name for subset in subsets[:1]])
+
+
+def _list_catalogue() -> None:
+    """List the short names, and say which are published and which have to be made."""
+    from ..recipes.catalogue import packaged_recipes, read_catalogue
+
+    recipes = {name: {"recipe": None} for name in packaged_recipes()}
+    for name, entry in {**read_catalogue(), **recipes}.items():
+        if "recipe" in entry:
+            show(f"{name}: to be made, load {name} --make runs its recipe")
+        else:
+            subset = f", subset {entry['name']}" if "name" in entry else ""
+            show(f"{name}: published in {entry['repo']}{subset}, load {name} loads it")
+    show_next("load", "sample-ifd-15", "--make")
 
 
 def load(
@@ -117,9 +147,23 @@ def load(
     from ..hub.subsets import load_subset
 
     check_suffix(to)
+    if not make:
+        _check_published(repo)
     rows = load_subset(repo, name, split=split, revision=revision, make=make)
     export(rows, to)
-    show(f"{len(rows):,} rows: {to}")
+    made = f"loaded {name or 'the default subset'} of {repo}"
+    show_end(made, f"{len(rows):,} rows: {to}", "select", to, "--k", "50%", is_data=True)
+
+
+def _check_published(repo: str) -> None:
+    """Refuse a short name that has to be made, naming the option that makes it."""
+    from ..recipes.catalogue import find_entry
+
+    if "/" not in repo and not Path(repo).is_dir() and "recipe" in find_entry(repo):
+        raise NotFoundError(
+            f"{repo!r} is not published; make it with hf-superfilter load {repo} --make, which "
+            "scores the data set"
+        )
 
 
 def publish_metric(
@@ -131,4 +175,7 @@ def publish_metric(
     """Publish the rank-consistency metric as a Space, which evaluate.load then finds."""
     from ..hub.publish import publish_metric as publish_space
 
-    show(publish_space(repo, private=private))
+    url = publish_space(repo, private=private)
+    following = ("consistency", "embedded:sample", "--weak", "embedded:weak")
+    made = "published the metric, which evaluate.load finds"
+    show_end(made, url, *following, "--strong", "embedded:strong", is_data=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ..errors import NotFoundError, did_you_mean
-from ._terminal import show
+from ._terminal import show, show_next
 
 
 def recipes(
@@ -24,6 +24,7 @@ def recipes(
             "\nhf-superfilter run NAME runs one, --dataset and --model say on what; "
             "recipes NAME prints it"
         )
+        show_next("run", "superfiltering", "--model", "embedded:weak", "--dry-run")
     elif name in files:
         show(files[name].read_text(encoding="utf-8").rstrip())
     else:

@@ -14,16 +14,17 @@ from ._run_folders import (
     in_folder,
     record_selectors,
     report_losses,
-    report_run,
     run_recipe,
     scored_rows,
     selection_folder,
     selection_in,
     show_forecast,
     show_manifest,
+    show_selection_end,
     show_summary,
+    write_run_page,
 )
-from ._terminal import show
+from ._terminal import show, show_end
 
 GPT2 = "openai-community/gpt2"
 Folder = Annotated[
@@ -104,7 +105,9 @@ def run(
     if dry_run:
         show_forecast(selected, place)
         return
-    run_recipe(selected, place, expect_processes)
+    selection = run_recipe(selected, place, expect_processes)
+    if selection is not None:
+        show_selection_end(selection, place)
 
 
 def score(
@@ -206,10 +209,9 @@ def score(
         return  # of several processes that were launched, the main one goes on
     report_losses(folder)
     line, column = describe_scores(folder, scorer_name(requested.score[0]))
-    show(line)
-    show(f"scores: {in_folder(folder, 'scored.parquet')}")
     fail_if_all_undefined(folder)
-    show(f"next: hf-superfilter select {folder} --by {column} --k 10%")
+    scores = in_folder(folder, "scored.parquet")
+    show_end(line, f"scores: {scores}", "select", folder, "--by", column, "--k", "10%")
 
 
 def _build_scorer(name: str, model: str | None) -> Any:
@@ -301,19 +303,21 @@ def select(
         else:
             export(selection, target, layout)
         show(summary_text(summary))
-        show(f"selected rows: {target}")
         _say_default(by, below_one)
+        kept = f"kept {len(selection.rows):,} of {len(selection.table):,} rows, best first"
+        following = ["select", target, "--by", by, "--k", "50%"]
+        if run:
+            following = ["publish", run, "user/name", "--dry-run"]
+        show_end(kept, f"selected rows: {target}", *following)
         return
     folder = selection_folder(run, name)
     with Store(folder).file("selected.parquet") as unfinished:
         selection.subset.to_parquet(str(unfinished))
     show_summary(summary, folder)
     record_selectors(run, selectors, name)
-    show(f"selected rows: {in_folder(folder, 'selected.parquet')}")
-    report_run(summary, folder)
+    write_run_page(summary, folder)
     _say_default(by, below_one)
-    option = f" --name {name}" if name else ""
-    show(f"next: hf-superfilter publish {run} user/name{option} --dry-run")
+    show_selection_end(selection, run, name)
 
 
 def _say_default(by: str, below_one: bool) -> None:
@@ -351,7 +355,9 @@ def report(
     """Write FOLDER/report.html: funnel, scores, examples, baselines, cost and recipe."""
     from ..reports.summary import Summary
 
-    report_run(Summary(selection_in(folder, name)), selection_folder(folder, name))
+    selection = selection_in(folder, name)
+    write_run_page(Summary(selection), selection_folder(folder, name))
+    show_selection_end(selection, folder, name)
 
 
 def inspect(folder: Annotated[str, typer.Argument(help="A run folder.")]) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SuperfilterError
-from ._run_folders import find_recipe, report_run, selection_in
-from ._terminal import show
+from ._run_folders import find_recipe, in_folder, selection_in, write_run_page
+from ._terminal import show, show_end
 from .runs import AllowEndpoint, parse_number
 
 if TYPE_CHECKING:
@@ -116,8 +116,12 @@ def validate(
     if result is None:
         return  # of several processes that were launched, the main one goes on
     show(str(result).rstrip())
-    show(f"\nresults: {place.rstrip('/')}/{VALIDATION}")
-    _report_again(place)
+    results = f"results: {place.rstrip('/')}/{VALIDATION}"
+    if _report_again(place):
+        results += f", report: {in_folder(place, 'report.html')}"
+    show_end(
+        f"\nvalidated on {settings.model}", results, "publish", place, "user/name", "--dry-run"
+    )
 
 
 def compare(
@@ -161,8 +165,11 @@ def compare(
         draws=draws,
         seed=seed,
     )
-    if ranking is not None:
-        show(str(ranking).rstrip())
+    if ranking is None:
+        return  # of several processes that were launched, the main one goes on
+    show(str(ranking).rstrip())
+    following = ("run", recipes[0], "--dry-run")
+    show_end(f"\ncompared {len(recipes)} recipes on {student}", f"results: {folder}", *following)
 
 
 def _selection_or_recipe(
@@ -211,15 +218,21 @@ def rows_of_file(name: str, recipe: "Recipe | None") -> "Dataset":
     return rows.select_columns(["prompt", "response"])
 
 
-def _report_again(folder: str) -> None:
-    """Write the report again, which then says whether the selection trains better."""
+def _report_again(folder: str) -> bool:
+    """Write the report again, which then says whether the selection trains better.
+
+    Returns:
+        Whether there is one.
+    """
     from ..recipes.recipe import recorded_recipe
     from ..reports.summary import Summary
     from ..runs.manifest import FILE
     from ..runs.store import Store
 
     if not Store(folder).has(FILE):
-        return
+        return False
     recipe = recorded_recipe(folder)
-    if recipe is not None and recipe.select:
-        report_run(Summary(selection_in(folder)), folder)
+    if recipe is None or not recipe.select:
+        return False
+    write_run_page(Summary(selection_in(folder)), folder)
+    return True
