@@ -13,12 +13,13 @@ from .plots import Plot, loss_plots, selection_plots
 from .summary import Summary
 from .surface import measure_surface
 from .text import clipped, last_turn
-from .words import step_words
+from .words import score_format, status_words, step_words
 
 if TYPE_CHECKING:
     from ..selection.funnel import Selection
 
 LONGEST_TEXT = 1_200  # characters of a prompt or response on the page
+LONGEST_GROUP = 80  # characters of a value that groups the rows
 
 
 def write_report(selection: "Selection", path: str | Path) -> Path:
@@ -59,6 +60,9 @@ def write_page(
         note: what stands on top: `sentences`, and a table of texts, `head` and `rows`.
     """
     facts = summary.facts()
+    for entries in facts["groups"].values():
+        for entry in entries:
+            entry["value"] = clipped(str(entry["value"]), LONGEST_GROUP)
     pictures = [*plots.values(), *loss_plots(summary.losses).values()]
     page = render(
         "report.html.j2",
@@ -66,6 +70,8 @@ def write_page(
         note=note,
         step_names=[step_words(step) for step in summary.selection.steps],
         cut=summary.selection.cut,
+        score_format=score_format(summary.selection.scores),
+        remarks=_remarks(summary.statuses),
         surface=measure_surface(summary.selection),
         title=summary.recipe.dataset if summary.recipe else "A selection",
         recipe=summary.recipe.to_yaml() if summary.recipe else None,
@@ -92,6 +98,32 @@ def _shown_row(summary: Summary, number: int) -> dict[str, Any]:
         "number": number,
         "score": None if np.isnan(score) else float(score),
         "statuses": statuses,
-        "prompt": clipped(last_turn(row.get("prompt")), LONGEST_TEXT),
+        "prompt": _shown_prompt(row.get("prompt")),
         "response": clipped(last_turn(row.get("response")), LONGEST_TEXT),
+        "rejected": clipped(last_turn(row.get("response_rejected")), LONGEST_TEXT),
     }
+
+
+def _shown_prompt(cell: Any) -> str:
+    """Shorten a prompt; of a chat the end is kept, where the last question stands."""
+    text = last_turn(cell)
+    if not isinstance(cell, list) or len(text) <= LONGEST_TEXT:
+        return clipped(text, LONGEST_TEXT)
+    half = LONGEST_TEXT // 2
+    return f"{text[:half]}\n[…]\n{text[-half:]}"
+
+
+def _remarks(statuses: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+    """List every status but `ok`, with the score that it belongs to and its words."""
+    return [
+        {
+            "column": column,
+            "score": column.removesuffix("_status"),
+            "status": status,
+            "words": status_words(status),
+            "rows": rows,
+        }
+        for column, counts in statuses.items()
+        for status, rows in counts.items()
+        if status != "ok"
+    ]

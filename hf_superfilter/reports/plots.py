@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .words import format_number
+from .words import format_number, score_format
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
     from ..selection.funnel import Selection
 
-KEPT, DROPPED, LINE = "#0f766e", "#a1a1aa", "#dc2626"  # readable on white and on black
-INK = "#71717a"
+# About as far from white as from the dark of the Hub and of the report.
+KEPT, DROPPED, LINE = "#0d9488", "#94949e", "#dc2626"
+INK = "#7d7d86"
+MIN_BARS, MAX_BARS = 12, 40
 MAX_DRAWN = 1e300  # ±1e308 have no axis: its ends overflow
 MIN_WIDTH = 1e-12  # of an axis, as a share of its numbers
 
@@ -61,12 +63,13 @@ def score_plot(selection: "Selection") -> Plot | None:
     labels = [f"kept ({kept.sum():,})", f"dropped ({(~kept).sum():,})"]
     figure, axes = _figure(by, "rows")
     axes.hist(parts, bins=bins.tolist(), stacked=True, label=labels, color=[KEPT, DROPPED])
+    axes.yaxis.get_major_locator().set_params(integer=True)
     alt = f"Histogram of {by} over {finite.sum():,} rows from {low:.3g} to {high:.3g}"
     alt += f"; {kept.sum():,} kept"
     cut = selection.cut
     if cut is not None and np.isfinite(cut):
-        last = format_number(cut, "{:.3f}")
-        axes.axvline(cut, color=LINE, linewidth=1, linestyle="--", label=f"last kept: {last}")
+        last = format_number(cut, score_format(values))
+        axes.axvline(cut, color=LINE, linewidth=1.6, linestyle="--", label=f"last kept: {last}")
         alt += f", the last at {last}"
     _legend(figure)
     return Plot(png_of(figure), alt + ".")
@@ -77,15 +80,20 @@ def length_plot(selection: "Selection") -> Plot | None:
 
     Lengths beyond the 98th percentile stand in the last bar. None without a response column.
     """
+    from matplotlib.ticker import PercentFormatter
+
     lengths, kept = selection.response_lengths, selection.kept
     if lengths is None:
         return None
     top = max(float(np.percentile(lengths, 98)), 10.0)
-    bins = np.linspace(0, top, 40).tolist()
-    figure, axes = _figure("characters of the response", "share of the kept or of the dropped")
+    # Few rows in many bars show their own number, not their lengths.
+    bars = int(np.clip(np.sqrt(kept.sum()), MIN_BARS, MAX_BARS))
+    bins = np.linspace(0, top, bars + 1).tolist()
+    figure, axes = _figure("characters of the response", "of the kept, of the dropped rows")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     looks: dict[str, dict[str, Any]] = {
         "dropped": {"color": DROPPED},
-        "kept": {"color": KEPT, "histtype": "step", "linewidth": 1.8},
+        "kept": {"color": KEPT, "histtype": "step", "linewidth": 2.2},
     }
     medians = []
     for name, mask in (("dropped", ~kept), ("kept", kept)):

@@ -1,7 +1,9 @@
-"""Write numbers, and describe the steps of a funnel in words."""
+"""Write numbers, and describe steps, statuses and scores in words."""
 
 import math
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from ..selection.funnel import Step
@@ -22,6 +24,27 @@ def step_words(step: "Step") -> str:
     name, settings = next(iter(step.entry.items()))
     describe = _DESCRIPTIONS.get(name)
     return "" if describe is None else describe(settings)
+
+
+def status_words(status: str) -> str:
+    """Say in words what a status of this package means; the status itself of any other.
+
+    Example:
+        >>> status_words("no_prompt"), status_words("my_own")
+        ('there is no prompt', 'my_own')
+    """
+    return _STATUSES.get(status, status)
+
+
+def score_format(scores: np.ndarray) -> str:
+    """Return the format in which scores are read: whole numbers without decimals.
+
+    Example:
+        >>> score_format(np.array([1.0, 8736.0])).format(8736.0), score_format(np.array([0.25]))
+        ('8,736', '{:.3f}')
+    """
+    finite = scores[np.isfinite(scores)]
+    return "{:,.0f}" if len(finite) and (finite == np.round(finite)).all() else "{:.3f}"
 
 
 def _threshold(settings: dict[str, Any]) -> str:
