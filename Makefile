@@ -13,7 +13,7 @@ LOWEST := .venv-lowest
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: demo test test-lowest check docs bench clean
+.PHONY: demo test test-browser test-lowest check docs bench clean
 
 demo: .venv/installed
 	$(BIN)/hf-superfilter demo
@@ -21,6 +21,10 @@ demo: .venv/installed
 # Two tests at once, each with one thread: torch's threads of several processes would wait for each other.
 test: .venv/tested
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# The pages in Chromium, which has to be there; `make test` skips these tests where playwright is not.
+test-browser: .venv/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
 
 # The oldest release of every package that pyproject.toml names; uv picks them, pip cannot.
 test-lowest: $(LOWEST)/tested
@@ -49,6 +53,10 @@ bench: .venv/tested
 
 .venv/tested: .venv/installed
 	$(PIP) -e '.[test]'
+	touch $@
+
+.venv/browser: .venv/tested
+	$(PIP) -e '.[test,browser]'
 	touch $@
 
 # TORCH is for a machine that lacks the oldest torch: make test-lowest TORCH=torch==2.13.0+cpu
