@@ -13,13 +13,13 @@ from .plots import Plot, loss_plots, selection_plots
 from .summary import Summary
 from .surface import measure_surface
 from .text import clipped, last_turn
-from .words import score_format, status_words, step_words
+from .words import score_format, status_words, step_words, unit_of
 
 if TYPE_CHECKING:
     from ..selection.funnel import Selection
 
 LONGEST_TEXT = 1_200  # characters of a prompt or response on the page
-LONGEST_GROUP = 80  # characters of a value that groups the rows
+LONGEST_GROUP = 200  # characters: a column with longer values holds texts, no groups
 
 
 def write_report(selection: "Selection", path: str | Path) -> Path:
@@ -60,9 +60,11 @@ def write_page(
         note: what stands on top: `sentences`, and a table of texts, `head` and `rows`.
     """
     facts = summary.facts()
-    for entries in facts["groups"].values():
-        for entry in entries:
-            entry["value"] = clipped(str(entry["value"]), LONGEST_GROUP)
+    facts["groups"] = {
+        column: entries
+        for column, entries in facts["groups"].items()
+        if all(len(entry["value"]) <= LONGEST_GROUP for entry in entries)
+    }
     pictures = [*plots.values(), *loss_plots(summary.losses).values()]
     page = render(
         "report.html.j2",
@@ -71,6 +73,7 @@ def write_page(
         step_names=[step_words(step) for step in summary.selection.steps],
         cut=summary.selection.cut,
         score_format=score_format(summary.selection.scores),
+        unit=_unit(summary),
         remarks=_remarks(summary.statuses),
         surface=measure_surface(summary.selection),
         title=summary.recipe.dataset if summary.recipe else "A selection",
@@ -111,6 +114,14 @@ def _shown_prompt(cell: Any) -> str:
         return clipped(text, LONGEST_TEXT)
     half = LONGEST_TEXT // 2
     return f"{text[:half]}\n[…]\n{text[-half:]}"
+
+
+def _unit(summary: Summary) -> str | None:
+    """Return the unit of the column that ranks, where the run names its scorer."""
+    for scorer in (summary.manifest or {}).get("scorers", {}).values():
+        if scorer.get("main") == summary.selection.ranked_by:
+            return unit_of(scorer)
+    return None
 
 
 def _remarks(statuses: dict[str, dict[str, int]]) -> list[dict[str, Any]]:

@@ -27,7 +27,6 @@ VALIDATION = "validation.json"  # what `validate` writes into a run folder
 OF_ROWS = ("rows_that_differ", "differences")  # entries of it that a card does not repeat
 MAX_EXAMPLES = 10
 MAX_GROUPS = 20  # a column with more values than this is not a grouping of the rows
-LONGEST_GROUP = 200  # characters: longer values are texts, no names of groups
 MAX_STATUSES = 10
 LETTERS = 200  # of each response, enough to tell its writing system
 
@@ -190,8 +189,6 @@ class Summary:
                 return []
             values = cells.to_pylist()
             rows.update(values)
-            if any(value is not None and len(value) > LONGEST_GROUP for value in rows):
-                return []
             kept.update(compress(values, self.selection.kept[start:]))
             start += len(values)
             if len(rows) > MAX_GROUPS:

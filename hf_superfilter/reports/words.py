@@ -47,6 +47,37 @@ def score_format(scores: np.ndarray) -> str:
     return "{:,.0f}" if len(finite) and (finite == np.round(finite)).all() else "{:.3f}"
 
 
+def unit_of(scorer: dict[str, Any] | None) -> str | None:
+    """Return the unit of a scorer's main column, from its entry in a run; None where not known.
+
+    Example:
+        >>> unit_of({"scorer": {"Length": {"unit": "tokens", "model": "gpt2"}}})
+        'tokens'
+    """
+    if scorer is None:
+        return None
+    name, settings = next(iter(scorer["scorer"].items()))
+    if name == "Length":
+        return str(settings.get("unit", "characters"))
+    return _UNITS.get(name)
+
+
+def format_number(value: float | None, form: str = "{:,}") -> str:
+    """Write a number; a huge one with an exponent, an unknown one as "not recorded".
+
+    Example:
+        >>> format_number(1234), format_number(0.5, "{:.1%}"), format_number(-1e308, "{:.3f}")
+        ('1,234', '50.0%', '-1e+308')
+        >>> format_number(None), format_number(float("inf"))
+        ('not recorded', 'not recorded')
+    """
+    if value is None or not math.isfinite(value):
+        return "not recorded"
+    if abs(value) >= MAX_PLAIN and isinstance(value, float):
+        return f"{value:.4g}"
+    return form.format(value)
+
+
 def _threshold(settings: dict[str, Any]) -> str:
     limits = [name for name in ("above", "below") if name in settings]
     column = settings["by"]
@@ -83,19 +114,21 @@ _DESCRIPTIONS = {
     "Threshold": _threshold,
     "TopK": _top_k,
 }
-
-
-def format_number(value: float | None, form: str = "{:,}") -> str:
-    """Write a number; a huge one with an exponent, an unknown one as "not recorded".
-
-    Example:
-        >>> format_number(1234), format_number(0.5, "{:.1%}"), format_number(-1e308, "{:.3f}")
-        ('1,234', '50.0%', '-1e+308')
-        >>> format_number(None), format_number(float("inf"))
-        ('not recorded', 'not recorded')
-    """
-    if value is None or not math.isfinite(value):
-        return "not recorded"
-    if abs(value) >= MAX_PLAIN and isinstance(value, float):
-        return f"{value:.4g}"
-    return form.format(value)
+_UNITS = {
+    "AskLLM": "probability",
+    "IFD": "ratio of perplexities",
+    "LearningPercentage": "share of what was learned",
+}
+_STATUSES = {
+    "truncated": "cut at the longest length, and scored",
+    "empty_response": "the response is empty",
+    "empty_text": "the text is empty",
+    "no_prompt": "there is no prompt",
+    "no_embedding": "there is no vector",
+    "too_short": "the response is too short",
+    "prompt_too_long": "the prompt fills the model's window",
+    "not_finite": "the model returned nan or infinity",
+    "not_in_top": "the server did not return the answer's probability",
+    "unchanged": "training changed nothing",
+    "unreadable": "the row cannot be read",
+}
