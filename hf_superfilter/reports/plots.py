@@ -47,6 +47,8 @@ def score_plot(selection: "Selection") -> Plot | None:
     Drawn from the 1st to the 99th percentile; values beyond stand in the outermost bars. None
     where no column was selected by, or none of its values is finite.
     """
+    from matplotlib.ticker import MaxNLocator
+
     by, values, kept = selection.ranked_by, selection.scores, selection.kept
     finite = np.isfinite(values)
     if by is None or not finite.any():
@@ -63,7 +65,7 @@ def score_plot(selection: "Selection") -> Plot | None:
     labels = [f"kept ({kept.sum():,})", f"dropped ({(~kept).sum():,})"]
     figure, axes = _figure(by, "rows")
     axes.hist(parts, bins=bins.tolist(), stacked=True, label=labels, color=[KEPT, DROPPED])
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     alt = f"Histogram of {by} over {finite.sum():,} rows from {low:.3g} to {high:.3g}"
     alt += f"; {kept.sum():,} kept"
     cut = selection.cut
