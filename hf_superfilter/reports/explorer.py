@@ -1,6 +1,7 @@
 """Write a selection as a map of points that a browser explores."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 PROJECTIONS = ("pca", "umap")
 VECTORS, LEARNED = "embedding", "learned_difference"
 LONGEST_TEXT = 2_000  # characters of a prompt or response in the map
+# Which rows were kept is seen at once; any other column can be chosen on the page.
+COLOURED = {
+    "props": {
+        "defaultChartsConfig": {
+            "embedding": {"data": {"x": "x", "y": "y", "text": "text", "category": "selection"}}
+        }
+    }
+}
 MARK = "data/metadata.json"  # a folder that holds this is an explorer, and may be replaced
 MAX_CATEGORIES = 50  # a column with more values than this colours nothing
 SPACE_CARD = """---
@@ -78,7 +87,8 @@ def export_explorer(
     with tempfile.TemporaryDirectory(prefix="hf_superfilter_") as temporary:
         file = Path(temporary) / "points.parquet"
         _write_parquet(points, file)
-        _atlas(file, points, ["--export-application", str(folder.absolute())])
+        options = ["--export-application", str(folder.absolute())]
+        _atlas(file, points, [*options, "--export-metadata", json.dumps(COLOURED)])
     card = SPACE_CARD.format(
         title=title or folder.name, rows=points.num_rows, coordinates=coordinates
     )

@@ -98,6 +98,8 @@ def test_the_page_is_a_static_space_that_holds_the_points(tmp_path):
     assert pq.read_table(folder / "data/dataset.parquet").num_rows == 4
     metadata = json.loads((folder / "data/metadata.json").read_text())
     assert metadata["isStatic"] and metadata["props"]["data"]["projection"] == {"x": "x", "y": "y"}
+    coloured = metadata["props"]["defaultChartsConfig"]["embedding"]["data"]
+    assert coloured["category"] == "selection"
     card = (folder / "README.md").read_text()
     assert "sdk: static" in card and "4 rows" in card and "principal components" in card
     export_explorer(make_selection(), folder)  # an explorer may be replaced
