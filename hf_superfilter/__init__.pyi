@@ -41,6 +41,7 @@ from .scoring.density import Density as Density
 from .scoring.embed import Embed as Embed
 from .scoring.ifd import IFD as IFD
 from .scoring.implicit_reward import ImplicitReward as ImplicitReward
+from .scoring.language import Language as Language
 from .scoring.learning_percentage import LearningPercentage as LearningPercentage
 from .scoring.length import Length as Length
 from .scoring.perplexity import Perplexity as Perplexity

@@ -27,6 +27,7 @@ from hf_superfilter import (
     Density,
     Embed,
     ImplicitReward,
+    Language,
     LearningPercentage,
     Length,
     Perplexity,
@@ -89,6 +90,7 @@ EXAMPLES = {
     "Embed": lambda: Embed("embedded:weak"),
     "IFD": lambda: IFD("embedded:weak"),
     "ImplicitReward": lambda: ImplicitReward("embedded:weak", reference="embedded:weak"),
+    "Language": lambda: Language(),
     "LearningPercentage": learned,
     "Length": lambda: Length(),
     "Privacy": lambda: Privacy(),
@@ -129,6 +131,8 @@ def scorer(request, tmp_path):
     assert request.param.__name__ in EXAMPLES, (
         f"add an example of {request.param.__name__} to EXAMPLES"
     )
+    if request.param is Language:
+        pytest.importorskip("py3langid", reason="the extra [language] is not installed")
     example = EXAMPLES[request.param.__name__]()
     return (
         example.prepare(Dataset.from_dict(ROWS), str(tmp_path))
@@ -169,7 +173,9 @@ def test_columns_start_with_the_name_and_hold_one_value_a_row(scorer):
     for column, values in columns.items():
         assert column == scorer.name or column.startswith(f"{scorer.name}_")
         assert len(values) == len(ROWS["prompt"])
-        if column == scorer.name != scorer.main:  # vectors, which have no order
+        if isinstance(scorer, Language) and column == scorer.name:
+            assert all(isinstance(code, str) for code in values)
+        elif column == scorer.name != scorer.main:  # vectors, which have no order
             assert values.dtype == np.float32 and values.ndim == 2
         elif not column.endswith("_status"):
             is_count = column in (f"{scorer.name}_tokens", "length")
@@ -183,13 +189,15 @@ def test_undefined_is_nan_with_a_reason_and_defined_is_finite(scorer):
     if status is not None:
         good = [s in ("ok", "truncated") for s in status]
         np.testing.assert_array_equal(np.isfinite(columns[scorer.main]), good)
+        if isinstance(scorer, Language):
+            assert [code != "und" for code in columns["language"]] == good
+            columns.pop("language")
         for column in {scorer.main, scorer.name} & columns.keys():
             np.testing.assert_array_equal(
                 np.isfinite(columns[column]).reshape(len(good), -1).all(1), good
             )
-        if isinstance(
-            scorer, Embed
-        ):  # it reads the prompt as well, and a text without response is a text
+        # These read the prompt as well, and a text without a response is a text.
+        if isinstance(scorer, Embed | Language):
             assert (status[1], status[3]) == ("ok", "empty_text")
         else:
             reason = REASONS.get(type(scorer).__name__, "empty_response")
