@@ -35,7 +35,8 @@ TemplateKwargs = Annotated[
     typer.Option(help="A value for the chat template: enable_thinking=false. May be repeated."),
 ]
 REASONING_HELP = (
-    "Of responses with reasoning: keep it, drop it, or only score it (keep, drop, only)."
+    "Of responses with reasoning: keep it, drop it, only score it, or keep it and give it a column "
+    "of its own for the scorer Reasoning (keep, drop, only, split)."
 )
 MAX_UNREADABLE_HELP = "Stop if more than this share of the rows cannot be read or formatted."
 AllowEndpoint = Annotated[

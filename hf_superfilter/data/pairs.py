@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Data = TypeVar("Data", bound="Dataset | DatasetDict | IterableDataset | IterableDatasetDict")
 logger = logging.getLogger(__name__)
 
-REASONING = ("keep", "drop", "only")
+REASONING = ("keep", "drop", "only", "split")
 # There while the rows are formatted, to be counted.
 MEDIA_COLUMN = "media_left_out"
 DIFFERENCE_COLUMN = "template_difference"
@@ -103,8 +103,11 @@ class PairFormatter:
         ]
         prompts = [prompt for _, prompt, _ in turns]
         responses = [response for _, _, response in turns]
-        sides = [prompts, responses, [self._response(message) for message in rejected]]
-        sides = sides[: len(self.into)]
+        sides = [prompts, responses]
+        if self.reasoning == "split":
+            sides.append([split_reasoning(messages[index]).reasoning for index, _, _ in turns])
+        if len(self.into) > len(sides):
+            sides.append([self._response(message) for message in rejected])
         difference = None
         if isinstance(self.template, ChatTemplate):
             difference = self.template.difference(context, turns, tools)
@@ -159,6 +162,11 @@ class PairFormatter:
         if self.reasoning == "only":
             return split_reasoning(message).reasoning
         return message_text(self._as_context(message))
+
+
+def reasoning_column(response: str) -> str:
+    """Name the column of the reasoning that begins the responses of another."""
+    return f"{response}_reasoning"
 
 
 def drop_arrow_fill(value: Any, kind: Any) -> Any:
@@ -258,7 +266,8 @@ def format_pairs(
             written. A template that asks the clock is told `TEMPLATE_DATE`.
         template_kwargs: for "chat", values that its template reads, such as enable_thinking.
         reasoning: what a response is: "keep" the reasoning before the answer, "drop" it (from the
-            prompts too), or "only" the reasoning.
+            prompts too), or "only" the reasoning; "split" is "keep" with a column
+            `response_reasoning` of the reasoning besides, for the scorer `Reasoning`.
         columns: the format's own name → the data set's. A "system" column of a format without
             messages is read only when named here.
         into: the new columns. One that exists is overwritten, unless it is read.
@@ -322,6 +331,8 @@ def _add_columns(dataset: Any, request: _Request) -> Any:
         schema, request.format, request.columns, is_open=dataset.features is None
     )
     into: tuple[str, ...] = request.into
+    if request.reasoning == "split":
+        into = (*into, reasoning_column(into[1]))
     if format == "preference" or "label" in columns:
         into = (*into, f"{into[1]}_rejected")
     if format == "pairs" and "label" not in columns and request.reasoning == "keep":
@@ -481,7 +492,7 @@ def _stays(
     request: _Request,
 ) -> bool:
     """Whether an output column holds the very text that the column of its name holds."""
-    if is_chat or "label" in columns or request.reasoning != "keep":
+    if is_chat or "label" in columns or request.reasoning not in ("keep", "split"):
         return False
     if place == 1:
         return columns[REQUIRED[format][-1]] == name

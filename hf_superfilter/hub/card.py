@@ -23,6 +23,7 @@ PAPERS = {
     "IFD": ["2402.00530", "2308.12032"],
     "LearningPercentage": ["2402.10430"],
     "Perplexity": ["2402.09668"],
+    "Reasoning": ["2505.17266"],
     "Length": ["2402.04833"],
     "Density": ["2402.09668"],
     "InversePropensity": ["2402.09668"],
@@ -34,6 +35,8 @@ PAPERS = {
 }
 TITLES = {
     "2505.05327": "Yang et al., ICon: In-Context Contribution for Automatic Data Selection, 2025",
+    "2505.17266": "Yang et al., Select2Reason: Efficient Instruction-Tuning Data Selection for "
+    "Long-CoT Reasoning, 2025",
     "2312.10302": "Li et al., One-Shot Learning as Instruction Data Prospector for Large Language "
     "Models, ACL 2024",
     "2402.00530": "Li et al., Superfiltering: Weak-to-Strong Data Filtering for Fast "

@@ -32,6 +32,7 @@ from hf_superfilter import (
     Length,
     Perplexity,
     Privacy,
+    Reasoning,
     Surrogate,
     embedded_model,
     scoring,
@@ -94,6 +95,7 @@ EXAMPLES = {
     "LearningPercentage": learned,
     "Length": lambda: Length(),
     "Privacy": lambda: Privacy(),
+    "Reasoning": lambda: Reasoning("embedded:weak"),
     "Perplexity": lambda: Perplexity("embedded:weak", append_eos=True),
     "Surrogate": fitted_surrogate,
 }
@@ -178,7 +180,7 @@ def test_columns_start_with_the_name_and_hold_one_value_a_row(scorer):
         elif column == scorer.name != scorer.main:  # vectors, which have no order
             assert values.dtype == np.float32 and values.ndim == 2
         elif not column.endswith("_status"):
-            is_count = column in (f"{scorer.name}_tokens", "length")
+            is_count = column.endswith("_tokens") or column == "length"
             kinds = (np.int64, np.float64) if is_count else (np.float64,)
             assert np.asarray(values).dtype in kinds and np.ndim(values) == 1
 
