@@ -105,6 +105,7 @@ def test_a_recipe_says_what_it_is_in_one_line_its_paper_and_what_to_change(name)
 
 
 @pytest.mark.filterwarnings("ignore:the .* rows to train on are fewer than:UserWarning")
+@pytest.mark.filterwarnings("ignore:every row of 'reasoning' is undefined:UserWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_runs_on_the_embedded_sample_and_model_with_no_network(
     name, run_folders, long_few
