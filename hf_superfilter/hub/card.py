@@ -236,8 +236,8 @@ def _copy_entries(
 ) -> list[dict[str, Any]]:
     entries = as_list(metadata.get(key))
     for entry in entries:
-        if not isinstance(entry, dict) or not {*required} <= {*entry}:
-            needed = "".join(f" with a {name}" for name in required)
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(n), str) for n in required):
+            needed = "".join(f" with a {name} of text" for name in required)
             raise SuperfilterError(
                 f"README.md has {str(entry)[:60]!r} under {key!r}, and needs a mapping{needed}: "
                 "fix it"

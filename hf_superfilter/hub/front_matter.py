@@ -59,11 +59,16 @@ def set_metadata(text: str, changes: Mapping[str, Any]) -> str:
         ---
         Rows.
     """
+    from ruamel.yaml.error import YAMLError
+
     front = _front_of(text)
     before = _parse_front(front)
     wanted = {**before, **changes}
     changed = {key: value for key, value in changes.items() if before.get(key, ...) != value}
-    new_front = _edit_blocks(front, changed)
+    try:
+        new_front = _edit_blocks(front, changed)
+    except YAMLError:  # what version 1.1 alone reads, such as U+2028 for the end of a line
+        new_front = ""
     # A layout that cannot be edited key by key, such as { } around all, is written anew.
     if not _is_equal(new_front, wanted):
         new_front = dump_yaml(wanted, WIDTH)
@@ -122,6 +127,11 @@ def _parse_front(front: str) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise SuperfilterError(
             f"{HEAD} is no mapping, but {str(metadata)[:60]!r}: correct or remove it"
+        )
+    odd = [key for key in metadata if not isinstance(key, str)]
+    if odd:  # the clients fail on it, whatever is asked for
+        raise SuperfilterError(
+            f"{HEAD} has the key {odd[0]!r}, which is no text to YAML: write it in quotes"
         )
     if "language" in metadata:
         metadata["language"] = _languages(metadata["language"])

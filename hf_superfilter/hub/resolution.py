@@ -53,6 +53,7 @@ def resolve(card: str, paths: Iterable[str], standalone: str = "") -> Resolution
             configs = MetadataConfigs.from_dataset_card_data(metadata)
             if not configs:
                 return _resolve_unnamed(base)
+            _check_configs(base, configs)
             return Resolution(
                 builder=_builder_of(base, next(iter(configs.values()))),
                 default=_default_of(configs, metadata),
@@ -92,7 +93,8 @@ def check_repository(
                 f"first, {first!r}, are: a subset in Parquet would not load beside it; publish to "
                 "another repository"
             )
-        if any(loaded.get(split) != paths for split, paths in files.items()):
+        is_whole = all(loaded.get(split) == paths for split, paths in files.items())
+        if after.builder is None or not is_whole:
             raise SuperfilterError(
                 f"{name!r} would not load from {home!r}, by what its README.md or "
                 ".huggingface.yaml says: publish to another repository"
@@ -179,6 +181,18 @@ def _resolve_unnamed(base: str) -> Resolution:
     return Resolution(builder, "default", {"default": files})
 
 
+def _check_configs(base: str, configs: Mapping[str, Any]) -> None:
+    """Raise what `datasets` raises, whichever subset is asked for, where one of them is wrong."""
+    from datasets.builder import BuilderConfig
+    from datasets.data_files import get_data_patterns
+
+    for name, config in configs.items():
+        folder = config.get("data_dir")
+        BuilderConfig(name=name, data_dir=folder)
+        if config.get("data_files") is None:
+            get_data_patterns(f"{base}/{folder}" if folder else base)
+
+
 def _resolve_all(base: str, configs: Mapping[str, Any]) -> dict[str, Files]:
     """Return the files of every subset that has some."""
     subsets = {}
@@ -228,6 +242,8 @@ def _builder_of(base: str, first: Mapping[str, Any]) -> str | None:
     """Return the builder of all subsets, which is that of the files of the first."""
     from datasets.data_files import get_data_patterns
 
+    if "data_files" in first and first["data_files"] is None:
+        return None  # datasets fails there, though not in a later subset
     if "data_files" in first:
         return _infer_builder(base, _files_of_config(base, first))
     return _infer_builder(base, _files_of(base, get_data_patterns(base)))

@@ -334,3 +334,44 @@ def test_the_commits_of_two_versions_name_different_patterns(hub):
     cards = [tree["README.md"].decode() for tree in commits_of(hub)[:2]]
     assert cards[0] != cards[1]
     assert len([path for path in commits_of(hub)[0] if path.endswith(".parquet")]) == 1
+
+
+ODD_CONFIGS = {
+    "a number for a name": "config_name: 2024, data_files: raw.parquet",
+    "a truth value for a name": "config_name: yes, data_files: raw.parquet",
+    "no name": "config_name:, data_files: raw.parquet",
+    "a name with a slash": "config_name: a/b, data_files: raw.parquet",
+    "files that are null": "config_name: raw, data_files: null",
+    "files outside": "config_name: raw, data_files: /etc/passwd",
+    "a folder without data": "config_name: raw, data_dir: none",
+}
+
+
+@pytest.mark.parametrize("config", ODD_CONFIGS.values(), ids=ODD_CONFIGS)
+def test_beside_a_subset_for_which_datasets_loads_nothing_nothing_is_written(tmp_path, config):
+    Dataset.from_dict({"text": ["x"]}).to_parquet(tmp_path / "raw.parquet")
+    card = f"---\nconfigs:\n- {{{config}}}\n---\n"
+    (tmp_path / "README.md").write_text(card)
+    with pytest.raises((ValueError, TypeError, FileNotFoundError)):
+        load_dataset(str(tmp_path), "raw", cache_dir=str(tmp_path.parent / "cache"))
+    table = Dataset.from_dict({"text": ["a", "b"], "quality": [1.0, 2.0]})
+    with pytest.raises(SuperfilterError):
+        write_repo(select(table, TopK("quality", 1)), tmp_path, config_name="best")
+    assert (tmp_path / "README.md").read_text() == card
+
+
+def test_a_key_that_is_no_text_is_named_since_the_clients_fail_on_it(tmp_path):
+    (tmp_path / "README.md").write_text("---\non: 1\n---\n")
+    table = Dataset.from_dict({"text": ["a", "b"], "quality": [1.0, 2.0]})
+    with pytest.raises(SuperfilterError, match="has the key True, which is no text to YAML"):
+        write_repo(select(table, TopK("quality", 1)), tmp_path, config_name="best")
+
+
+def test_a_card_that_yaml_1_1_alone_reads_is_written_anew(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\u2028pretty_name: rows\n---\nRows.\n")
+    table = Dataset.from_dict({"text": ["a", "b"], "quality": [1.0, 2.0]})
+    write_repo(select(table, TopK("quality", 1)), tmp_path, config_name="best")
+    text = (tmp_path / "README.md").read_text()
+    assert "Rows." in text and "pretty_name: rows" in text
+    loaded = load_dataset(str(tmp_path), "best", split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded["text"][:] == ["b"]

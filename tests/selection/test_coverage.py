@@ -157,6 +157,38 @@ def test_memory_above_the_limit_stays_far_below_the_pairs(monkeypatch):
     assert peak < 3_000**2 * 4 / 8
 
 
+def test_the_largest_block_of_pairs_is_bounded_whatever_the_rows(monkeypatch):
+    monkeypatch.setattr(facility_location, "MEMORY", 1)
+    monkeypatch.setattr(facility_location, "CELLS", 2**14)
+    sizes = []
+    losses = facility_location._Kernel.losses
+
+    def watched(kernel, rows, out=None):
+        block = losses(kernel, rows, out)
+        sizes.append(block.size)
+        return block
+
+    monkeypatch.setattr(facility_location._Kernel, "losses", watched)
+    for rows in (500, 2_000):
+        select(table_of(mixture(rows, 4)), [FacilityLocation(20)])
+        assert max(sizes) <= 2**14 + rows, "and one row"
+
+
+def test_many_rows_are_clustered_in_memory_that_does_not_grow_with_them(monkeypatch):
+    import tracemalloc
+
+    monkeypatch.setattr("hf_superfilter.selection._kmeans.MANY_ROWS", 1_000)
+    peaks = []
+    for rows in (5_000, 40_000):
+        vectors = mixture(rows, 32)
+        tracemalloc.start()
+        labels, _ = cluster_of(vectors, 40, seed=0)
+        peaks.append(tracemalloc.get_traced_memory()[1] - labels.nbytes)
+        tracemalloc.stop()
+        np.testing.assert_array_equal(cluster_of(vectors, 40, seed=0)[0], labels)
+    assert peaks[1] - peaks[0] < 35_000 * 32 * 4 / 2, f"{peaks}: half of the vectors added"
+
+
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean", "rbf"])
 def test_with_all_neighbours_it_is_exact_and_with_some_nearly_so(similarity):
     vectors = mixture(300, 8)
