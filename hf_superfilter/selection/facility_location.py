@@ -51,8 +51,7 @@ class FacilityLocation(Settings):
 
     All pairs are held in memory up to 1 GiB (16,384 rows in play); above, they are computed
     whenever they are needed, in blocks of 2^23 pairs, and the result and its bound are the same up
-    to rounding: beside the vectors memory holds some 200 MB, of 100,000 rows as of a million. Time
-    grows with the square of the rows: 1,000 of 100,000 x 64 took 388 CPU-seconds (AMD EPYC, Zen 4).
+    to rounding: memory holds those, about 100 MB, and what is linear in the rows. Time grows with the square of the rows: 1,000 of 100,000 x 64 took 388 CPU-seconds (AMD EPYC, Zen 4).
     `neighbours` holds so many pairs a row instead. The funnel shows `coverage`, f(S)
     divided by the rows in play, exact also with `neighbours`, and what was held in memory.
 
