@@ -51,9 +51,10 @@ class FacilityLocation(Settings):
 
     All pairs are held in memory up to 1 GiB (16,384 rows in play); above, they are computed
     whenever they are needed, in blocks of 2^23 pairs, and the result and its bound are the same up
-    to rounding: memory holds those, about 100 MB, and what is linear in the rows. Time grows with the square of the rows: 1,000 of 100,000 x 64 took 388 CPU-seconds (AMD EPYC, Zen 4).
-    `neighbours` holds so many pairs a row instead. The funnel shows `coverage`, f(S)
-    divided by the rows in play, exact also with `neighbours`, and what was held in memory.
+    to rounding: memory holds those, about 100 MB, and what is linear in the rows. Time grows with
+    the square of the rows: 1,000 of 100,000 x 64 took 388 CPU-seconds and 164 MB (AMD EPYC, Zen 4).
+    `neighbours` holds so many pairs a row instead. The funnel shows `coverage`, f(S) divided by the
+    rows in play, exact also with `neighbours`, and what was held in memory.
 
     With `quality` they maximise `(1 - weight) f(S) / m + weight sum_(j in S) q_j / k`, where m is
     the number of rows in play and q_j the share of them with a smaller value in that column (equal
