@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FIRST_ROWS, NEXT_ROWS = 2, 16  # those that load the model, and the first that are measured
 GROWTH = 4  # of the rows measured, until they took long enough
 LEAST_SECONDS, MOST_SECONDS, SHARE = 4.0, 12.0, 0.03  # of measuring, the last of the estimate
-SHORT = 40.0  # seconds of an estimate on few rows, below which a run needs no better one
+SHORT = 30.0  # seconds of an estimate on few rows, below which a run needs no better one
 SEED = 0
 
 
@@ -64,6 +64,7 @@ def forecast(
     left: np.ndarray | None = None,
     processes: int = 1,
     call: Callable[..., Any] | None = None,
+    say: Callable[[str], None] = lambda what: None,
     is_prepared: bool = False,
     thorough: bool = False,
 ) -> Forecast:
@@ -78,6 +79,7 @@ def forecast(
         left: (k,) the rows not scored yet; None is all.
         processes: how many score them.
         call: the scorer bound to a device.
+        say: told what is waited for.
         is_prepared: whether it has looked at all rows, where it has to.
         thorough: measure on, even where 16 rows say that the run is short.
     """
@@ -89,7 +91,9 @@ def forecast(
     call = call or scorer
     drawn = np.random.default_rng(SEED).permutation(rows)
     sizes = text_bytes(table)
+    say("loading the model")
     _time(call, name, table, drawn[:FIRST_ROWS])
+    say("measuring some rows")
     count = min(NEXT_ROWS, len(drawn))
     while True:
         measured = np.sort(drawn[:count])

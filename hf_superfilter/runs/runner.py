@@ -37,7 +37,7 @@ from ..errors import SuperfilterError, WrongTypeError
 from ..in_memory import rows_in_memory
 from ..media import read_batch
 from ..origin import origin_of, record_origin
-from .bar import open_bar
+from .bar import Bar, open_bar
 from .chunks import LAYOUT, Chunks, layout_of
 from .distributed import Process, this_process
 from .forecast import forecast
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 LEAST_ROWS = 24  # below, what a run takes is not measured in front of it
-LONG = 60.0  # seconds of a run that is announced
+LONG = 45.0  # seconds of a run that is announced: about a minute
 HELD = 1 << 26  # bytes of a scorer's columns; more are mapped from a file of the run folder
 
 
@@ -148,8 +148,7 @@ def score(
         with open_bar(chunks, sizes, process) as bar:
             if process.is_main:
                 _check_scorer(scorer, name, store, table, process)
-                bar.say("measuring some rows")
-                _announce(scorer, table, chunks, process)
+                _announce(scorer, table, chunks, process, bar)
             bar.say("loading the model, first chunk")
             run_chunks(chunks, sizes, score_chunk, process, bar, may_exit=may_exit)
         if may_exit:
@@ -305,7 +304,7 @@ def _check_scorer(scorer: Any, name: str, store: Store, table: "Dataset", proces
             record_scorer(store, name, {"trial": facts})
 
 
-def _announce(scorer: Any, table: "Dataset", chunks: Chunks, process: Process) -> None:
+def _announce(scorer: Any, table: "Dataset", chunks: Chunks, process: Process, bar: Bar) -> None:
     """Say what a run of over a minute is about to do, where its log is read."""
     pending = chunks.pending()
     if not pending or not logger.isEnabledFor(logging.INFO):
@@ -313,9 +312,14 @@ def _announce(scorer: Any, table: "Dataset", chunks: Chunks, process: Process) -
     left = np.concatenate([np.asarray(chunks.span(number)) for number in pending])
     if len(left) < LEAST_ROWS:
         return
-    call = _on_device(scorer, process)
     expected = forecast(
-        scorer, table, left=left, processes=process.count, call=call, is_prepared=True
+        scorer,
+        table,
+        left=left,
+        processes=process.count,
+        call=_on_device(scorer, process),
+        say=bar.say,
+        is_prepared=True,
     )
     if expected.seconds is None or expected.seconds > LONG:
         logger.info("%s, into %s", expected, chunks.store.folder)
