@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import SuperfilterError
+from .errors import SuperfilterError, WrongTypeError
 
 
 def plain_numbers(settings: object, *names: str) -> None:
@@ -108,3 +108,20 @@ def one_name(name: str, value: Any, alias: str, other: Any) -> Any:
             f"{name}={value!r} and {alias}={other!r} name the same: give {name} alone"
         )
     return other if value is None else value
+
+
+def check_type(name: str, value: object, kinds: type | tuple[type, ...], remedy: str) -> None:
+    """Check what kind of thing an argument is.
+
+    Raises:
+        WrongTypeError: another kind, which is named, with what to give.
+
+    Example:
+        >>> check_type("path", 5, str, "give the name of a file")
+        Traceback (most recent call last):
+        ...
+        hf_superfilter.errors.WrongTypeError: path is of type int: give the name of a file
+    """
+    if not isinstance(value, kinds):
+        kind = value.__name__ if isinstance(value, type) else type(value).__name__
+        raise WrongTypeError(f"{name} is of type {kind}: {remedy}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import is_count
+from ..checks import check_type, is_count
 from ..data.columns import numbers_of
 from ..errors import SuperfilterError, did_you_mean
 from ..metrics.rank_consistency.agreement import rank_consistency
@@ -118,16 +118,21 @@ def compare_models(
     Source:
         Superfiltering, arXiv 2402.00530, section 3 and table 1.
     """
+    from datasets import Dataset
+
     if by not in SCORERS:
         raise SuperfilterError(f"by={by!r}: {did_you_mean(by, SCORERS)}")
-    if isinstance(models, str) or len(models) < 2 or len(set(models)) < len(models):
+    names = isinstance(models, list | tuple) and all(isinstance(model, str) for model in models)
+    if not names or len(models) < 2 or len(set(models)) < len(models):
         raise SuperfilterError(
-            f"models={models!r}: give at least two different models, the strongest last"
+            f"models={models!r}: give the names of at least two different models, the strongest "
+            "last"
         )
     if sample is not None and not is_count(sample, 2):
         raise SuperfilterError(
             f"sample={sample!r}: give a number of rows, at least 2, or None for all"
         )
+    check_type("rows", rows, Dataset, "give rows as format_pairs makes them")
     drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:sample])
     sampled = rows.select(drawn)
     columns = _column_names(by, models)

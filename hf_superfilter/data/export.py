@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..checks import check_type
 from ..errors import SuperfilterError
 from ..media import holds_media, iterate_batches
 from .layouts import arrange, check_layout
@@ -70,6 +71,7 @@ def export(
     """
     from datasets import Dataset
 
+    check_type("path", path, (str, Path), "give the rows first, and then the file to write")
     check_layout(layout)
     check_suffix(Path(path))
     rows = selection if isinstance(selection, Dataset) else selection.subset

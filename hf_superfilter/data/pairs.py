@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..base import UNREADABLE
+from ..checks import check_type
 from ..errors import SuperfilterError, WrongTypeError, did_you_mean
 from ..media import read_row
 from ..origin import origin_of, record_origin
@@ -294,6 +295,10 @@ def format_pairs(
         >>> format_pairs(rows)[0]["prompt"]
         'Add.\n2 2\n'
     """
+    check_type("format", format, str, "give one of the formats, or columns={...} beside it")
+    if columns is not None:
+        remedy = "map the format's names to the data set's, {'instruction': 'question'}"
+        check_type("columns", columns, Mapping, remedy)
     if reasoning not in REASONING:
         raise SuperfilterError(f"reasoning={reasoning!r}: {did_you_mean(reasoning, REASONING)}")
     request = _Request(
@@ -319,11 +324,8 @@ class _Request:
 def _add_columns(dataset: Any, request: _Request) -> Any:
     from datasets import Dataset, IterableDataset
 
-    if not isinstance(dataset, Dataset | IterableDataset):
-        raise WrongTypeError(
-            f"dataset is of type {type(dataset).__name__}: "
-            "make one, for example with Dataset.from_list"
-        )
+    remedy = "make one with load_rows, which takes a file, a list of dicts or a pandas frame"
+    check_type("dataset", dataset, (Dataset, IterableDataset), remedy)
     # `map` would hand over, and write back, what a format makes of a column.
     dataset = dataset.with_format(None)
     schema: Mapping[str, Any] = dataset.features or next(iter(dataset), {})

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..checks import one_name
+from ..checks import check_type, one_name
 from ..embedded import PREFIX, embedded_sample
 from ..errors import HubError, NotFoundError, SuperfilterError, did_you_mean
 from ..hub_client import retry_request, translate_errors
@@ -60,6 +60,9 @@ def load_rows(
         ValueError: a file that cannot be read, an unknown split or configuration, or no rows.
     """
     config = one_name("config_name", config_name, "config", config)
+    options_of_text = {"split": split, "config_name": config, "revision": revision}
+    for option, value in options_of_text.items():
+        check_type(option, value, (str, type(None)), "give text, such as split='train'")
     given = rows_given(source)
     if given is not None:
         return given

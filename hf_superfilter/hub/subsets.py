@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..checks import one_name
+from ..checks import check_type, one_name
 from ..data.sources import load_rows
 from ..errors import HubNotFoundError, NotFoundError, SuperfilterError
 from ..recipes.catalogue import find_entry
@@ -95,6 +95,7 @@ def list_subsets(
 
     Offline, what the cached card says.
     """
+    check_type("repo_id", repo_id, (str, Path), "give 'user/name' or a folder")
     snapshot = Snapshot(repo_id, revision, token)
     metadata = read_metadata(snapshot.read_card())
     default = default_of(metadata)
@@ -203,6 +204,7 @@ def _find_short_name(repo_id: str, name: str | None, revision: str | None) -> di
 
     None for a repository or a folder.
     """
+    check_type("repo_id", repo_id, (str, Path), "give 'user/name', a folder or a short name")
     if "/" in str(repo_id) or Path(repo_id).is_dir():
         return None
     if name is not None or revision is not None:

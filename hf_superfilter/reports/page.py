@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checks import check_type
 from ..media import read_row
 from ..runs.store import atomic_write
 from .jinja import render
@@ -42,6 +43,10 @@ def write_report(selection: "Selection", path: str | Path) -> Path:
         >>> write_report(select(table, [TopK("ifd", 1)]), "runs/docs/report.html").name
         'report.html'
     """
+    from ..selection.funnel import Selection
+
+    check_type("selection", selection, Selection, "give what select(...) returns")
+    check_type("path", path, (str, Path), "give the name of the file to write, report.html")
     return write_page(Summary(selection), selection_plots(selection), path)
 
 
