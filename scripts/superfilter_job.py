@@ -1,20 +1,29 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["hf-superfilter @ git+https://github.com/OWNER/hf-superfilter"]
+# dependencies = []
 # ///
 """Score a data set of the Hub with IFD, keep the best rows below 1 and publish them.
 
-Run it on the Hub's machines, after OWNER above is the owner of your copy of this repository:
+`--with` says where the package comes from, since no index has it yet: your copy of its repository,
+whose address SUPERFILTER_REPOSITORY holds here. On the Hub's machines:
 
     hf jobs uv run --flavor a10g-small --secrets HF_TOKEN \\
+        --with "hf-superfilter @ git+$SUPERFILTER_REPOSITORY" \\
         scripts/superfilter_job.py user/rows user/rows-superfiltered
 
-or here with `uv run scripts/superfilter_job.py embedded:sample user/rows --model embedded:weak`.
+or in this clone with `uv run --with . scripts/superfilter_job.py embedded:sample user/rows --model
+embedded:weak`.
 """
 
 import argparse
+import sys
 
-from hf_superfilter import IFD, Recipe, Threshold, TopK
+try:
+    from hf_superfilter import IFD, Recipe, Threshold, TopK
+except ModuleNotFoundError as error:
+    if error.name != "hf_superfilter":
+        raise
+    sys.exit("hf_superfilter is not installed here: say where it is, --with 'hf-superfilter @ URL'")
 
 
 def main() -> None:

@@ -70,6 +70,7 @@ def publish(
         show(describe_publication(selection, repo, subset, revision=revision, **options))
         named = ["--name", name] if name else []
         named += ["--config-name", config_name] if config_name else []
+        named += ["--yes"] if licence_question(selection) else []
         show_end(
             f"described the subset {subset!r}",
             "nothing was sent (--dry-run)",

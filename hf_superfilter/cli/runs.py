@@ -306,9 +306,12 @@ def select(
         show(summary_text(summary))
         _say_default(by, below_one)
         kept = f"kept {len(selection.rows):,} of {len(selection.table):,} rows, best first"
-        following = ["select", target, "--by", by, "--k", "50%"]
+        following: list[Any] = ["select", target, "--by", by, "--k", "50%"]
         if run:
-            following = ["publish", run, "user/name", "--dry-run"]
+            # A selection written elsewhere is not recorded: this records it, to be published.
+            options = {"--k": k, "--below": below, "--above": above}
+            following = ["select", run, "--by", by, *(["--smallest"] if smallest else [])]
+            following += [part for pair in options.items() if pair[1] is not None for part in pair]
         show_end(kept, f"selected rows: {target}", *following)
         return
     folder = selection_folder(run, name)

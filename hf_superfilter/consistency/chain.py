@@ -12,7 +12,7 @@ import numpy as np
 
 from ..base import Batch, Columns, ScorerAdapter, as_scorer
 from ..data.columns import holds_numbers, numbers_of
-from ..errors import SuperfilterError
+from ..errors import SuperfilterError, WrongTypeError
 from ..runs.manifest import read_manifest
 from ..runs.runner import score
 from ..scoring._model import named_model
@@ -349,7 +349,14 @@ def with_names(candidates: Sequence[Any], strong: Any) -> tuple[list[Any], Any]:
 
 
 def _as_ifd(scorer: Any) -> Any:
-    return IFD(**named_model(scorer)) if isinstance(scorer, str) else scorer
+    if isinstance(scorer, str):
+        return IFD(**named_model(scorer))
+    if isinstance(scorer, type) or not callable(scorer):
+        raise WrongTypeError(
+            f"{scorer!r} is not a scorer: give a model's name, or an instance such as "
+            "IFD('openai-community/gpt2')"
+        )
+    return scorer
 
 
 def _letters(scorer: Any, number: int) -> str:

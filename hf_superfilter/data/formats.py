@@ -263,7 +263,8 @@ def detect_format(column_names: Iterable[str]) -> str:
     needs = "; ".join(f"{name}: {', '.join(fields)}" for name, fields in REQUIRED.items())
     raise SuperfilterError(
         f"no format fits the columns {names}: "
-        f"rename with columns= so that one of these does: {needs}"
+        "rename with columns= (on the command line --columns instruction=NAME --columns "
+        f"output=NAME) so that one of these does: {needs}"
     )
 
 

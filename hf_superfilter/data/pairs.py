@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..base import UNREADABLE
@@ -301,13 +302,31 @@ def format_pairs(
         check_type("columns", columns, Mapping, remedy)
     if reasoning not in REASONING:
         raise SuperfilterError(f"reasoning={reasoning!r}: {did_you_mean(reasoning, REASONING)}")
+    reading = {
+        "template": template,
+        "tokenizer": None if tokenizer is None else _name_of(tokenizer),
+        "template_kwargs": template_kwargs,
+        "reasoning": reasoning,
+    }
     request = _Request(
-        format, make_template(template, tokenizer, template_kwargs), reasoning, columns or {}, into
+        format,
+        make_template(template, tokenizer, template_kwargs),
+        reasoning,
+        columns or {},
+        into,
+        reading,
     )
     if isinstance(dataset, dict):
         return type(dataset)({name: _add_columns(rows, request) for name, rows in dataset.items()})
     formatted: Data = _add_columns(dataset, request)
     return formatted
+
+
+def _name_of(tokenizer: Any) -> str:
+    """Return the name of a tokenizer, or of the object that is one."""
+    if isinstance(tokenizer, str | Path):
+        return str(tokenizer)
+    return str(getattr(tokenizer, "name_or_path", type(tokenizer).__name__))
 
 
 @dataclass(frozen=True)
@@ -319,6 +338,7 @@ class _Request:
     reasoning: str
     columns: Mapping[str, str]
     into: tuple[str, str]
+    reading: Mapping[str, Any]
 
 
 def _add_columns(dataset: Any, request: _Request) -> Any:
@@ -353,7 +373,11 @@ def _add_columns(dataset: Any, request: _Request) -> Any:
         into,
         isinstance(dataset, IterableDataset),
     )
-    return _map(dataset, formatter)
+    table = _map(dataset, formatter)
+    origin = origin_of(table) if isinstance(table, Dataset) else None
+    if origin is not None:
+        record_origin(table, {**origin, "reading": dict(request.reading)})
+    return table
 
 
 def _map(dataset: Any, formatter: PairFormatter) -> Any:

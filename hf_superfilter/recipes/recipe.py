@@ -13,6 +13,7 @@ from ..data.pairs import format_pairs
 from ..data.sources import load_rows, revision_of_rows
 from ..data.templates import date_in_template
 from ..errors import NotFoundError, SuperfilterError, did_you_mean
+from ..origin import origin_of
 from ..revisions import is_commit
 from ..runs.distributed import this_process
 from ..runs.manifest import read_manifest, record_source
@@ -183,6 +184,9 @@ class Recipe:
             "split": self.split,
             "columns": [name for name in rows.column_names if name != UNREADABLE],
         }
+        origin = origin_of(pairs) or {}
+        if "reading" in origin:
+            source["reading"] = origin["reading"]
         date = date_in_template(self.template, self.tokenizer)
         if date is not None:
             source["template_date"] = date

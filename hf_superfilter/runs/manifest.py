@@ -38,6 +38,9 @@ FILE, SCORER_FILE = "run.json", "scorer.json"
 PACKAGES = ("hf-superfilter", "datasets", "transformers", "torch")
 FINGERPRINT = ("scorer", "arithmetic", "identity", "data")  # equal where scores have to be equal
 DIGESTED = 10_000  # rows whose cells make one JSON object of a digest
+READING = (  # what decides the rows of a run, as their source records it
+    *("dataset", "config", "split", "template", "tokenizer", "template_kwargs", "reasoning"),
+)
 POLL = 0.1  # seconds between looks at what another process repairs
 
 
@@ -91,17 +94,31 @@ def open_manifest(store: Store, rows: int, chunk_size: int) -> dict[str, Any]:
     return manifest
 
 
-def take_scorer(store: Store, name: str, fingerprint: Mapping[str, Any], run: str) -> None:
+def take_scorer(
+    store: Store,
+    name: str,
+    fingerprint: Mapping[str, Any],
+    run: str,
+    origin: Mapping[str, Any] | None = None,
+) -> None:
     """Take a scorer's folder for one fingerprint, or check that it was taken for the same.
+
+    Args:
+        origin: where the rows come from and how they were read, to say what differs.
 
     Raises:
         SuperfilterError: the name stands for other settings or rows; says what differs.
     """
     _take(store, f"{name}/{SCORER_FILE}", lambda: {**fingerprint, "run": run})
-    check_fingerprint(store, name, fingerprint)
+    check_fingerprint(store, name, fingerprint, origin)
 
 
-def check_fingerprint(store: Store, name: str, fingerprint: Mapping[str, Any]) -> None:
+def check_fingerprint(
+    store: Store,
+    name: str,
+    fingerprint: Mapping[str, Any],
+    origin: Mapping[str, Any] | None = None,
+) -> None:
     """Refuse a folder where a scorer's name stands for something else, and say what differs.
 
     Raises:
@@ -112,7 +129,8 @@ def check_fingerprint(store: Store, name: str, fingerprint: Mapping[str, Any]) -
         if recorded.get(part) != fingerprint.get(part):
             raise SuperfilterError(
                 f"the run folder {store.folder!r} holds scores named {name!r} made "
-                f"{_difference(part, recorded.get(part), fingerprint.get(part))}: "
+                f"{_difference(part, recorded.get(part), fingerprint.get(part))}"
+                f"{_how_read(store, origin) if part == 'data' else ''}: "
                 "use another folder or another name"
             )
 
@@ -264,6 +282,20 @@ def _difference(part: str, old: Any, new: Any) -> str:
             if values[0] != values[1]:
                 return f"with {key}={values[0]!r}, not {values[1]!r}"
     return f"with {part} {old!r}, not {new!r}"
+
+
+def _how_read(store: Store, origin: Mapping[str, Any] | None) -> str:
+    """Say what the rows of a run were read with otherwise, "" where it is not recorded."""
+    recorded = read_manifest(store.folder).get("source") or {}
+    if not origin:
+        return ""
+    before, after = ({**part, **(part.get("reading") or {})} for part in (recorded, origin))
+    differences = []
+    for key in READING:
+        if key in before and key in after and before[key] != after[key]:
+            words = "another template, " if key == "template" else ""
+            differences.append(f"{words}{key}={before[key]!r}, not {after[key]!r}")
+    return f" ({'; '.join(differences)})" if differences else ""
 
 
 def _new_manifest(store: Store, rows: int, chunk_size: int) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def score(
     starts, sizes = _open_layout(store, table, chunk_size)
     for name, scorer in zip(names, adapted, strict=True):
         fingerprint = fingerprint_of(scorer, table)
-        take_scorer(store, name, fingerprint, run)
+        take_scorer(store, name, fingerprint, run, origin)
         chunks = Chunks(store, name, starts, identity=chunk_identity(run, fingerprint))
         if isinstance(scorer, PreparedScorer):
             scorer = as_scorer(prepare_scorer(scorer, table, chunks, process))
