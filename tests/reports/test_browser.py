@@ -49,7 +49,10 @@ def chromium():
     if not programs:
         pytest.skip("needs Chromium: none of " + ", ".join(CHROMIUM) + " is on the PATH")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=programs[0], args=["--no-sandbox"])
+        try:
+            browser = driver.chromium.launch(executable_path=programs[0], args=["--no-sandbox"])
+        except playwright.Error as error:  # no shared memory or display on this machine, say
+            pytest.skip(f"{programs[0]} does not start: {str(error).splitlines()[0]}")
         yield browser
         browser.close()
 
