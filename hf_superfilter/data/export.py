@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..checks import check_type
 from ..errors import SuperfilterError
-from ..media import holds_media, iterate_batches
+from ..tables.media import holds_media, iterate_batches
 from .layouts import arrange, check_layout
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SuperfilterError
-from ..in_memory import SURROGATE, column_of, short, unholdable
+from ..tables.in_memory import SURROGATE, column_of, short, unholdable
 from .files import Fault, is_text_column, open_bytes, undecodable_line, with_unreadable
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SuperfilterError, did_you_mean
-from ..media import iterate_batches
+from ..tables.media import iterate_batches
 from .files import TEXT_COLUMNS
 from .formats import choose_columns
 from .json_rows import append_row, make_rows

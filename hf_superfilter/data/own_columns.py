@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import UNREADABLE
 from ..errors import SuperfilterError
-from ..media import read_batch
+from ..tables.media import read_batch
 from .files import TEXT_COLUMNS
 from .formats import OUTPUT, SOURCE_PREFIX, detect_format
 

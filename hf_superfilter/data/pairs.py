@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..base import UNREADABLE
 from ..checks import check_type
 from ..errors import SuperfilterError, WrongTypeError, did_you_mean
-from ..media import read_row
-from ..origin import origin_of, record_origin
+from ..tables.media import read_row
+from ..tables.origin import origin_of, record_origin
 from .chat_template import ChatTemplate, Tools
 from .formats import FORMATS, OUTPUT, REQUIRED, SOURCE_PREFIX, choose_columns, is_null
 from .messages import (

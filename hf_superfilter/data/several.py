@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import NotFoundError, SuperfilterError, WrongTypeError
 from ..hub_client import retry_request, translate_errors
-from ..in_memory import rows_in_memory
+from ..tables.in_memory import rows_in_memory
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -10,8 +10,8 @@ from ..checks import check_type, one_name
 from ..embedded import PREFIX, embedded_sample
 from ..errors import HubError, NotFoundError, SuperfilterError, did_you_mean
 from ..hub_client import retry_request, translate_errors
-from ..origin import record_origin
 from ..revisions import is_commit, resolve_revision
+from ..tables.origin import record_origin
 from .csv_rows import read_csv, read_header, with_values
 from .files import READERS, SUFFIXES
 from .json_rows import read_json

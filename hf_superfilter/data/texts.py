@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import SuperfilterError, did_you_mean
-from ..row_blocks import row_blocks
+from ..tables.row_blocks import row_blocks
 
 if TYPE_CHECKING:
     import pyarrow as pa

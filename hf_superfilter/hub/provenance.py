@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ..data.sources import SAMPLE
 from ..errors import HubError, HubNotFoundError, HubOfflineError, SuperfilterError
 from ..hub_client import retry_request, translate_errors
-from ..origin import origin_of
 from ..recipes.recipe import Recipe
 from ..revisions import is_commit
+from ..tables.origin import origin_of
 from .front_matter import CARD, decode_card, read_metadata
 
 if TYPE_CHECKING:

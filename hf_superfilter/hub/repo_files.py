@@ -24,8 +24,8 @@ from ..reports.page import write_page
 from ..reports.plots import selection_plots
 from ..reports.summary import Summary
 from ..revisions import is_commit
-from ..row_blocks import row_blocks
 from ..runs.store import atomic_write
+from ..tables.row_blocks import row_blocks
 from .card import as_list, licence_warning, merge_card, plain
 from .front_matter import CARD, decode_card
 from .layout import ABOUT, ROWS, about_folder, digest_files, is_version, rows_folder

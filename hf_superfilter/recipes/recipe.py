@@ -13,7 +13,6 @@ from ..data.pairs import format_pairs
 from ..data.sources import load_rows, revision_of_rows
 from ..data.templates import date_in_template
 from ..errors import NotFoundError, SuperfilterError, did_you_mean
-from ..origin import origin_of
 from ..revisions import is_commit
 from ..runs.distributed import this_process
 from ..runs.manifest import read_manifest, record_source
@@ -21,6 +20,7 @@ from ..runs.runner import score
 from ..runs.store import Store
 from ..runs.unreadable import MAX_UNREADABLE, check_share
 from ..selection.funnel import Selection, select
+from ..tables.origin import origin_of
 from ..yaml_io import dump_yaml, load_yaml
 from .entries import EXAMPLES, KINDS, as_entry, build, build_all
 

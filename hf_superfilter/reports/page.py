@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import check_type
-from ..media import read_row
 from ..runs.store import atomic_write
+from ..tables.media import read_row
 from .jinja import render
 from .plots import Plot, loss_plots, selection_plots
 from .summary import Summary

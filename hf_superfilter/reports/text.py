@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..media import read_row
+from ..tables.media import read_row
 from .summary import Summary
 from .words import format_number
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..row_blocks import row_blocks
+from ..tables.row_blocks import row_blocks
 from .store import Store
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..base import PreparedScorer, scorer_name
-from ..media import read_batch
+from ..tables.media import read_batch
 from .bar import in_words
 from .chunks import text_bytes
 

@@ -26,7 +26,7 @@ from pyarrow import types
 
 from ..base import Settings
 from ..errors import NotFoundError, SuperfilterError
-from ..row_blocks import row_blocks
+from ..tables.row_blocks import row_blocks
 from .locks import Leases
 from .store import Store
 

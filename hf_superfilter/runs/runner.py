@@ -34,9 +34,9 @@ from ..base import (
 )
 from ..checks import check_name, is_count
 from ..errors import SuperfilterError, WrongTypeError
-from ..in_memory import rows_in_memory
-from ..media import read_batch
-from ..origin import origin_of, record_origin
+from ..tables.in_memory import rows_in_memory
+from ..tables.media import read_batch
+from ..tables.origin import origin_of, record_origin
 from .bar import Bar, open_bar
 from .chunks import LAYOUT, Chunks, layout_of
 from .distributed import Process, this_process

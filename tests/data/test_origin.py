@@ -16,8 +16,8 @@ from hf_superfilter import (
     select,
     write_repo,
 )
-from hf_superfilter.origin import origin_of
 from hf_superfilter.runs.manifest import read_manifest
+from hf_superfilter.tables.origin import origin_of
 
 
 @pytest.mark.parametrize("with_run", [True, False])

@@ -6,12 +6,12 @@ import pytest
 from datasets import Dataset
 
 from hf_superfilter import Length, TopK, score, select, write_repo
-from hf_superfilter import row_blocks as blocks
 from hf_superfilter.data.texts import row_texts, text_lengths
-from hf_superfilter.media import iterate_batches
 from hf_superfilter.runs import runner
 from hf_superfilter.runs.chunks import layout_of
 from hf_superfilter.runs.manifest import digest_columns
+from hf_superfilter.tables import row_blocks as blocks
+from hf_superfilter.tables.media import iterate_batches
 
 LONG = 200_000
 
@@ -39,7 +39,7 @@ def peak(monkeypatch):
             peaks.append(pa.total_allocated_bytes() - start)
             yield block
 
-    for module in ("data.texts", "media", "runs.chunks", "runs.manifest", "hub.repo_files"):
+    for module in ("data.texts", "tables.media", "runs.chunks", "runs.manifest", "hub.repo_files"):
         monkeypatch.setattr(f"hf_superfilter.{module}.row_blocks", watched)
     monkeypatch.setattr(blocks, "BYTES", 5 * LONG)
     monkeypatch.setattr(blocks, "FIRST_GATHERED", 2)

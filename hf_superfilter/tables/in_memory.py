@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import SuperfilterError
+from ..errors import SuperfilterError
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features

@@ -1,0 +1,1 @@
+"""Make a Dataset, read it in blocks without decoding media, and carry where it is from."""
