@@ -53,3 +53,10 @@ def test_rows_of_the_hub_carry_its_commit(hub):
 def test_rows_that_were_not_loaded_have_no_source(tmp_path):
     table = score(Dataset.from_dict({"prompt": ["a"], "response": ["b"]}), Length(), tmp_path)
     assert origin_of(table) is None and "source" not in read_manifest(tmp_path)
+
+
+def test_another_template_in_the_same_folder_is_called_so(tmp_path):
+    rows = load_rows("embedded:sample", split="[:5]")
+    score(format_pairs(rows), [Length()], tmp_path / "run")
+    with pytest.raises(ValueError, match=r"another template, template='none', not 'alpaca'"):
+        score(format_pairs(rows, template="alpaca"), [Length()], tmp_path / "run")
