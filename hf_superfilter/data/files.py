@@ -22,10 +22,9 @@ SUFFIXES = (
     ),
     ".parquet",
 )
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how such a file begins
 # How files begin that carry a wrong name, and what to do with them.
 MAGIC = {
-    b"\xff\xfe": "it is UTF-16 text: save it as UTF-8",
-    b"\xfe\xff": "it is UTF-16 text: save it as UTF-8",
     b"\x1f\x8b": "it is compressed by gzip: rename it to end in .gz",
     b"BZh": "it is compressed by bzip2: rename it to end in .bz2",
     b"\x28\xb5\x2f\xfd": "it is compressed by zstd: rename it to end in .zst",
@@ -57,7 +56,20 @@ class Fault(NamedTuple):
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading, decompressed as its suffix says."""
+    """Open a file for reading, decompressed as its suffix says, and UTF-16 as UTF-8.
+
+    Excel's "Unicode text" is UTF-16; it is read whole.
+    """
+    stream = _open_stored(path)
+    start = stream.read(2)
+    if start in UTF_16:
+        with stream:
+            return io.BytesIO((start + stream.read()).decode("utf-16").encode())
+    stream.close()
+    return _open_stored(path)
+
+
+def _open_stored(path: Path) -> IO[bytes]:
     import pyarrow as pa
 
     codec = COMPRESSIONS.get(path.suffix.lower())
