@@ -212,9 +212,13 @@ def verdict(comparison: Comparison, weak: str, strong: str, *, budget: float = 0
     ]
     if high > low:
         needed = rows_for_width(low, high, measures["pairs"], 0.10)
-        sentences.append(
-            f"For an interval of ± 5 points around the first number, score about {needed:,} rows."
+        advice = (
+            f"For an interval of ± 5 points around the first number, score about {needed:,} rows"
         )
+        if needed > comparison.rows:
+            there_are = f"there are {comparison.rows:,}"
+            advice += f"; {there_are}, and scoring all of them says what holds for these very rows"
+        sentences.append(f"{advice}.")
     return " ".join(sentences)
 
 

@@ -1,8 +1,9 @@
 """Load rows from a file, a local folder, the Hub, or the embedded sample."""
 
+import hashlib
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +12,7 @@ from ..embedded import PREFIX, embedded_sample
 from ..errors import HubError, NotFoundError, SuperfilterError, did_you_mean
 from ..hub_client import retry_request, translate_errors
 from ..revisions import is_commit, resolve_revision
-from ..tables.origin import record_origin
+from ..tables.origin import origin_of, record_origin
 from .csv_rows import read_csv, read_header, with_values
 from .files import READERS, SUFFIXES
 from .json_rows import read_json
@@ -70,7 +71,10 @@ def load_rows(
     if parts is not None:
         options: dict[str, Any] = {"split": split, "config_name": config, "revision": revision}
         options |= {"text_columns": text_columns, "token": token}
-        return join_rows([(part, load_rows(part, **options)) for part in parts])
+        loaded = [(part, load_rows(part, **options)) for part in parts]
+        rows = join_rows(loaded)
+        record_origin(rows, _joined_origin(source, [origin_of(part) for _, part in loaded]))
+        return rows
     source, revision = local_copy(str(source), revision, token)
     name = str(source)
     if name.startswith(PREFIX) and name != SAMPLE:
@@ -104,6 +108,17 @@ def _record_origin(rows: "Dataset", name: str, config: str | None, path: Path) -
     split = None if rows.split is None else str(rows.split)
     origin = {"dataset": name, "revision": revision, "config": config, "split": split}
     record_origin(rows, origin)
+
+
+def _joined_origin(source: Any, origins: "Sequence[Mapping[str, Any] | None]") -> dict[str, Any]:
+    """Describe several sources as one: their names, and a digest of all their revisions."""
+    known = [origin or {} for origin in origins]
+    names = [str(origin.get("dataset")) for origin in known]
+    revisions = [str(origin.get("revision")) for origin in known]
+    name = source if isinstance(source, str) else ", ".join(names)
+    digest = hashlib.sha256("\n".join(revisions).encode()).hexdigest()[:16]
+    split = known[0].get("split") if len({origin.get("split") for origin in known}) == 1 else None
+    return {"dataset": name, "revision": f"sha256:{digest}", "config": None, "split": split}
 
 
 def revision_of_rows(source: str, revision: str | None = None) -> str | None:

@@ -1,6 +1,7 @@
 """Several models over one sample: measures, words, plots and the command that shows them."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,12 @@ def test_the_verdict_says_the_figures_and_how_many_rows_a_narrower_interval_need
     half = (figures["overlap@0.10_high"] - figures["overlap@0.10_low"]) / 2
     needed = int(re.search(r"about ([\d,]+) rows", said)[1].replace(",", ""))
     assert needed == pytest.approx(figures["pairs"] * (half / 0.05) ** 2, abs=1)
+    assert ("there are 519, and scoring all of them" in said) == (needed > 519)
+
+
+@pytest.mark.parametrize(("rows", "is_said"), [(519, True), (10**9, False)])
+def test_the_verdict_asks_for_no_more_rows_than_there_are(compared, rows, is_said):
+    assert (f"there are {rows:,}" in verdict(replace(compared, rows=rows), *MODELS)) == is_said
 
 
 def test_the_table_names_every_figure_that_has_an_interval(compared):

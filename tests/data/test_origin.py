@@ -39,6 +39,30 @@ def test_a_run_records_file_and_digest(tmp_path):
     assert source["columns"] == ["question", "answer"]
 
 
+@pytest.mark.parametrize("as_pattern", [True, False])
+def test_rows_of_several_files_carry_their_names_and_a_digest_of_all(
+    tmp_path, monkeypatch, as_pattern
+):
+    monkeypatch.chdir(tmp_path)
+    names = ["a.jsonl", "b.jsonl"]
+    source = "?.jsonl" if as_pattern else names
+
+    def origin(*texts):
+        for name, text in zip(names, texts, strict=True):
+            (tmp_path / name).write_text(json.dumps({"question": text, "answer": "b"}) + "\n")
+        return origin_of(load_rows(source))
+
+    first, changed = origin("1", "2"), origin("1", "3")
+    assert first["dataset"] == ("?.jsonl" if as_pattern else "a.jsonl, b.jsonl")
+    assert first["revision"].startswith("sha256:") and first["revision"] != changed["revision"]
+    assert origin("1", "2") == first
+    table = score(format_pairs(load_rows(source)), [Length()], tmp_path / "run")
+    card = (
+        write_repo(select(table, TopK("length", 1)), tmp_path / "repo") / "README.md"
+    ).read_text()
+    assert first["dataset"] in card and first["revision"] in card
+
+
 def test_rows_of_the_hub_carry_its_commit(hub):
     commit = publish(picked(1, 2, 3), "me/rows", "best", private=False)
     origin = origin_of(load_rows("me/rows", config_name="best").select([0]))
