@@ -125,7 +125,8 @@ def score(
     scorer: Annotated[
         str,
         typer.Option(
-            help="IFD, Perplexity, LearningPercentage, AskLLM, Embed, Density or Length, "
+            help="IFD, Perplexity, AskLLM, LearningPercentage, Surrogate, Classifier, Reasoning, "
+            "Demonstration, ImplicitReward, Embed, Density, Language, Length, Privacy or Combine, "
             "in any case."
         ),
     ] = "IFD",

@@ -18,6 +18,7 @@ from hf_superfilter import Length, TopK, format_pairs, load_rows, select
 from hf_superfilter import score as score_rows
 from hf_superfilter.cli import app as cli
 from hf_superfilter.errors import WrongTypeError
+from hf_superfilter.recipes.entries import public_names
 
 HEAVY = (
     "torch",
@@ -507,6 +508,12 @@ def test_a_process_ends_with_code_one_and_one_line(tmp_path):
     done = in_a_process("score", "nowhere.jsonl", folder=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: no file 'nowhere.jsonl'") and done.stderr.count("\n") == 1
+
+
+def test_the_help_of_score_names_every_scorer(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "4000")  # one line an option
+    words = set(re.findall(r"\w+", command("score", "--help")[1]))
+    assert set(public_names("score")) <= words
 
 
 @pytest.mark.parametrize(
