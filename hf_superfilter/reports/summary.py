@@ -4,7 +4,7 @@ import json
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from itertools import compress
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 VALIDATION = "validation.json"  # what `validate` writes into a run folder
 OF_ROWS = ("rows_that_differ", "differences")  # entries of it that a card does not repeat
+COMPARED = {
+    "arm",
+    "against",
+    "rows_of",
+    "value",
+    "low",
+    "high",
+    "beaten",
+    "draws",
+    "word",
+    "smallest",
+}
 MAX_EXAMPLES = 10
 MAX_GROUPS = 20  # a column with more values than this is not a grouping of the rows
 MAX_STATUSES = 10
@@ -271,6 +283,7 @@ class Summary:
         try:
             facts: dict[str, Any] = json.loads(Store(run).read(VALIDATION))
             selectors = facts["selectors"]
+            _check_validation(facts)
         except (ValueError, KeyError, TypeError) as error:
             logger.warning("%s/%s is damaged (%s): validate again", run, VALIDATION, error)
             return None
@@ -429,3 +442,21 @@ def _script_of(head: str) -> str:
 def _script_of_letter(letter: str) -> str:
     word = unicodedata.name(letter, "unknown").split()[0]
     return {"CJK": "Han"}.get(word, word.capitalize())
+
+
+def _check_validation(facts: Mapping[str, Any]) -> None:
+    """Raise KeyError or TypeError where a page would miss something, as in a file cut short."""
+    named: list[tuple[Mapping[str, Any], set[str]]] = [
+        (facts, {"notes"}),
+        (facts["student"], {"model", "revision", "learning_rate"}),
+    ]
+    for question in facts["questions"]:
+        named += [
+            (question, {"name", "amount", "words"}),
+            (question["verdict"], {"word", "text", "notes"}),
+        ]
+        named += [(one, COMPARED) for one in question["comparisons"]]
+    for part, names in named:
+        missing = sorted(names - set(part))
+        if missing:
+            raise KeyError(missing[0])

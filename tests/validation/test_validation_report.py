@@ -92,12 +92,27 @@ def test_the_explorer_gets_what_was_learned_about_each_row_held_out(validated):
     assert max(values[row] for row in known) == values[extreme["row"]]
 
 
-def test_a_damaged_result_is_no_result(validated, tmp_path, caplog):
+def cut_short(text):
+    return text[: len(text) // 2]
+
+
+def without_a_verdict(text):
+    facts = json.loads(text)
+    del facts["questions"][0]["verdict"]["word"]
+    return json.dumps(facts)
+
+
+def with_a_list_for_the_student(text):
+    return json.dumps(json.loads(text) | {"student": ["embedded:weak"]})
+
+
+@pytest.mark.parametrize("damage", [cut_short, without_a_verdict, with_a_list_for_the_student])
+def test_a_damaged_result_is_no_result(validated, tmp_path, caplog, damage):
     folder, _ = validated
     file = folder / "validation.json"
     text = file.read_text()
     try:
-        file.write_text(text[: len(text) // 2])
+        file.write_text(damage(text))
         selection = select(load_rows(folder / "scored.parquet"), TopK("length", 0.3), run=folder)
         page = write_report(selection, tmp_path / "report.html").read_text(encoding="utf-8")
     finally:
