@@ -80,6 +80,12 @@ class Recipe:
             parts = getattr(self, key)
             if not isinstance(parts, (list, tuple)) or not all(map(callable, parts)):
                 raise SuperfilterError(f"{key}={parts!r}: a recipe needs a list of {kind}s")
+            classes = [part.__name__ for part in parts if isinstance(part, type)]
+            if classes:
+                raise SuperfilterError(
+                    f"{key}: {classes[0]} is a class, not a {kind}: give an instance, "
+                    f"{classes[0]}(...)"
+                )
             object.__setattr__(self, key, tuple(parts))
         if not self.score:
             raise SuperfilterError("score=(): a recipe needs a list of scorers, at least one")

@@ -268,6 +268,10 @@ def test_a_recipe_made_in_python_is_checked_too():
     for parts in [{}, {"score": Length()}, {"score": ["Length"]}]:
         with pytest.raises(ValueError, match="a recipe needs a list of"):
             Recipe("x", **parts)
+    with pytest.raises(ValueError, match=r"score: Length is a class, not a scorer: give .* Length"):
+        Recipe("x", score=[Length])
+    with pytest.raises(ValueError, match="select: TopK is a class, not a selector"):
+        Recipe("x", score=[Length()], select=[TopK])
 
 
 # Third parties
