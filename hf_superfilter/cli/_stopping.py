@@ -37,13 +37,13 @@ class Stop:
 
     def say(self, sentence: str | None = None) -> None:
         """Say the sentence, or how far the work at hand is, unless something was said."""
-        with self._lock:
+        with self._lock:  # whoever comes second waits until it is said, and may end the process
             if self._is_said:
                 return
             self._is_said = True
-        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-            text = sentence or describe_work() or f"stopped{self.remedy}"
-            print(f"\n{text}", file=sys.stderr, flush=True)
+            if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+                text = sentence or describe_work() or f"stopped{self.remedy}"
+                print(f"\n{text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
