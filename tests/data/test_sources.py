@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import lzma
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -324,7 +325,7 @@ def test_a_folder_of_many_files_is_not_listed_whole(tmp_path):
 @pytest.mark.parametrize("name", ["nobody/nothing-at-all", "nothing-at-all", "data/file.txt"])
 def test_offline_a_name_is_refused_without_waiting_for_the_hub(name, monkeypatch):
     waits = []
-    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr("hf_superfilter.hub_client.time", SimpleNamespace(sleep=waits.append))
     with pytest.raises(
         FileNotFoundError, match=f"no data set '{name}': it is neither a file or .* HF_HUB_OFFLINE"
     ):
