@@ -247,19 +247,22 @@ def _digestible(table: "Dataset", column: str, start: int) -> Iterator[bytes]:
 
 def _is_text_or_vector(kind: pa.DataType) -> bool:
     is_list = types.is_list(kind) or types.is_fixed_size_list(kind)
-    is_text = types.is_string(kind) or types.is_large_string(kind)
-    return bool(is_text or (is_list and types.is_floating(kind.value_type)))
+    return _is_text(kind) or bool(is_list and types.is_floating(kind.value_type))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
 def _lengths(column: pa.ChunkedArray) -> bytes:
-    is_text = types.is_string(column.type) or types.is_large_string(column.type)
-    lengths = pc.binary_length(column) if is_text else pc.list_value_length(column)
+    measure = pc.binary_length if _is_text(column.type) else pc.list_value_length
+    lengths = measure(column)
     return bytes(pc.fill_null(lengths.cast(pa.int64()), -1).to_numpy().tobytes())
 
 
 def _contents(column: pa.ChunkedArray) -> list[Any]:
     """Return texts, or the float64 numbers of vectors, as buffers."""
-    if types.is_string(column.type) or types.is_large_string(column.type):
+    if _is_text(column.type):
         return ["".join(pc.fill_null(column, "").to_pylist()).encode()]
     flat = pc.list_flatten(column)
     return [part.cast("float64").to_numpy(zero_copy_only=False) for part in flat.chunks]

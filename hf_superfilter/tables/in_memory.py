@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SuperfilterError
+from .features import holds
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -61,30 +62,27 @@ def _of_dicts(rows: Sequence[Mapping[str, Any]]) -> "Dataset":
                     f"row {number} has the key {name!r}: the names of columns are text"
                 )
             names[name] = None
-    columns: list[Dataset] = []
-    for name in names:
-        cells = [row.get(name) for row in rows]
-        faults = [
-            (number, reason)
-            for number, cell in enumerate(cells)
-            if (reason := unholdable(cell, nested=False))
-        ]
-        try:
-            column = None if faults else column_of(name, cells, faults)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise SuperfilterError(
-                f"the column {name!r} cannot be read ({_reason(error)}): give it one type"
-            ) from error
-        if faults or column is None:
-            raise SuperfilterError(
-                f"row {faults[0][0]}, column {name!r}: {faults[0][1]}; correct it"
-            )
-        columns.append(column)
+    columns = [_whole_column(name, [row.get(name) for row in rows]) for name in names]
     return concatenate_datasets(columns, axis=1)
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _whole_column(name: str, cells: list[Any]) -> "Dataset":
+    """Make a column of which every cell can be held, or name the first that cannot."""
+    for number, cell in enumerate(cells):
+        reason = unholdable(cell, nested=False)
+        if reason:
+            raise SuperfilterError(f"row {number}, column {name!r}: {reason}; correct it")
+    faults: list[tuple[int, str]] = []
+    try:
+        column = column_of(name, cells, faults)
+    except (ValueError, TypeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SuperfilterError(
+            f"the column {name!r} cannot be read ({reason}): give it one type"
+        ) from error
+    for number, reason in faults:
+        raise SuperfilterError(f"row {number}, column {name!r}: {reason}; correct it")
+    return column
 
 
 def unholdable(value: Any, *, nested: bool) -> str | None:
@@ -148,13 +146,9 @@ def _json_column(name: str, cells: list[Any], features: "Features") -> "Dataset"
 
 def holds_json(feature: Any) -> bool:
     """Tell whether a feature is `Json`, or has one inside."""
-    from datasets import Json, LargeList, List
+    from datasets import Json
 
-    if isinstance(feature, dict):
-        return any(holds_json(part) for part in feature.values())
-    if isinstance(feature, (List, LargeList)):
-        return holds_json(feature.feature)
-    return isinstance(feature, Json)
+    return holds(feature, lambda part: isinstance(part, Json))
 
 
 def _encoded(value: Any, feature: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .features import holds
 from .row_blocks import row_blocks
 
 if TYPE_CHECKING:
@@ -39,13 +40,7 @@ def is_media(feature: Any) -> bool:
 
 def holds_media(feature: Any) -> bool:
     """Check whether a feature is of media, or has some inside."""
-    from datasets import LargeList, List
-
-    if isinstance(feature, dict):
-        return any(holds_media(part) for part in feature.values())
-    if isinstance(feature, (List, LargeList)):
-        return holds_media(feature.feature)
-    return is_media(feature)
+    return holds(feature, is_media)
 
 
 def read_batch(rows: "Dataset", start: int, stop: int) -> dict[str, list[Any]]:
