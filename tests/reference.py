@@ -7,6 +7,7 @@ This is what IFD is held to: plain tokenizer calls, full logits, transformers' o
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -77,3 +78,15 @@ class OneQuestionAtATime:
         if self.encoder_decoder:
             start["decoder_input_ids"] = torch.tensor([[self.model.config.decoder_start_token_id]])
         return self.model(input_ids=ids, **start).logits[0, -1].double().softmax(-1)
+
+
+@torch.inference_mode()
+def token_losses(folder, before, text):
+    """The losses of the tokens of a text in nats; what is before it ends at a token's end."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    start = len(tokenizer(before).input_ids)
+    ids = tokenizer(before + text, return_tensors="pt").input_ids
+    steps = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
+    pairs = zip(steps[start - 1 :], ids[0, start:], strict=True)
+    return np.array([-float(step[token]) for step, token in pairs])

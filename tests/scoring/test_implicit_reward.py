@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from reference import token_losses
 
 from hf_superfilter import ImplicitReward, format_pairs
 from hf_superfilter.data.sources import load_rows
@@ -13,16 +12,9 @@ from hf_superfilter.data.sources import load_rows
 PROMPT, CHOSEN, REJECTED = "Say hello.\n", "Hello there, my friend.", "Go away, please, at once."
 
 
-@torch.inference_mode()
 def log_likelihood(folder, prompt, response):
     """The sum over the response's tokens; the prompt ends at a token's end."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    start = len(tokenizer(prompt).input_ids)
-    ids = tokenizer(prompt + response, return_tensors="pt").input_ids
-    steps = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
-    tokens = zip(steps[start - 1 :], ids[0, start:], strict=True)
-    return sum(float(step[token]) for step, token in tokens)
+    return -token_losses(folder, prompt, response).sum()
 
 
 def rewards(policy, reference, beta):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from reference import token_losses
+from transformers import AutoTokenizer
 
 from hf_superfilter import Perplexity, Reasoning, format_pairs, score
 from hf_superfilter.scoring.reasoning import Split, split_response
@@ -13,25 +13,13 @@ PROMPT, ANSWER = "What is one and one?\n", "The sum is two."
 TRACE = "<think>One and one are added.</think>\n"
 
 
-@torch.inference_mode()
-def losses(folder, before, text):
-    """The losses of the tokens of a text, where both texts end at a token's end."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    start = len(tokenizer(before).input_ids)
-    ids = tokenizer(before + text, return_tensors="pt").input_ids
-    steps = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
-    pairs = zip(steps[start - 1 :], ids[0, start:], strict=True)
-    return np.array([-float(step[token]) for step, token in pairs])
-
-
 @pytest.mark.parametrize("name", ["weak", "gpt2", "llama"])
 def test_the_parts_and_the_gain_are_those_of_losses_computed_one_by_one(name, request):
     folder = request.getfixturevalue(name)
     columns = Reasoning(folder, dtype="float32")({"prompt": [PROMPT], "response": [TRACE + ANSWER]})
-    trace = losses(folder, PROMPT, TRACE)
-    answer = losses(folder, PROMPT + TRACE, ANSWER)
-    plain = losses(folder, PROMPT, ANSWER)
+    trace = token_losses(folder, PROMPT, TRACE)
+    answer = token_losses(folder, PROMPT + TRACE, ANSWER)
+    plain = token_losses(folder, PROMPT, ANSWER)
     assert columns["reasoning"][0] == pytest.approx(np.exp(trace.mean()), rel=1e-4)
     assert columns["reasoning_answer"][0] == pytest.approx(np.exp(answer.mean()), rel=1e-4)
     assert columns["reasoning_gain"][0] == pytest.approx(plain.mean() - answer.mean(), abs=1e-4)
