@@ -143,15 +143,15 @@ class Surrogate(Settings):
         order = np.random.default_rng(self.seed).permutation(len(rows))
         if self.model is None:
             scores = numbers_of(rows, self.of)
-            drawn = np.sort(order[np.isfinite(scores[order])][: self.sample])
+            order = order[np.isfinite(scores[order])]
+        drawn = np.sort(order[: self.sample])
+        batch = rows.with_format(None).select(drawn)[:]
+        if self.model is None:
             targets = scores[drawn]
         else:
-            drawn = np.sort(order[: self.sample])
             scorer = getattr(import_module("hf_superfilter"), SCORERS[self.of])
             strong = scorer(self.model, columns=self.columns)
-            batch = rows.with_format(None).select(drawn)[:]
             targets = np.asarray(strong(batch)[strong.main], dtype=float)
-        batch = rows.with_format(None).select(drawn)[:]
         prompts, responses, unreadable = self._texts(batch)
         usable = np.isfinite(targets) & ~unreadable & np.array([bool(t) for t in responses])
         if usable.sum() < MIN_ROWS:
