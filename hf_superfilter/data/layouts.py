@@ -14,7 +14,7 @@ from .files import TEXT_COLUMNS
 from .formats import choose_columns
 from .json_rows import append_row, make_rows
 from .messages import Message, message_text
-from .pairs import PairFormatter, reader_of
+from .pair_formatter import PairFormatter, reader_of
 from .templates import plain
 
 if TYPE_CHECKING:
