@@ -50,7 +50,8 @@ def publish(
     from ..checks import is_url
     from ..hub.publish import describe_publication
     from ..hub.publish import publish as publish_selection
-    from ..hub.repo_files import check_repo_id, licence_question
+    from ..hub.request import check_repo_id
+    from ..hub.split_files import licence_question
 
     check_repo_id(repo)
     folder = source

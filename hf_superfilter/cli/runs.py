@@ -271,7 +271,7 @@ def select(
     from ..data.export import check_suffix, export
     from ..data.layouts import check_layout
     from ..data.sources import load_rows
-    from ..hub.repo_files import subset_name
+    from ..hub.request import subset_name
     from ..recipes.recipe import recorded_recipe, recorded_source_columns
     from ..reports.summary import Summary
     from ..reports.text import summary_text

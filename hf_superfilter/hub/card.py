@@ -93,7 +93,7 @@ def merge_card(
     Args:
         text: the present card, "" where there is none.
         name: the subset.
-        splits: split -> its facts, as `repo_files.write_split` returns them.
+        splits: split -> its facts, as `split_files.write_split` returns them.
         home: the repository, or the folder, that the card's code loads from.
         set_default: make the subset the one that loads without a name.
 

@@ -9,7 +9,7 @@ from ..hub_client import retry_request, translate_errors
 from ..reports.explorer import export_explorer
 from .commit import commit_of
 from .publish import check_token, create_space
-from .repo_files import check_repo_id
+from .request import check_repo_id
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

@@ -17,18 +17,16 @@ from .card import licence_warning, merge_card
 from .commit import commit_of
 from .front_matter import CARD, decode_card
 from .layout import ABOUT, ROWS, is_version
-from .repo_files import (
+from .repo_files import STANDALONE, check_change, paths_in
+from .request import (
     SHARD_BYTES,
     SHARD_SIZE,
-    STANDALONE,
-    check_change,
     check_repo_id,
     check_selection,
     parse_shard_size,
-    paths_in,
     subset_name,
-    write_splits,
 )
+from .split_files import write_splits
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi

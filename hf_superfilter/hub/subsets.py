@@ -16,8 +16,8 @@ from ..yaml_io import load_yaml
 from .card import check_subset, configs_of, default_of, infos_of, rows_of
 from .front_matter import read_metadata
 from .layout import about_folder, published_splits
-from .repo_files import FACTS
 from .snapshot import Snapshot
+from .split_files import FACTS
 
 if TYPE_CHECKING:
     from datasets import Dataset

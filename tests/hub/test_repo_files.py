@@ -22,7 +22,7 @@ from hf_superfilter import (
 )
 from hf_superfilter.errors import SuperfilterError
 from hf_superfilter.hub.front_matter import read_metadata
-from hf_superfilter.hub.repo_files import _selection_facts
+from hf_superfilter.hub.split_files import _selection_facts
 from hf_superfilter.reports.summary import Summary
 
 

@@ -15,7 +15,7 @@ from hf_superfilter import (
     publish,
     write_repo,
 )
-from hf_superfilter.hub.repo_files import parse_shard_size
+from hf_superfilter.hub.request import parse_shard_size
 
 
 def test_push_to_hub_is_publish_in_the_words_of_datasets(hub, capsys):

@@ -39,7 +39,7 @@ def peak(monkeypatch):
             peaks.append(pa.total_allocated_bytes() - start)
             yield block
 
-    for module in ("data.texts", "tables.media", "runs.chunks", "runs.manifest", "hub.repo_files"):
+    for module in ("data.texts", "tables.media", "runs.chunks", "runs.manifest", "hub.split_files"):
         monkeypatch.setattr(f"hf_superfilter.{module}.row_blocks", watched)
     monkeypatch.setattr(blocks, "BYTES", 5 * LONG)
     monkeypatch.setattr(blocks, "FIRST_GATHERED", 2)
