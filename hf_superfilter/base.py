@@ -192,6 +192,14 @@ class Settings:
             return list(names)
         return [*self.columns, *self.more_columns]
 
+    def row_scorer(self) -> "RowScorer | None":
+        """Return what a selector computes of each row alone, as a scorer; None is nothing.
+
+        A run scores it in its folder, on all processes, and shows the selector a table that has the
+        columns; in any other table the selector computes them itself.
+        """
+        return None
+
     def self_check(self, rows: "Dataset", rank: int | None = None) -> dict[str, Any]:
         """Return what the scorer measures of itself on rows.
 
@@ -241,6 +249,37 @@ class Settings:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state["fields"])  # the instance is frozen
+
+
+class RowScorer(Settings):
+    """Compute what a selector needs to know of each row's texts, in one column.
+
+    A subclass has `name`, which tells all that decides the values but the texts, `columns` and
+    `values`.
+    """
+
+    @property
+    def name(self) -> str:
+        """The column."""
+        raise NotImplementedError
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns of text that it reads."""
+        raise NotImplementedError
+
+    @property
+    def main(self) -> str:
+        """The only column."""
+        return self.name
+
+    def values(self, batch: Batch) -> "Sequence[Any] | np.ndarray":
+        """Compute the n values of a batch."""
+        raise NotImplementedError
+
+    def __call__(self, batch: Batch, rank: int | None = None) -> Columns:
+        """Compute the column of a batch."""
+        return {self.name: self.values(batch)}
 
 
 class ScorerAdapter(Settings):

@@ -133,19 +133,19 @@ def named_selections(run: str) -> list[str]:
 def selection_in(run: str, name: str | None = None) -> "Selection":
     """Select again as a run folder records: as its named selection, or as its own."""
     from ..recipes.recipe import recorded_recipe, recorded_source_columns
-    from ..selection.funnel import select as select_rows
+    from ..recipes.row_columns import select_in_run
 
     columns = recorded_source_columns(run)  # says so where the folder is no run
     if name is not None:
         selectors = _recorded_selectors(run, name)
-        return select_rows(scored_rows(run), selectors, run=run, source_columns=columns)
+        return select_in_run(scored_rows(run), selectors, run, source_columns=columns)
     table, recipe = scored_rows(run), recorded_recipe(run)
     if recipe is None or not recipe.select:
         raise SuperfilterError(
             f"nothing was selected in {run!r} yet{_list_names(run)}: "
             f"call hf-superfilter select {run} --k 0.10"
         )
-    return select_rows(table, recipe.select, run=run, source_columns=columns)
+    return select_in_run(table, recipe.select, run, source_columns=columns)
 
 
 def _list_names(run: str) -> str:

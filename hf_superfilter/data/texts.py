@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..base import Batch
 from ..errors import SuperfilterError, did_you_mean
 from ..tables.row_blocks import row_blocks
 
@@ -104,6 +105,13 @@ def row_texts(table: "Dataset", rows: np.ndarray, columns: Sequence[str]) -> Ite
     Raises:
         SuperfilterError: there is no such column, or it does not hold texts.
     """
+    check_texts(table, columns)
+    for block in row_blocks(table.select_columns(list(columns)).select(rows)):
+        yield from joined_texts(block.to_pydict(), columns)
+
+
+def check_texts(table: "Dataset", columns: Sequence[str]) -> None:
+    """Refuse columns that are missing or hold no texts."""
     for column in columns:
         if column not in table.column_names:
             hint = did_you_mean(column, table.column_names)
@@ -114,10 +122,17 @@ def row_texts(table: "Dataset", rows: np.ndarray, columns: Sequence[str]) -> Ite
                 f"column {column!r} holds {feature!r:.60}, not texts: name columns of text with "
                 "columns=[...]"
             )
-    for block in row_blocks(table.select_columns(list(columns)).select(rows)):
-        parts = [block.column(column).to_pylist() for column in columns]
-        for row in zip(*parts, strict=True):
-            yield "\n".join(_lines(cell) for cell in row)
+
+
+def joined_texts(batch: Batch, columns: Sequence[str]) -> list[str]:
+    """Return the text of each row of a batch, as `row_texts` joins it.
+
+    Example:
+        >>> joined_texts({"prompt": ["Hi", None], "turns": [["a", "b"], []]}, ["prompt", "turns"])
+        ['Hi\\na\\nb', '\\n']
+    """
+    parts = [batch[column] for column in columns]
+    return ["\n".join(map(_lines, cells)) for cells in zip(*parts, strict=True)]
 
 
 def _lines(cell: Any) -> str:

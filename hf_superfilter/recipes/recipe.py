@@ -19,10 +19,11 @@ from ..runs.manifest import read_manifest, record_source
 from ..runs.runner import score
 from ..runs.store import Store
 from ..runs.unreadable import MAX_UNREADABLE, check_share
-from ..selection.funnel import Selection, select
+from ..selection.funnel import Selection
 from ..tables.origin import origin_of
 from ..yaml_io import dump_yaml, load_yaml
 from .entries import EXAMPLES, KINDS, as_entry, build, build_all
+from .row_columns import row_columns, select_in_run
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -208,18 +209,29 @@ class Recipe:
         Returns:
             The scored table; None on all processes of a launch but the main one.
         """
+        return self._score(folder, expect_processes)[0]
+
+    def _score(
+        self, folder: str | Path, expect_processes: int | None, selectors: tuple[Any, ...] = ()
+    ) -> "tuple[Dataset | None, Dataset | None]":
+        """Score the rows, and compute what selectors read of each row first.
+
+        Returns:
+            The scored table, and the selectors' columns; None on all processes but the main one.
+        """
         # What would fail at the end fails here, before any row is read.
         this_process(expect_processes)
         store, text = Store(folder), self.to_yaml()
         pairs, source = self.load_pairs()
+        columns = row_columns(pairs, selectors, folder)
         table = score(pairs, self.score, folder, max_unreadable=self.max_unreadable)
         if table is None:
-            return None
+            return None, None
         record_source(store, source)
         with store.file(SCORED) as unfinished:
             table.to_parquet(str(unfinished))
         store.write(FILE, text.encode())
-        return table
+        return table, columns
 
     def merge(self, recorded: "Recipe | None") -> "Recipe":
         """Put the scorers of a run's recorded recipe before the own ones.
@@ -268,11 +280,16 @@ class Recipe:
                 "the recipe selects nothing: it needs a list of entries under 'select' such as "
                 f"{EXAMPLES['select']}"
             )
-        table = self.score_rows(folder, expect_processes=expect_processes)
+        table, columns = self._score(folder, expect_processes, self.select)
         if table is None:
             return None
-        columns = recorded_source_columns(folder)
-        selection = select(table, self.select, run=folder, source_columns=columns)
+        selection = select_in_run(
+            table,
+            self.select,
+            folder,
+            columns=columns,
+            source_columns=recorded_source_columns(folder),
+        )
         with Store(folder).file("selected.parquet") as unfinished:
             selection.subset.to_parquet(str(unfinished))
         return selection

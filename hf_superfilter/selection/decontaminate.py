@@ -1,8 +1,8 @@
 """Drop rows that hold the text of a benchmark."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+import json
+from dataclasses import KW_ONLY, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from ..base import Kept, Settings
 from ..checks import is_count, is_number, plain_numbers
-from ..data.sources import load_rows
-from ..data.texts import check_text_columns, is_text, is_texts, row_texts, words_of
+from ..data.texts import check_text_columns
 from ..errors import SuperfilterError
+from ._overlap import Overlap
+from ._rows import row_values
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SHORTEST = 8  # words; what is shorter is said by everybody. GPT-3 takes the same
 LISTED = 3  # hits that the funnel shows
 
 
@@ -32,7 +32,9 @@ class Decontaminate(Settings):
     it. Words are as in `NearDuplicates`; no hash stands for a run, so every hit is one.
 
     Time is linear in the words of the rows; memory holds the runs of the benchmarks, some 400 bytes
-    each, and no rows.
+    each, and no rows. A recipe's run searches on all its processes and keeps the hits in the run
+    folder; in Python `score(rows, [IFD(model), clean.row_scorer()], folder)` does the same: the
+    selector reads the column.
 
     The funnel shows how many rows each benchmark hits and the first hits with their words; items
     that are too short to be looked for are counted.
@@ -83,115 +85,38 @@ class Decontaminate(Settings):
 
     def __call__(self, table: "Dataset", pool: np.ndarray) -> Kept:
         """Return the rows without a hit, in the pool's order, and the hits."""
-        runs = _Runs(self.ngram)
-        for source in self.against:
-            runs.add(source, self._items(source))
+        scorer = self.row_scorer()
+        names = self._names()
         is_clean = np.ones(len(pool), dtype=bool)
-        rows_hit: Counter[str] = Counter()
+        rows_hit = np.zeros(len(names), dtype=np.int64)
         examples: list[str] = []
-        for place, text in enumerate(row_texts(table, pool, self.columns)):
-            hits = runs.hits(words_of(text), self.share)
-            is_clean[place] = not hits
-            rows_hit.update({runs.sources[item] for item, _ in hits})
-            if hits and len(examples) < LISTED:
-                item, words = hits[0]
-                examples.append(f"row {pool[place]} with {runs.sources[item]}: {words!r}")
+        for place, cell in enumerate(chain.from_iterable(row_values(table, pool, scorer))):
+            if not cell:
+                continue
+            is_clean[place] = False
+            hits = json.loads(cell)
+            rows_hit[[number for number, _ in hits]] += 1
+            if len(examples) < LISTED:
+                number, words = hits[0]
+                examples.append(f"row {pool[place]} with {names[number]}: {words!r}")
         facts: dict[str, Any] = {"rows hit": int(np.count_nonzero(~is_clean))}
-        if rows_hit:
-            facts["by benchmark"] = ", ".join(f"{name} {rows_hit[name]:,}" for name in rows_hit)
+        if examples:
+            facts["by benchmark"] = ", ".join(
+                f"{names[number]} {rows_hit[number]:,}" for number in np.flatnonzero(rows_hit)
+            )
             facts["first hits"] = "; ".join(examples)
+        runs = scorer.runs
         facts["benchmark texts"] = f"{len(runs.sources):,}, {runs.short:,} too short to look for"
         return Kept(pool[is_clean], facts)
 
-    def _items(self, source: str) -> Iterator[list[str]]:
-        """Yield the words of each cell of text of a data set."""
-        path = Path(source).expanduser()
-        rows = load_rows(source, split=None if path.is_file() else self.split)
-        every = np.arange(len(rows))
-        for column, feature in rows.features.items():
-            if is_text(feature) or is_texts(feature):
-                for text in row_texts(rows, every, [column]):
-                    yield words_of(text)
+    def row_scorer(self) -> Overlap:
+        """Return what searches each row; the benchmarks are read when it is first used."""
+        return Overlap(self.against, self.ngram, self.share, self.columns, self.split)
 
-
-@dataclass
-class _Runs:
-    """Index the runs of words of benchmarks.
-
-    Attributes:
-        sources: (items,) the data set of each.
-        sizes: (items,) different runs of each.
-        items: words of a run -> the items that have it.
-        starts: the first words of a run -> the lengths of the runs that begin so.
-        short: items too short to look for.
-    """
-
-    ngram: int
-    sources: list[str] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    items: dict[str, list[int]] = field(default_factory=dict)
-    starts: dict[str, set[int]] = field(default_factory=dict)
-    short: int = 0
-
-    @property
-    def least(self) -> int:
-        """Words of the shortest run."""
-        return min(SHORTEST, self.ngram)
-
-    def add(self, source: str, texts: Iterator[list[str]]) -> None:
-        """Add the items of a data set, each a list of words."""
-        before = len(self.sources)
-        name = Path(source).name
-        for words in texts:
-            if len(words) < self.least:
-                self.short += 1
-                continue
-            length = min(self.ngram, len(words))
-            runs = set()
-            for start in range(len(words) - length + 1):
-                run = _run(words, start, length)
-                self.starts.setdefault(_run(words, start, self.least), set()).add(length)
-                if run not in runs:
-                    self.items.setdefault(run, []).append(len(self.sources))
-                runs.add(run)
-            self.sources.append(name)
-            self.sizes.append(len(runs))
-        if len(self.sources) == before:
-            raise SuperfilterError(
-                f"{source!r} has no text of {self.least} words or more: there is nothing to look "
-                "for; name a data set with questions or answers in columns of text"
-            )
-
-    def hits(self, words: Sequence[str], share: float | None) -> list[tuple[int, str]]:
-        """List the items that a text holds, each with a run that both have."""
-        common: dict[int, str] = {}  # item -> the first run in common
-        counts: Counter[int] = Counter()
-        for run in self._known_runs(words):
-            for item in self.items[run]:
-                common.setdefault(item, run)
-                counts[item] += 1
-        if share is None:
-            return list(common.items())
-        return [
-            (item, run) for item, run in common.items() if counts[item] >= share * self.sizes[item]
-        ]
-
-    def _known_runs(self, words: Sequence[str]) -> dict[str, None]:
-        """List the different runs of a text that are in the index, in their order.
-
-        Few beginnings are those of a run, so most places cost one look-up.
-        """
-        runs: dict[str, None] = {}
-        for start in range(len(words) - self.least + 1):
-            for length in self.starts.get(_run(words, start, self.least), ()):
-                run = _run(words, start, length)
-                if run in self.items and start + length <= len(words):
-                    runs[run] = None
-        return runs
-
-
-def _run(words: Sequence[str], start: int, length: int) -> str:
-    return " ".join(words[start : start + length])
+    def _names(self) -> list[str]:
+        """Name the benchmarks by their files, or in full where two files have one name."""
+        names = [Path(source).name for source in self.against]
+        return names if len(set(names)) == len(names) else list(self.against)
 
 
 def _check_sources(against: Any) -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 """Keep one row of each group of near-duplicates."""
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +11,13 @@ from ..data.columns import best_first
 from ..data.texts import check_text_columns, row_texts, word_ngrams
 from ..errors import SuperfilterError
 from ._budget import check_budget, count_of, shortfall_of
+from ._rows import row_values
+from ._signatures import DIGEST_NUMBERS, Signatures, band_size
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PERMUTATIONS = 128  # minima of a signature
-SEEN = 0.98  # least chance that a pair at the threshold shares a band
 LEAST = 0.05  # smaller thresholds would need more minima
-BLOCK = 1_000  # signatures held at once
 LISTED = 3  # groups and rows of each that the funnel shows
 
 
@@ -41,6 +38,10 @@ class NearDuplicates(Settings):
     Time is linear in the rows where few pairs lie close below the threshold. Memory is 16
     bytes a row for each band, of which there are 25 at 0.7, and 4 bytes for each n-gram of the rows
     that share a band with another.
+
+    A recipe's run computes the signatures on all its processes and keeps them in the run folder;
+    comparing the candidates is the work of one. In Python `score(rows, [IFD(model),
+    duplicates.row_scorer()], folder)` does the same: the selector reads the column.
 
     The funnel shows how many rows were exact and how many near-duplicates, and
     `selection.stands_for` lists the rows that each kept row stands for.
@@ -99,8 +100,9 @@ class NearDuplicates(Settings):
         digests, keys = self._signatures(table, rows)
         same = _first_of_equal(digests)  # (m,) place of the best row with the same text
         distinct = np.flatnonzero(same == np.arange(len(rows)))
+        keys = keys[distinct]
         leaders = same.copy()
-        leaders[distinct] = self._leaders(table, rows, distinct, keys[distinct])
+        leaders[distinct] = self._leaders(table, rows, distinct, keys)
         leaders = leaders[same]
         kept = np.flatnonzero(leaders == np.arange(len(rows)))
         room = len(kept) if self.k is None else count_of(self.k, len(table))
@@ -123,30 +125,24 @@ class NearDuplicates(Settings):
             return np.sort(pool)
         return best_first(table, pool, self.by, largest=self.largest)
 
+    def row_scorer(self) -> Signatures:
+        """Return what signs each row."""
+        return Signatures(self.columns, self.ngram, band_size(self.threshold))
+
     def _signatures(self, table: "Dataset", rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute digests of the texts and keys of their bands.
+        """Read or compute digests of the texts and keys of their bands.
 
         Returns:
-            (m,) 16 bytes, equal for equal texts, and (m, bands) uint64, equal where all minima of a
+            (m, 2) int64, equal for equal texts, and (m, bands) int64, equal where all minima of a
             band are.
         """
-        from datasketch import MinHash
-
-        minima_of_band = _band_size(self.threshold)
-        bands = PERMUTATIONS // minima_of_band
-        digests = np.zeros(len(rows), dtype="V16")
-        keys = np.zeros((len(rows), bands), dtype=np.uint64)
-        weights = _odd_numbers(minima_of_band)
-        for start, texts in _blocks(row_texts(table, rows, self.columns)):
-            end = start + len(texts)
-            digests[start:end] = [_digest(text) for text in texts]
-            ngrams = (word_ngrams(text, self.ngram).tolist() for text in texts)
-            # The n-grams are hashed already.
-            sketches = MinHash.generator(ngrams, num_perm=PERMUTATIONS, hashfunc=int)
-            minima = np.stack([sketch.hashvalues for sketch in sketches]).astype(np.uint64)
-            minima = minima[:, : bands * minima_of_band].reshape(len(texts), bands, -1)
-            keys[start:end] = (_mixed(minima) * weights).sum(axis=2)  # wraps around
-        return digests, keys
+        scorer = self.row_scorer()
+        signatures = np.zeros((len(rows), scorer.numbers), dtype=np.int64)
+        start = 0
+        for block in row_values(table, rows, scorer):
+            signatures[start : start + len(block)] = block
+            start += len(block)
+        return signatures[:, :DIGEST_NUMBERS].copy(), signatures[:, DIGEST_NUMBERS:]
 
     def _leaders(
         self, table: "Dataset", rows: np.ndarray, distinct: np.ndarray, keys: np.ndarray
@@ -162,14 +158,14 @@ class NearDuplicates(Settings):
             (d,) places in `rows`.
         """
         leaders = distinct.copy()
-        buckets = _shared_buckets(keys)  # (d, bands) int64, -1 where no other row has the key
-        crowded = np.flatnonzero((buckets >= 0).any(axis=1))
+        crowded, starts, buckets = _shared_buckets(keys)
         texts = row_texts(table, rows[distinct[crowded]], self.columns)
         members: dict[int, list[int]] = {}  # bucket -> kept places in `distinct`
         ngrams: dict[int, np.ndarray] = {}
-        for place, text in zip(crowded.tolist(), texts, strict=True):
+        for number, text in enumerate(texts):
+            place = int(crowded[number])
             own = word_ngrams(text, self.ngram)
-            shared = [bucket for bucket in buckets[place].tolist() if bucket >= 0]
+            shared = buckets[starts[number] : starts[number + 1]].tolist()
             candidates = {other for bucket in shared for other in members.get(bucket, ())}
             leader = self._first_alike(own, sorted(candidates), ngrams)
             if leader is not None:
@@ -192,72 +188,34 @@ class NearDuplicates(Settings):
         return None
 
 
-def _band_size(threshold: float) -> int:
-    """Count the minima of a band, the most with which pairs at the threshold are still seen.
-
-    Two signatures agree in a minimum with the chance of their similarity s, so they share one of b
-    bands of r minima with the chance `1 - (1 - s^r)^b`.
-
-    Example:
-        >>> _band_size(0.7), _band_size(1.0)
-        (5, 128)
-    """
-    size = 1
-    while size < PERMUTATIONS:
-        bands = PERMUTATIONS // (size + 1)
-        if 1 - (1 - threshold ** (size + 1)) ** bands < SEEN:
-            break
-        size += 1
-    return size
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _odd_numbers(count: int) -> np.ndarray:
-    """Draw weights that make a sum of numbers a key of their sequence."""
-    numbers: np.ndarray = np.random.default_rng(0).integers(2**63, size=count, dtype=np.uint64)
-    return 2 * numbers + np.uint64(1)
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """Spread 32-bit numbers over 64 bits, so that sums of few do not meet."""
-    product = (values + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    return np.asarray(product ^ (product >> np.uint64(29)))
-
-
-def _blocks(texts: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield texts in blocks, each with the place of its first."""
-    block: list[str] = []
-    start = 0
-    for text in texts:
-        block.append(text)
-        if len(block) == BLOCK:
-            yield start, block
-            start, block = start + BLOCK, []
-    if block:
-        yield start, block
-
-
 def _first_of_equal(digests: np.ndarray) -> np.ndarray:
     """Find for each element the first that equals it."""
-    _, first, inverse = np.unique(
-        digests.view([("", np.uint64)] * 2).ravel(), return_index=True, return_inverse=True
-    )
+    whole = digests.view([("", np.int64)] * DIGEST_NUMBERS).ravel()
+    _, first, inverse = np.unique(whole, return_index=True, return_inverse=True)
     return np.asarray(first[inverse.ravel()])
 
 
-def _shared_buckets(keys: np.ndarray) -> np.ndarray:
-    """Number the keys of each band that several rows have; -1 for the others."""
-    buckets = np.full(keys.shape, -1, dtype=np.int64)
+def _shared_buckets(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """List for each row the keys of its bands that other rows have too, as numbers.
+
+    Args:
+        keys: (d, bands).
+
+    Returns:
+        (c,) rows that share a key, ascending; (c + 1,) where the buckets of each begin; all
+        buckets.
+    """
+    rows, buckets = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     offset = 0
     for band in range(keys.shape[1]):
         values, inverse, counts = np.unique(keys[:, band], return_inverse=True, return_counts=True)
-        shared = counts[inverse] > 1
-        buckets[shared, band] = offset + inverse[shared]
+        rows.append(np.flatnonzero(counts[inverse] > 1))
+        buckets.append(offset + inverse[rows[-1]])
         offset += len(values)
-    return buckets
+    of_row = np.concatenate(rows)
+    order = np.argsort(of_row, kind="stable")
+    crowded, starts = np.unique(of_row[order], return_index=True)
+    return crowded, np.append(starts, len(order)), np.concatenate(buckets)[order]
 
 
 def _groups(leaders: np.ndarray, kept: np.ndarray) -> dict[int, np.ndarray]:
