@@ -12,7 +12,11 @@ from scipy import stats
 
 from hf_superfilter import Threshold, TopK, select
 from hf_superfilter.consistency.compare import rows_for_width
-from hf_superfilter.metrics.rank_consistency.agreement import rank_consistency
+from hf_superfilter.metrics.rank_consistency.agreement import (
+    Pairs,
+    _resampled,
+    rank_consistency,
+)
 from hf_superfilter.metrics.rank_consistency.intervals import kendall
 from hf_superfilter.metrics.rank_consistency.weighted import (
     RankAgreement,
@@ -281,6 +285,51 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
             figure,
             count / times,
         )
+
+
+def halves(weak, strong, *, below=None, part_pairs=10**9, resamples=400):
+    """Standard errors by parts of so many pairs; parts need tops of 1,000 rows."""
+    rows = len(weak)
+    tops = {"overlap@0.50": (rows // 2, rows // 2), "survival@0.90": (9 * rows // 10, rows // 2)}
+    pairs = Pairs({"weak": weak, "strong": strong}, tops, rows // 2, largest=True, below=below)
+    names = ["spearman", "pearson_log", *tops, "rbo"]
+    return _resampled(pairs, names, resamples, 3, part_pairs)
+
+
+@pytest.mark.parametrize("below", [None, 1.5])
+@pytest.mark.parametrize("levels", [0, 4])
+def test_parts_of_many_pairs_give_the_errors_of_all(levels, below):
+    """8,000 pairs in four parts, against resampled rows and against weights of all."""
+    weak, strong = scores(8_000, levels=levels)
+    draws, errors = halves(weak, strong, below=below, part_pairs=2_000)
+    _, of_all = halves(weak, strong, below=below)
+    assert len(draws["spearman"]) == 400
+    for name, error in of_all.items():
+        assert errors[name] == pytest.approx(error, rel=0.15), name
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(0, 8_000, (300, 8_000))
+    plain = np.std([stats.spearmanr(weak[i], strong[i]).statistic for i in pairs])
+    assert errors["spearman"] == pytest.approx(plain, rel=0.15)
+
+
+def test_intervals_by_parts_hold_the_truth_as_often_as_they_say():
+    rng, held = np.random.default_rng(11), []
+    for _ in range(120):
+        weak, strong = scores(4_000, r=0.8, seed=rng.integers(1 << 30))
+        _, errors = halves(weak, strong, part_pairs=2_000, resamples=100)
+        value = stats.spearmanr(weak, strong).statistic
+        held.append(abs(value - 6 / math.pi * math.asin(0.4)) <= 1.96 * errors["spearman"])
+    assert 0.89 <= np.mean(held) <= 1  # three standard errors of 120
+
+
+def test_no_part_is_taken_where_a_top_would_be_small_or_resamples_are_few():
+    weak, strong = scores(8_000)
+    _, one = halves(weak, strong, part_pairs=2_000, resamples=10)
+    assert one == halves(weak, strong, resamples=10)[1]
+    few = {"overlap@0.05": (400, 400)}
+    pairs = Pairs({"weak": weak, "strong": strong}, few, 400, largest=True, below=None)
+    errors = [_resampled(pairs, ["spearman"], 20, 3, size)[1] for size in (2_000, 10**9)]
+    assert errors[0] == errors[1]
 
 
 def test_intervals_hold_their_figure_and_narrow_with_confidence_and_rows():

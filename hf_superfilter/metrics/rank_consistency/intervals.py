@@ -85,8 +85,7 @@ def kendall(weak: np.ndarray, strong: np.ndarray) -> tuple[float, float]:
     """
     m = len(weak)
     x, y = (np.unique(side, return_inverse=True)[1].astype(np.int64) for side in (weak, strong))
-    concordant = _smaller_on_both(x, y) + _smaller_on_both(-x, -y)
-    c = concordant - _smaller_on_both(-x, y) - _smaller_on_both(x, -y)
+    c = _concordance(x, y)
     u, v = (m - np.bincount(side)[side] for side in (x, y))
     if not (u.any() and v.any()):
         return math.nan, math.nan
@@ -98,13 +97,42 @@ def kendall(weak: np.ndarray, strong: np.ndarray) -> tuple[float, float]:
     return tau, math.sqrt(float(np.sum(influence**2)) / (m * (m - 2)))
 
 
-def _smaller_on_both(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Count for each row how many rows are smaller on both sides."""
+def _concordance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Count for each row the concordant rows minus the discordant ones.
+
+    One count of pairs is enough: with s the rows that are smaller on both sides, all others follow
+    from how many are smaller, or equal, on one side.
+
+             y <      y =     y >
+        x <  s        tie_y   rest       rest: smaller(x) - s - tie_y
+        x =  tie_x    equal
+        x >  rest                        rest: smaller(y) - s - tie_x
+
+    Args:
+        x, y: (m,) whole numbers from 0.
+    """
+    m = len(x)
     # Among equal x the largest y comes first: none of them is then before and smaller.
     order = np.lexsort((-y, x))
-    counts = np.empty_like(x)
-    counts[order] = _smaller_before(y[order])
-    return counts
+    s = np.empty_like(x)
+    s[order] = _smaller_before(y[order])
+    smaller_x, equal_x = _smaller_and_equal(x)
+    smaller_y, equal_y = _smaller_and_equal(y)
+    smaller_pairs, equal = _smaller_and_equal(x * m + y)
+    tie_x = smaller_pairs - smaller_x
+    tie_y = _smaller_and_equal(y * m + x)[0] - smaller_y
+    not_larger = s + tie_x + tie_y + equal
+    concordant = s + m - (smaller_x + equal_x) - (smaller_y + equal_y) + not_larger
+    discordant = smaller_x + smaller_y - 2 * s - tie_x - tie_y
+    balance: np.ndarray = concordant - discordant
+    return balance
+
+
+def _smaller_and_equal(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count for each value how many are smaller, and how many equal, itself among them."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    smaller = np.cumsum(counts) - counts
+    return smaller[group], counts[group]
 
 
 def _smaller_before(values: np.ndarray) -> np.ndarray:

@@ -22,13 +22,15 @@ CELLS = 1 << 16
 NO_VARIANCE = 1e-14
 
 
-def weights_of_resamples(pairs: int, count: int, seed: int) -> Iterator[np.ndarray]:
+def weights_of_resamples(
+    pairs: int, count: int, seed: int | np.random.Generator
+) -> Iterator[np.ndarray]:
     """Draw resamples with replacement, as weights.
 
     Args:
         pairs: rows to draw from, and to draw each time.
         count: resamples.
-        seed: of the draws.
+        seed: of the draws, or a generator that goes on.
 
     Yields:
         (r, pairs) int32, how often each row was drawn in each of the next r resamples.
