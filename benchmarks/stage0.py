@@ -4,21 +4,32 @@ The strong scores are published ones: LLaMA-2-13B's perplexity of Dolly, GPT-2's
 repetition draws another audit and goes through the same code as `cascade(recall=0.95)`, with
 published numbers in place of the strong model. Printed: how often the recall was reached, what the
 strong model read, as shares of rows and of text, and the surrogate's own time. Asserts nothing.
+
+`--once`: is the recall kept as often as promised? The surrogate is fitted on 1,000 rows once for 20
+repetitions, and not again as rows are read; a repetition then takes no model, and reads more.
+`--embedded NAME` adds a chain behind that embedded model's IFD of Alpaca, scored once into
+`--folder`.
 """
 
 import argparse
 import math
 import time
+from pathlib import Path
 
 import numpy as np
+from datasets import Dataset
+from safetensors import safe_open
 from scipy.stats import spearmanr
 
+from hf_superfilter import IFD, score
 from hf_superfilter.consistency.recall import read_for_recall
+from hf_superfilter.embedded import model_folder
 from hf_superfilter.scoring._ngrams import N_FEATURES, TextRanker, text_features
 
 from .rows import SHARED, as_pairs, real_rows
 
 FIT_ROWS = 1_000
+REPETITIONS_OF_A_FIT = 20
 
 
 def dolly():
@@ -56,10 +67,8 @@ def cached_features(module, texts):
     return hashed
 
 
-def repetition(texts, numbers, scores, sign, below, options, seed):
-    """One cascade; returns its recall, its bound, what was read, and its seconds."""
-    order = np.where(np.isfinite(scores) & (scores < below), sign * scores, -np.inf)
-    started = time.process_time()
+def fitted_again(texts, numbers, scores, sign, seed):
+    """Predict as `cascade` does: fitted anew on what was read."""
     prompts, responses = texts
 
     def pick(rows):
@@ -70,6 +79,28 @@ def repetition(texts, numbers, scores, sign, below, options, seed):
         ranker = TextRanker(*pick(np.sort(read)), sign * scores[np.sort(read)], seed=seed)
         return ranker.predict(*pick(unread))
 
+    return predict
+
+
+def fitted_once(texts, numbers, scores, sign, seed):
+    """Predict all rows by one fit, those that it was fitted on as if they had been left out."""
+    prompts, responses = texts
+    shuffled = np.random.default_rng([seed, 7]).permutation(len(scores))
+    fit = np.sort(shuffled[np.isfinite(scores[shuffled])][:FIT_ROWS])
+    rest = np.setdiff1d(shuffled, fit)
+
+    def pick(rows):
+        return [prompts[r] for r in rows], [responses[r] for r in rows], numbers[rows]
+
+    ranker = TextRanker(*pick(fit), sign * scores[fit], seed=seed)
+    predicted = np.empty(len(scores))
+    predicted[fit], predicted[rest] = ranker.left_out, ranker.predict(*pick(rest))
+    return lambda read, unread: predicted[unread]
+
+
+def repetition(texts, predict, order, options, seed):
+    """One cascade; returns its recall, its bound, what was read, and its seconds."""
+    started = time.process_time()
     keep = int(options.keep * len(order))
     sample = np.sort(np.random.default_rng(seed).permutation(len(order))[: options.audit])
     reading = read_for_recall(
@@ -93,6 +124,31 @@ def repetition(texts, numbers, scores, sign, below, options, seed):
         float(sizes[read].sum() / sizes.sum()),
         time.process_time() - started,
     )
+
+
+def repetitions(texts, numbers, scores, sign, below, options):
+    """All cascades of a chain, one a line."""
+    order = np.where(np.isfinite(scores) & (scores < below), sign * scores, -np.inf)
+    runs = []
+    for seed in range(options.repetitions):
+        if not options.once:
+            predict = fitted_again(texts, numbers, scores, sign, seed)
+        elif seed % REPETITIONS_OF_A_FIT == 0:
+            predict = fitted_once(texts, numbers, scores, sign, seed)
+        runs.append(repetition(texts, predict, order, options, seed))
+    return np.array(runs)
+
+
+def embedded_scores(texts, model, folder):
+    """IFD and perplexities of an embedded model: (n, 3), and its parameters over GPT-2's."""
+    rows = Dataset.from_dict({"prompt": texts[0], "response": texts[1]})
+    table = score(rows, [IFD(f"embedded:{model}")], folder)
+    names = ("ifd", "ifd_ppl", "ifd_ppl_alone")
+    weights = Path(model_folder(f"embedded:{model}")) / "model.safetensors"
+    with safe_open(weights, "np") as file:
+        parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    share = parameters / 124.4e6
+    return np.column_stack([np.array(table[name][:], dtype=float) for name in names]), share
 
 
 def show_agreement(texts, numbers, scores, audit):
@@ -120,6 +176,9 @@ def main():
     parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument("--audit", type=int, default=500)
     parser.add_argument("--only", default="", help="a part of a setting's name")
+    parser.add_argument("--once", action="store_true", help="a surrogate is not fitted again")
+    parser.add_argument("--embedded", choices=["weak", "strong"], help="a chain of Alpaca more")
+    parser.add_argument("--folder", default="runs/stage0", help="of the embedded model's scores")
     options = parser.parse_args()
     from hf_superfilter.scoring import _ngrams
 
@@ -131,19 +190,18 @@ def main():
         nothing = np.zeros((len(rows), 0))
         print(f"{title}: {len(rows):,} rows", flush=True)
         _ngrams.text_features = text_features
-        show_agreement(texts, nothing, scores, options.audit)
+        if not options.once:
+            show_agreement(texts, nothing, scores, options.audit)
         hashed = cached_features(_ngrams, texts)
         print(f"  {hashed.nnz / len(rows):.0f} of {3 * N_FEATURES:,} n-grams a row")
         chains = {"words alone": (nothing, 0.0)}
         for name, (numbers, cost) in weak.items():
             chains[f"{name} and words"] = (numbers[:, None], cost)
+        if load is alpaca and options.embedded:
+            name = f"IFD of embedded:{options.embedded} and words"
+            chains[name] = embedded_scores(texts, options.embedded, options.folder)
         for name, (numbers, cost) in chains.items():
-            runs = np.array(
-                [
-                    repetition(texts, numbers, scores, sign, below, options, seed)
-                    for seed in range(options.repetitions)
-                ]
-            )
+            runs = repetitions(texts, numbers, scores, sign, below, options)
             recall, low, pool, read, text, seconds = runs.T
             print(
                 f"  {name}: recall {options.recall:.0%} reached in "

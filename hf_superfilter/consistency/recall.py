@@ -105,7 +105,8 @@ def _draw(
     seed: int,
 ) -> Reading:
     """Draw from outside the pool until the bound is low enough, at the worst all."""
-    outside = np.random.default_rng(seed).permutation(np.flatnonzero(~pool))
+    # Another stream than the audit's: the pool depends on that one.
+    outside = np.random.default_rng([seed, 1]).permutation(np.flatnonzero(~pool))
     expected = max(0.5, _allowed(goodness, keep, recall) / 2)  # settled before the draw
     drawn = hits = 0
     while True:
