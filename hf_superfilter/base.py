@@ -182,6 +182,11 @@ class Settings:
         return True
 
     @property
+    def is_writable(self) -> bool:
+        """Whether a recipe can hold it; False where a setting holds rows."""
+        return True
+
+    @property
     def more_columns(self) -> Sequence[str]:
         """Columns that it reads besides `columns`, where a setting asks for them."""
         return ()
@@ -272,6 +277,10 @@ class RowScorer(Settings):
     def main(self) -> str:
         """The only column."""
         return self.name
+
+    def entry(self) -> dict[str, dict[str, Any]]:
+        """Return the name, which is all that tells its values from others."""
+        return {type(self).__name__: {"name": self.name}}
 
     def values(self, batch: Batch) -> "Sequence[Any] | np.ndarray":
         """Compute the n values of a batch."""

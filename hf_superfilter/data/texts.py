@@ -1,8 +1,10 @@
 """Read columns of text in blocks of rows, so that memory does not grow with their size."""
 
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +17,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
-# Scripts without blanks between words: each of their characters is a word.
-WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
+# Scripts without blanks between words, each of whose characters is a word: Thai to Lao, Burmese,
+# Khmer, Japanese, Chinese, Korean.
+SINGLE = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u312f\u31f0-\u31ff\u3400-\u9fff\uac00-\ud7af"
+    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
 
 
@@ -117,7 +121,8 @@ def check_texts(table: "Dataset", columns: Sequence[str]) -> None:
             hint = did_you_mean(column, table.column_names)
             raise SuperfilterError(f"no column {column!r} in the table: {hint}")
         feature = table.features[column]
-        if not is_text(feature) and not is_texts(feature):
+        is_null = getattr(feature, "dtype", None) == "null"  # no row has a text
+        if not is_null and not is_text(feature) and not is_texts(feature):
             raise SuperfilterError(
                 f"column {column!r} holds {feature!r:.60}, not texts: name columns of text with "
                 "columns=[...]"
@@ -141,14 +146,32 @@ def _lines(cell: Any) -> str:
     return cell or ""
 
 
+@lru_cache(maxsize=1)
+def _word() -> "re.Pattern[str]":
+    """Compile what a word is: letters and digits, each with the marks on it.
+
+    Vowels of Hindi or Thai are marks, which `re` takes for no part of a word.
+    """
+    marks = "".join(
+        character
+        for character in map(chr, range(0x10000))
+        if unicodedata.category(character) in ("Mn", "Mc")
+    )
+    return re.compile(rf"(?=\w)[{SINGLE}][{marks}]*|[^\W{SINGLE}](?:[^\W{SINGLE}]|[{marks}])*")
+
+
 def words_of(text: str) -> list[str]:
-    """List words in lower case; Chinese, Japanese and Korean characters singly.
+    """List words in lower case; characters of scripts without blanks singly.
+
+    Texts that look alike are alike: letters and marks are composed, wide and narrow forms are one.
 
     Example:
         >>> words_of("Don't say \u4f60\u597d, Bob!")
         ['don', 't', 'say', '\u4f60', '\u597d', 'bob']
+        >>> words_of("Cafe\u0301 \uff21\uff22") == words_of("caf\u00e9 ab")
+        True
     """
-    return WORD.findall(text.casefold())
+    return _word().findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def word_ngrams(text: str, size: int) -> np.ndarray:

@@ -117,6 +117,11 @@ def as_entry(part: Any) -> dict[str, Any]:
             f"{part!r} cannot be written into a recipe: only scorers and selectors with settings "
             "can"
         )
+    if not part.is_writable:
+        raise SuperfilterError(
+            f"{part!r} cannot be written into a recipe: it holds rows; give the name of a file or "
+            "data set instead"
+        )
     return part.entry()
 
 

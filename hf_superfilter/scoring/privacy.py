@@ -13,17 +13,32 @@ from ..data.chats import flatten_turns
 from ._rows import takes_rows
 
 STREETS = "Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Square|Sq"
+# Beginnings that issuers give their keys so that scanners find them, and what follows.
+KEYS = (
+    r"(?:AKIA|ASIA)[0-9A-Z]{16}",  # AWS, long-lived and temporary
+    r"gh[pousr]_\w{36,255}|github_pat_\w{22,255}|glpat-[\w-]{20,}",  # GitHub, GitLab
+    r"hf_[A-Za-z0-9]{30,}",  # Hugging Face
+    r"sk-(?=[\w-]*\d)[\w-]{20,}|AIza[\w-]{35}",  # OpenAI and others, Google
+    r"[sr]k_(?:live|test)_\w{16,}",  # Stripe
+    r"xox[abeoprs]-[\w-]{10,}",  # Slack
+    r"npm_\w{36}|pypi-[\w-]{50,}",
+    r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+",  # JSON web tokens
+)
 PATTERNS = {
     "emails": re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])"),
     "phones": re.compile(
-        r"(?<![\w.+])(?:\+\d[\d ().-]{6,18}\d|\(\d{3}\) ?\d{3}[-. ]\d{4}|\d{3}[-.]\d{3}[-.]\d{4})"
-        r"(?![\w-])"
+        r"(?<![\w.+])(?:(?:\+|00(?=[1-9]\d{0,2}[ .-]))[1-9][\d ().-]{6,18}\d"
+        r"|\(\d{3}\) ?\d{3}[-. ]\d{4}|\d{3}[-.]\d{3}[-.]\d{4})(?![\w-])"
     ),
-    "ips": re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)"),
+    # Of version 6 the addresses that are routed, 2000::/3.
+    "ips": re.compile(
+        r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)"
+        r"|(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]*[0-9A-Fa-f](?![\w:])"
+    ),
     "keys": re.compile(
-        r"(?<!\w)(?:AKIA[0-9A-Z]{16}|gh[pousr]_\w{36}|sk-[\w-]{20,}|xox[abprs]-[\w-]{10,}"
-        r"|hf_[A-Za-z]{30,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+)(?!\w)"
-        r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+        rf"(?<!\w)(?:{'|'.join(KEYS)})(?!\w)"
+        r"|(?i:aws_secret_access_key|aws_secret_key)[\"']?\s{0,3}[=:]\s{0,3}[\"']?[\w/+]{40}(?![\w/+=])"
+        r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----"
     ),
     "streets": re.compile(rf"(?<!\w)\d{{1,5}} (?:[A-Z][\w'-]+ ){{1,3}}(?:{STREETS})\b"),
 }

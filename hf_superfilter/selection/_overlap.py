@@ -7,13 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from ..base import Batch, RowScorer
 from ..data.sources import load_rows
-from ..data.texts import is_text, is_texts, joined_texts, row_texts, words_of
+from ..data.texts import column_blocks, is_text, is_texts, joined_texts, row_texts, words_of
 from ..errors import SuperfilterError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 SHORTEST = 8  # words; what is shorter is said by everybody. GPT-3 takes the same
 
@@ -30,7 +35,7 @@ class Overlap(RowScorer):
         against, ngram, share, columns, split: as `Decontaminate` takes them.
     """
 
-    against: tuple[str, ...]
+    against: tuple["str | Dataset", ...]
     ngram: int
     share: float | None
     columns: tuple[str, ...] = ("prompt", "response")
@@ -41,7 +46,7 @@ class Overlap(RowScorer):
         """The runs of words of all benchmarks, read once."""
         runs = Runs(self.ngram)
         for source in self.against:
-            runs.add(source, self._items(source))
+            runs.add(described(source), self._items(source))
         return runs
 
     @property
@@ -61,15 +66,43 @@ class Overlap(RowScorer):
             first.setdefault(self.runs.sources[item], words)
         return json.dumps(sorted(first.items())) if first else ""
 
-    def _items(self, source: str) -> Iterator[list[str]]:
+    def _items(self, source: "str | Dataset") -> Iterator[list[str]]:
         """Yield the words of each cell of text of a data set."""
-        path = Path(source).expanduser()
-        rows = load_rows(source, split=None if path.is_file() else self.split)
+        rows: Any = source
+        if isinstance(source, str):
+            is_file = Path(source).expanduser().is_file()
+            rows = load_rows(source, split=None if is_file else self.split)
         every = np.arange(len(rows))
         for column, feature in rows.features.items():
             if is_text(feature) or is_texts(feature):
-                for text in row_texts(rows, every, [column]):
-                    yield words_of(text)
+                texts = row_texts(rows, every, [column])
+            else:
+                texts = _nested_texts(rows, column)
+            yield from map(words_of, texts)
+
+
+def described(source: "str | Dataset") -> str:
+    """Name a data set, or say what is in a Dataset."""
+    if isinstance(source, str):
+        return source
+    return f"<rows: {len(source):,}, columns: {', '.join(source.column_names)}>"
+
+
+def _nested_texts(rows: "Dataset", column: str) -> Iterator[str]:
+    """Yield every text within the cells of a column, as of messages or answers."""
+    for cells in column_blocks(rows, column):
+        if pa.types.is_nested(cells.type):
+            for cell in cells.to_pylist():
+                yield from _texts_in(cell)
+
+
+def _texts_in(cell: Any) -> Iterator[str]:
+    """Yield the texts of a cell, at any depth."""
+    if isinstance(cell, str):
+        yield cell
+    elif isinstance(cell, (dict, list)):
+        for part in cell.values() if isinstance(cell, dict) else cell:
+            yield from _texts_in(part)
 
 
 @dataclass

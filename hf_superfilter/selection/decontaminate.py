@@ -1,6 +1,7 @@
 """Drop rows that hold the text of a benchmark."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,7 +13,7 @@ from ..base import Kept, Settings
 from ..checks import is_count, is_number, plain_numbers
 from ..data.texts import check_text_columns
 from ..errors import SuperfilterError
-from ._overlap import Overlap
+from ._overlap import Overlap, described
 from ._rows import row_values
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ LISTED = 3  # hits that the funnel shows
 class Decontaminate(Settings):
     """Keep rows that share no long run of words with benchmarks.
 
-    Every cell of text of a benchmark with at least 8 words is one item. A row is dropped where it
+    Every text in a benchmark's cells with at least 8 words is one item, and so is a list of texts,
+    joined; those in messages and other nested cells are looked for too. A row is dropped where it
     holds a run of `ngram` words of an item, as for GPT-3 (arXiv 2005.14165, appendix C), or with
     `share` at least that share of an item's different runs: PaLM (arXiv 2204.02311, section 8) and
     others after it take runs of 8 words and 0.7. An item of 8 to `ngram` words is one run, all of
@@ -40,7 +42,8 @@ class Decontaminate(Settings):
     that are too short to be looked for are counted.
 
     Args:
-        against: data sets, each a file, a folder or a Hub id as `load_rows` takes them.
+        against: data sets, each a Dataset, or a file, a folder or a Hub id as `load_rows` takes
+            them. A recipe can hold names only.
         ngram: words of a run.
         share: of an item's runs, above 0 and at most 1; None drops a row for a single run.
         columns: texts of the rows that are searched.
@@ -60,7 +63,7 @@ class Decontaminate(Settings):
         ([1], 1)
     """
 
-    against: tuple[str, ...]
+    against: tuple["str | Dataset", ...]
     _: KW_ONLY
     ngram: int = 13
     share: float | None = None
@@ -113,18 +116,36 @@ class Decontaminate(Settings):
         """Return what searches each row; the benchmarks are read when it is first used."""
         return Overlap(self.against, self.ngram, self.share, self.columns, self.split)
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether a recipe can hold it: not where a Dataset is given."""
+        return all(isinstance(source, str) for source in self.against)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, Datasets in words."""
+        return {**super().settings(), "against": tuple(map(described, self.against))}
+
     def _names(self) -> list[str]:
         """Name the benchmarks by their files, or in full where two files have one name."""
-        names = [Path(source).name for source in self.against]
-        return names if len(set(names)) == len(names) else list(self.against)
+        full = [described(source) for source in self.against]
+        names = [Path(name).name for name in full]
+        return names if len(set(names)) == len(names) else full
 
 
-def _check_sources(against: Any) -> tuple[str, ...]:
-    """Check the names of data sets; YAML hands over a list."""
+def _check_sources(against: Any) -> tuple["str | Dataset", ...]:
+    """Check data sets and their names; YAML hands over a list."""
+    from datasets import Dataset
+
     listed = isinstance(against, (list, tuple)) and len(against) > 0
-    if not listed or not all(isinstance(name, (str, Path)) and str(name) for name in against):
-        raise SuperfilterError(
-            f"against={against!r}: list data sets, each a file, a folder or a Hub id, such as "
-            "['gsm8k_test.jsonl']"
-        )
-    return tuple(str(name) for name in against)
+    sources = list(against) if listed else [against]
+    for source in sources:
+        is_name = isinstance(source, (str, Path)) and str(source)
+        if not listed or not (is_name or isinstance(source, Dataset)):
+            seen = repr(source) if isinstance(source, (str, Path, list)) else type(source).__name__
+            hint = ": pick a split, dataset['test']" if isinstance(source, Mapping) else ""
+            seen = f"[{seen}]" if listed else seen
+            raise SuperfilterError(
+                f"against={seen}{hint}: list data sets, each a Dataset, a file, a folder or a Hub "
+                "id, such as ['gsm8k_test.jsonl']"
+            )
+    return tuple(source if isinstance(source, Dataset) else str(source) for source in sources)

@@ -40,7 +40,7 @@ class Step:
         by: the column that it goes by, None where it names none.
         facts: what it has to tell about the choice.
         largest: whether it puts large values of `by` first, None where it does not rank.
-        entry: the selector as a recipe writes it, None for a plain function.
+        entry: the selector as a recipe writes it, None for a plain function or one that holds rows.
         stands_for: row kept -> rows dropped for its sake, as duplicates are.
     """
 
@@ -389,6 +389,7 @@ def _kept_by(selector: Callable[..., Any], table: "Dataset", pool: np.ndarray) -
 
 def _step(selector: Any, rows_in: int, kept: Kept) -> Step:
     """Describe what a selector did."""
+    is_writable = isinstance(selector, Settings) and selector.is_writable
     return Step(
         selector=_name_of(selector),
         rows_in=rows_in,
@@ -396,7 +397,7 @@ def _step(selector: Any, rows_in: int, kept: Kept) -> Step:
         by=getattr(selector, "by", None),
         facts=dict(kept.facts),
         largest=getattr(selector, "largest", None),
-        entry=selector.entry() if isinstance(selector, Settings) else None,
+        entry=selector.entry() if is_writable else None,
         stands_for=kept.stands_for,
     )
 

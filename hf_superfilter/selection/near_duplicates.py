@@ -1,7 +1,7 @@
 """Keep one row of each group of near-duplicates."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,12 +32,13 @@ class NearDuplicates(Settings):
     compared by its true similarity: no row is dropped for an estimate, and a pair at the threshold
     is missed with a chance of at most 2%, a closer one with a smaller chance.
 
-    Words are runs of letters and digits in lower case; Chinese, Japanese and Korean characters
-    count singly. A text with fewer than `ngram` words is one n-gram.
+    Words are runs of letters and digits in lower case, whatever their width and however their
+    accents are coded; characters of Chinese, Japanese, Korean, Thai, Lao, Burmese and Khmer count
+    singly. A text with fewer than `ngram` words is one n-gram.
 
-    Time is linear in the rows where few pairs lie close below the threshold. Memory is 16
-    bytes a row for each band, of which there are 25 at 0.7, and 4 bytes for each n-gram of the rows
-    that share a band with another.
+    Time is linear in the rows where few pairs lie close below the threshold. Memory is 8 bytes a
+    row for each band, of which there are 25 at 0.7, and for the rows that share a band with another
+    as much again and 4 bytes for each n-gram.
 
     A recipe's run computes the signatures on all its processes and keeps them in the run folder;
     comparing the candidates is the work of one. In Python `score(rows, [IFD(model),
@@ -97,12 +98,14 @@ class NearDuplicates(Settings):
     def __call__(self, table: "Dataset", pool: np.ndarray) -> Kept:
         """Return the rows to keep, best first, and what they stand for."""
         rows = self._order(table, pool)
-        digests, keys = self._signatures(table, rows)
-        same = _first_of_equal(digests)  # (m,) place of the best row with the same text
+        signatures = self._signatures(table, rows)
+        same = _first_of_equal(
+            signatures[:, :DIGEST_NUMBERS].copy()
+        )  # (m,) place of the best row with the same text
         distinct = np.flatnonzero(same == np.arange(len(rows)))
-        keys = keys[distinct]
+        buckets = _shared_buckets(signatures[:, DIGEST_NUMBERS:], distinct)
         leaders = same.copy()
-        leaders[distinct] = self._leaders(table, rows, distinct, keys)
+        leaders[distinct] = self._leaders(table, rows, distinct, buckets)
         leaders = leaders[same]
         kept = np.flatnonzero(leaders == np.arange(len(rows)))
         room = len(kept) if self.k is None else count_of(self.k, len(table))
@@ -129,50 +132,44 @@ class NearDuplicates(Settings):
         """Return what signs each row."""
         return Signatures(self.columns, self.ngram, band_size(self.threshold))
 
-    def _signatures(self, table: "Dataset", rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read or compute digests of the texts and keys of their bands.
-
-        Returns:
-            (m, 2) int64, equal for equal texts, and (m, bands) int64, equal where all minima of a
-            band are.
-        """
+    def _signatures(self, table: "Dataset", rows: np.ndarray) -> np.ndarray:
+        """Read or compute the (m, numbers) int64 signatures of rows."""
         scorer = self.row_scorer()
         signatures = np.zeros((len(rows), scorer.numbers), dtype=np.int64)
         start = 0
         for block in row_values(table, rows, scorer):
             signatures[start : start + len(block)] = block
             start += len(block)
-        return signatures[:, :DIGEST_NUMBERS].copy(), signatures[:, DIGEST_NUMBERS:]
+        return signatures
 
     def _leaders(
-        self, table: "Dataset", rows: np.ndarray, distinct: np.ndarray, keys: np.ndarray
+        self, table: "Dataset", rows: np.ndarray, distinct: np.ndarray, shared: "Buckets"
     ) -> np.ndarray:
         """Find for each distinct text the first kept row like it, or itself.
 
         Args:
             rows: (m,) row numbers, best first.
             distinct: (d,) places in `rows`, ascending.
-            keys: (d, bands) of these.
+            shared: the buckets that these share.
 
         Returns:
             (d,) places in `rows`.
         """
         leaders = distinct.copy()
-        crowded, starts, buckets = _shared_buckets(keys)
-        texts = row_texts(table, rows[distinct[crowded]], self.columns)
+        texts = row_texts(table, rows[distinct[shared.places]], self.columns)
         members: dict[int, list[int]] = {}  # bucket -> kept places in `distinct`
         ngrams: dict[int, np.ndarray] = {}
         for number, text in enumerate(texts):
-            place = int(crowded[number])
+            place = int(shared.places[number])
             own = word_ngrams(text, self.ngram)
-            shared = buckets[starts[number] : starts[number + 1]].tolist()
-            candidates = {other for bucket in shared for other in members.get(bucket, ())}
+            buckets = shared.of(number)
+            candidates = {other for bucket in buckets for other in members.get(bucket, ())}
             leader = self._first_alike(own, sorted(candidates), ngrams)
             if leader is not None:
                 leaders[place] = distinct[leader]
                 continue
             ngrams[place] = own
-            for bucket in shared:
+            for bucket in buckets:
                 members.setdefault(bucket, []).append(place)
         return leaders
 
@@ -195,27 +192,45 @@ def _first_of_equal(digests: np.ndarray) -> np.ndarray:
     return np.asarray(first[inverse.ravel()])
 
 
-def _shared_buckets(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """List for each row the keys of its bands that other rows have too, as numbers.
+class Buckets(NamedTuple):
+    """Hold the bands that several rows share, numbered: buckets.
+
+    Attributes:
+        places: (c,) places that share any, ascending.
+        starts: (c + 1,) where the buckets of each begin.
+        buckets: the buckets of all, one after the other.
+    """
+
+    places: np.ndarray
+    starts: np.ndarray
+    buckets: np.ndarray
+
+    def of(self, number: int) -> list[int]:
+        """List the buckets of the place of this number."""
+        numbers: list[int] = self.buckets[self.starts[number] : self.starts[number + 1]].tolist()
+        return numbers
+
+
+def _shared_buckets(keys: np.ndarray, distinct: np.ndarray) -> Buckets:
+    """Number the keys of bands that several of some rows have.
 
     Args:
-        keys: (d, bands).
-
-    Returns:
-        (c,) rows that share a key, ascending; (c + 1,) where the buckets of each begin; all
-        buckets.
+        keys: (m, bands) of all rows.
+        distinct: (d,) the rows, whose places are told.
     """
-    rows, buckets = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    places, buckets = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     offset = 0
     for band in range(keys.shape[1]):
-        values, inverse, counts = np.unique(keys[:, band], return_inverse=True, return_counts=True)
-        rows.append(np.flatnonzero(counts[inverse] > 1))
-        buckets.append(offset + inverse[rows[-1]])
+        values, inverse, counts = np.unique(
+            keys[distinct, band], return_inverse=True, return_counts=True
+        )
+        places.append(np.flatnonzero(counts[inverse] > 1))
+        buckets.append(offset + inverse[places[-1]])
         offset += len(values)
-    of_row = np.concatenate(rows)
-    order = np.argsort(of_row, kind="stable")
-    crowded, starts = np.unique(of_row[order], return_index=True)
-    return crowded, np.append(starts, len(order)), np.concatenate(buckets)[order]
+    all_places = np.concatenate(places)
+    order = np.argsort(all_places, kind="stable")
+    crowded, starts = np.unique(all_places[order], return_index=True)
+    return Buckets(crowded, np.append(starts, len(order)), np.concatenate(buckets)[order])
 
 
 def _groups(leaders: np.ndarray, kept: np.ndarray) -> dict[int, np.ndarray]:

@@ -97,7 +97,8 @@ def test_processes_that_share_a_folder_select_what_one_does_also_after_a_kill(tm
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("run/selectors/*/0*.par*")}
+    chunks = list(tmp_path.glob("run/selectors/*/0*.parquet"))
+    finished = {path: path.stat().st_mtime_ns for path in chunks}
     others = [start(tmp_path) for _ in range(2)]
     assert [process.wait(timeout=300) for process in others] == [0, 0]
     processes = {line["process"].rsplit(":", 1)[1] for line in logged(tmp_path)}

@@ -4,9 +4,10 @@ import re
 
 import pytest
 from conftest import SHARED
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
-from hf_superfilter import Decontaminate, Recipe, load_rows, select
+from hf_superfilter import Decontaminate, Length, Recipe, load_rows, select
+from hf_superfilter.recipes.recipe import recipe_of
 
 
 def words(text):
@@ -85,11 +86,61 @@ def test_chats_are_searched_turn_by_turn_and_as_a_whole(benchmark, texts):
     assert select(table, Decontaminate([benchmark[0]], columns=["turns"])).rows.tolist() == [1]
 
 
+def test_a_dataset_is_searched_for_as_its_file_is_and_no_recipe_can_hold_it(
+    tmp_path, benchmark, texts
+):
+    path, _ = benchmark
+    table = Dataset.from_dict({"text": texts})
+    rows = load_rows(path)
+    selection = select(table, Decontaminate([rows], columns=["text"]))
+    of_file = select(table, Decontaminate([path], columns=["text"]))
+    assert selection.rows.tolist() == of_file.rows.tolist()
+    name = "<rows: 40, columns: instruction, output>"
+    assert name in selection.steps[0].selector and selection.steps[0].entry is None
+    assert selection.steps[0].facts["by benchmark"].startswith(f"{name} ")
+    assert recipe_of(selection) is None
+    with pytest.raises(ValueError, match="it holds rows"):
+        Recipe("embedded:sample", [Length()], [Decontaminate([rows])]).to_yaml()
+
+
+def test_texts_within_messages_and_answers_are_searched_for():
+    text = " ".join(f"word{number}" for number in range(20))
+    table = Dataset.from_dict({"text": [f"So: {text}", "Nothing of it."]})
+    for cell in (
+        [{"role": "user", "content": text}],
+        {"text": [text], "label": ["A"]},
+        [[{"parts": [{"type": "text", "text": text}]}]],
+        ["Which?", text],
+    ):
+        held = Dataset.from_dict({"number": [1], "cell": [cell]})
+        selection = select(table, Decontaminate([held], columns=["text"]))
+        assert selection.rows.tolist() == [1], cell
+
+
+def test_rows_that_are_short_empty_or_missing_are_clean_and_equal_names_are_told_apart(tmp_path):
+    text = " ".join(f"word{number}" for number in range(20))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Dataset.from_dict({"q": [text]}).to_json(tmp_path / folder / "test.jsonl")
+    files = [str(tmp_path / folder / "test.jsonl") for folder in ("a", "b")]
+    table = Dataset.from_dict({"text": ["word1 word2", "", None, text]})
+    selection = select(table, Decontaminate(files, columns=["text"]))
+    assert selection.rows.tolist() == [0, 1, 2]
+    assert selection.steps[0].facts["rows hit"] == 1
+    assert selection.steps[0].facts["by benchmark"] == f"{files[0]} 1, {files[1]} 1"
+
+
 @pytest.mark.parametrize(
     ("settings", "seen"),
     [
         ({"against": "a.jsonl"}, "against='a.jsonl'"),
         ({"against": []}, r"against=\[\]"),
+        ({"against": [3]}, r"against=\[int\]"),
+        ({"against": Dataset.from_dict({"q": ["a"]})}, "against=Dataset: list data sets"),
+        (
+            {"against": [DatasetDict(test=Dataset.from_dict({"q": ["a"]}))]},
+            r"against=\[DatasetDict\]: pick a split",
+        ),
         ({"against": ["a"], "ngram": 1}, "ngram=1"),
         ({"against": ["a"], "share": 0}, "share=0"),
         ({"against": ["a"], "share": 1.5}, "share=1.5"),

@@ -1,6 +1,7 @@
 """NearDuplicates against all pairs compared one by one, and what it says of the rows it drops."""
 
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -104,6 +105,52 @@ def test_chats_and_texts_without_blanks_or_words_are_compared():
     odd = [*chinese, "???", "!!!", "", None, ""]
     rows = select(Dataset.from_dict({"text": odd}), NearDuplicates(columns=["text"])).rows
     assert rows.tolist() == [0, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("first", "edited", "other"),
+    [
+        (
+            "今天天气很好我们去公园散步吧",
+            "今天天气很好我们去公园散步呢",
+            "他昨天买了三本新书给妹妹",
+        ),
+        ("วันนี้อากาศดีมากเราไปเดินเล่นกัน", "วันนี้อากาศดีมากเราไปเดินเล่นนะ", "เขาซื้อหนังสือใหม่สามเล่มให้น้อง"),
+        ("ថ្ងៃនេះអាកាសធាតុល្អណាស់", "ថ្ងៃនេះអាកាសធាតុល្អមែន", "គាត់ទិញសៀវភៅថ្មីបីក្បាល"),
+        (
+            "오늘 날씨가 좋아서 공원에 갔다",
+            "오늘 날씨가 좋아서 공원에 간다",
+            "그는 어제 새 책을 세 권 샀다",
+        ),
+    ],
+    ids=["Chinese", "Thai", "Khmer", "Korean"],
+)
+def test_one_changed_word_is_seen_in_scripts_with_few_or_no_blanks(first, edited, other):
+    table = Dataset.from_dict({"text": [first, edited, other]})
+    assert select(table, NearDuplicates(0.5, columns=["text"])).rows.tolist() == [0, 2]
+
+
+def test_vowel_marks_tell_words_apart_and_the_coding_of_accents_does_not():
+    apart = ["दिन", "दीन", "กา", "กี"]  # only the marks differ
+    rows = select(Dataset.from_dict({"text": apart}), NearDuplicates(columns=["text"])).rows
+    assert rows.tolist() == [0, 1, 2, 3]
+    text = "Le café où naît l'été, numéro 12"
+    coded = [text, unicodedata.normalize("NFD", text), text.replace("12", "１２"), text.upper()]
+    rows = select(Dataset.from_dict({"text": coded}), NearDuplicates(1, columns=["text"])).rows
+    assert rows.tolist() == [0]
+
+
+def test_degenerate_columns_of_text_and_of_numbers():
+    def kept(texts, values=None, **settings):
+        table = Dataset.from_dict({"text": texts, "x": values or [1.0] * len(texts)})
+        return select(table, NearDuplicates(columns=["text"], **settings)).rows.tolist()
+
+    nan, inf = float("nan"), float("inf")
+    assert kept(["", "", None]) == kept([None, None]) == [0]
+    assert kept(["a", "b", "a", "A", "👍", "👎"]) == [0, 1, 4, 5]
+    assert kept(["a", "b"], [nan, nan], by="x") == []
+    assert kept(["a", "a", "b"], [1.0, inf, nan], by="x") == [1]
+    assert kept(["a", "b"], k=0.1) == [], "a tenth of two rows, rounded down"
 
 
 def test_a_row_dropped_for_another_reason_takes_its_group_with_it():
