@@ -28,15 +28,14 @@ def mark(name):
     done.append((name, time.process_time()))
 
 import numpy; mark("numpy")
-import pyarrow; mark("pyarrow")
-import pandas; mark("pandas")
-import datasets; mark("datasets")
 import torch; mark("torch")
-import transformers; mark("transformers")
+import transformers.modeling_utils; mark("transformers' modeling_utils, and what it imports")
+import transformers.models.gpt2.modeling_gpt2; mark("its GPT-2")
 import hf_superfilter
 scorer = hf_superfilter.IFD("embedded:weak"); mark("hf_superfilter")
 lm = scorer.language_model(); mark("loading the model and its self-check")
 scorer({"prompt": ["Say hello."], "response": ["Hello there, my friend."]}); mark("one row")
+import datasets; mark("datasets and pandas, where the rows are a Dataset")
 for name, at in done:
     print(f"  {name}: {at - begin:.2f}")
     begin = at

@@ -49,6 +49,7 @@ def test_importing_the_package_imports_nothing_heavy():
         "import sys, hf_superfilter, hf_superfilter.cli.app; dir(hf_superfilter)\n"
         "hf_superfilter.IFD('x'), hf_superfilter.TopK('ifd', 1), hf_superfilter.select, "
         "hf_superfilter.score\n"
+        "hf_superfilter.Length()({'prompt': ['a'], 'response': ['b c']})\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'evaluate') if name in "
         "sys.modules])"
     )

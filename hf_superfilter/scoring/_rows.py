@@ -1,5 +1,6 @@
 """Take whatever `Dataset.map` hands over: batches, single rows, and formatted tables."""
 
+import sys
 from collections.abc import Callable, Mapping, Sized
 from functools import wraps
 from typing import Any
@@ -50,10 +51,10 @@ def _is_row(batch: Any, columns: tuple[str, ...]) -> bool:
     """Check for a single row: as datasets hands it over, or by a cell of text."""
     if not isinstance(batch, Mapping):
         return False
-    from datasets.formatting.formatting import LazyBatch, LazyRow
-
-    if isinstance(batch, (LazyRow, LazyBatch)):
-        return isinstance(batch, LazyRow)
+    # Whoever hands a lazy row over has imported datasets, which takes a second.
+    lazy = sys.modules.get("datasets.formatting.formatting")
+    if lazy is not None and isinstance(batch, (lazy.LazyRow, lazy.LazyBatch)):
+        return isinstance(batch, lazy.LazyRow)
     first = batch.get(columns[0])
     if isinstance(first, str) or not isinstance(first, Sized):
         return isinstance(first, str)
