@@ -7,6 +7,7 @@ held against it.
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -31,10 +32,12 @@ class OpenAIServer:
             refused, as vLLM does.
         most: how many log-probabilities it allows.
         fault: number of a request, from 0 -> "429", "500", "cut", "mute" (no log-probabilities),
-            "page" (HTML) or "".
+            "page" (HTML), "slow" (half a second) or "".
         key: what it wants as a key, "" for none.
         prompts: how it tells the log-probabilities of a prompt's tokens: "vllm", by its
-            `prompt_logprobs`; "echo", as OpenAI's completions; "", silently not at all.
+            `prompt_logprobs`; "echo", as OpenAI's completions; "shifted", that echo with each token
+            after itself; "eager", that echo with 16 tokens generated where none is asked for; "",
+            silently not at all.
     """
 
     def __init__(
@@ -144,10 +147,22 @@ class OpenAIServer:
             ]
             choice["prompt_logprobs"] = [None, *entries]
         told = [p for _, p in generated]
-        if self.prompts == "echo" and body.get("echo"):
+        best_of = logprobs.max(-1)
+        tops = list(zip(best_of.indices.tolist(), best_of.values.tolist(), strict=True))
+        if self.prompts in ("echo", "eager", "shifted") and body.get("echo"):
+            place = 0
+            if self.prompts == "shifted":
+                place = 1
+                of_prompt = [float(row[t]) for row, t in zip(logprobs[1:], ids[1:], strict=True)]
             told = [None, *of_prompt, *told]
+            tops = [(0, 0.0), *tops[place:]]
+            if self.prompts == "eager" and not body["max_tokens"]:
+                told += [-1.0] * 16
         if body.get("logprobs") is not None:
             choice["logprobs"] = {"token_logprobs": told}
+            if body["logprobs"]:
+                named = [{self.tokenizer.decode([t]): p} for t, p in tops]
+                choice["logprobs"]["top_logprobs"] = [None, *named[1:]]
         return {"choices": [choice], "usage": {"prompt_tokens": len(ids)}}
 
 
@@ -179,6 +194,10 @@ class Handler(BaseHTTPRequestHandler):
         sent = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.model_server.key and sent != self.model_server.key:
             return self._send(401, json.dumps(_refusal(f"Incorrect API key provided: {sent}")))
+        if not self.path.startswith("/v1/"):
+            return self._send(404, json.dumps({"detail": "Not Found"}))
+        if fault == "slow":
+            time.sleep(0.5)
         if fault in ("429", "500"):
             return self._send(int(fault), json.dumps(_refusal("try again")))
         if fault == "page":

@@ -65,6 +65,10 @@ class RefusedError(SuperfilterError):
     """Report that a server does not take such a question."""
 
 
+class FailedError(UnreachableError):
+    """Report that a server is there and still fails after all retries."""
+
+
 def check_endpoint(endpoint: Any) -> str:
     """Return an endpoint without the slash at its end.
 
@@ -388,7 +392,7 @@ def _translated(error: Any, endpoint: str, model: str) -> Exception:
             "and the endpoint, which mostly ends in /v1, and lower max_length if the text is too "
             "long"
         )
-    return UnreachableError(
+    return FailedError(
         f"{where} still fails after some retries ({reason}): run it again, finished chunks are kept"
     )
 

@@ -6,7 +6,12 @@ Token ids are sent, made by the model's own tokenizer here, so that borders and 
 those of a local model and the server has nothing to tokenize. Two ways to ask are tried with one
 probe: vLLM's `prompt_logprobs`, whose answer names the token ids, and the `echo` of OpenAI's
 completions. The probe's answer has to be about the very tokens that were sent; a server that
-answers without prompt log-probabilities is refused, and never scored at chance.
+answers without prompt log-probabilities is refused, and never scored at chance. So is one whose
+echo gives each token the log-probability that it has after itself, as llama-cpp-python's does for
+models without a token in front: two prompts that differ in their last token alone tell.
+
+    "... is wet?"    what is likeliest in place of the "?" is the same for both,
+    "... is wet!"    unless the server has read the "?" before
 """
 
 import math
@@ -20,10 +25,11 @@ from ..embedded import model_folder, portable_name
 from ..errors import NotFoundError, SuperfilterError
 from ..revisions import resolve_revision
 from .loading import NO_LIMIT, hub_revision, load_config, load_tokenizer, window_of
-from .openai_client import RefusedError, ask_all, open_client, read_answer
+from .openai_client import FailedError, RefusedError, ask_all, open_client, read_answer
 from .tokenization import Window, WindowReader, mean_by_window
 
 PROBE = "Water is wet, and the sky is blue. Is water wet?"
+SAME_NATS = 0.1  # between two requests, as batches and number formats differ
 NO_PROMPT_LOGPROBS = (
     "the server at {} does not tell the log-probabilities of a prompt's tokens ({}): serve the "
     "model with vLLM, or with another server whose completions take echo and logprobs, or score "
@@ -110,18 +116,12 @@ class RemoteLM:
     def _logprobs(self, client: Any, route: Route, ids: list[int]) -> list[float]:
         """Return the log-probability of every token but the first, whose place holds nan."""
         ids = [int(number) for number in ids]
-        answer = read_answer(
-            self.endpoint,
-            self.model,
-            lambda: client.completions.with_raw_response.create(
-                model=self.model, prompt=ids, temperature=0, **route.options
-            ),
-        )
+        choice = self._choice(client, route, ids)
         read = _read_prompt_logprobs if route.name == "prompt_logprobs" else _read_echo
         try:
-            logprobs = read(answer["choices"][0], ids)
-        except _OtherTokensError as error:
-            raise SuperfilterError(
+            logprobs = read(choice, ids)
+        except WrongAnswerError as error:
+            raise WrongAnswerError(
                 f"the server at {self.endpoint} answers about other tokens than were sent "
                 f"({error}): check that {self.tokenizer_name!r} is the tokenizer of {self.model!r}"
             ) from None
@@ -133,19 +133,71 @@ class RemoteLM:
             )
         return logprobs
 
+    def _choice(self, client: Any, route: Route, ids: list[int]) -> Mapping[str, Any]:
+        """Return what the server says of a prompt."""
+        answer = read_answer(
+            self.endpoint,
+            self.model,
+            lambda: client.completions.with_raw_response.create(
+                model=self.model, prompt=ids, temperature=0, **route.options
+            ),
+        )
+        try:
+            choice: Mapping[str, Any] = answer["choices"][0]
+        except (LookupError, TypeError) as error:
+            raise RefusedError(
+                NO_PROMPT_LOGPROBS.format(self.endpoint, "the answer holds no choices")
+            ) from error
+        return choice
+
     def _find_route(self) -> Route:
-        """Find out with one probe each how the server can be asked."""
-        ids = [*self.windows([""], [PROBE])[0].given.ids]
-        refusal: Exception | None = None
+        """Find out with few probes how the server can be asked."""
+        ids = [int(number) for number in self.windows([""], [PROBE])[0].given.ids]
+        refusals: list[Exception] = []
         with open_client(self.endpoint, retries=2) as client:  # a wrong address is soon reported
             for route in ROUTES:
                 try:
                     self._logprobs(client, route, ids)
-                except RefusedError as error:
-                    refusal = refusal or error
+                    if route.name == "echo":
+                        self._check_echo(client, ids)
+                except (RefusedError, FailedError, WrongAnswerError) as error:
+                    refusals.append(error)
                 else:
                     return route
-        raise SuperfilterError(str(refusal)) from refusal
+        raise self._refusal(refusals)
+
+    def _check_echo(self, client: Any, ids: list[int]) -> None:
+        """Refuse a server whose log-probabilities belong to the tokens after them.
+
+        A server that does not tell the likeliest tokens cannot be checked.
+        """
+        route = Route("echo", {"max_tokens": 1, "echo": True, "logprobs": 1})
+        likeliest = []
+        for last in (ids[-1], ids[0]):
+            choice = self._choice(client, route, [*ids[:-1], last])
+            tops = (choice.get("logprobs") or {}).get("top_logprobs") or []
+            top = tops[len(ids) - 1] if len(tops) >= len(ids) else None
+            if not isinstance(top, Mapping) or not top:
+                return
+            likeliest.append(max(top.values()))
+        if abs(likeliest[0] - likeliest[1]) > SAME_NATS:
+            raise WrongAnswerError(
+                f"the server at {self.endpoint} tells of each token how likely it is after itself: "
+                "serve the model with vLLM, or score with a model here"
+            )
+
+    def _refusal(self, refusals: Sequence[Exception]) -> Exception:
+        """Choose what to report: a wrong answer, else what the plainest way to ask met."""
+        for error in refusals:
+            if isinstance(error, WrongAnswerError):
+                return error
+        last = refusals[-1]
+        if isinstance(last, FailedError):
+            return FailedError(
+                f"{last}; if it answers other requests, it takes no token ids: serve the model "
+                "with vLLM, or score with a model here"
+            )
+        return SuperfilterError(str(last))
 
     def provenance(self) -> dict[str, Any]:
         """Return what the manifest records: the server, how it was asked, and the tokenizer.
@@ -178,8 +230,8 @@ def load_remote_lm(endpoint: str, model: str, tokenizer: str, revision: str | No
     return RemoteLM(endpoint, model, loaded, folder, resolved)
 
 
-class _OtherTokensError(Exception):
-    """The answer is about other tokens."""
+class WrongAnswerError(SuperfilterError):
+    """Report that a server's numbers do not belong to the tokens that were sent."""
 
 
 def _read_prompt_logprobs(choice: Mapping[str, Any], ids: Sequence[int]) -> list[float]:
@@ -188,11 +240,11 @@ def _read_prompt_logprobs(choice: Mapping[str, Any], ids: Sequence[int]) -> list
     if not positions:
         raise LookupError("the answer holds no prompt_logprobs")
     if len(positions) != len(ids):
-        raise _OtherTokensError(f"{len(positions)} positions for {len(ids)} tokens")
+        raise WrongAnswerError(f"{len(positions)} positions for {len(ids)} tokens")
     logprobs = [math.nan]
     for number, entries in zip(ids[1:], positions[1:], strict=True):
         if str(number) not in entries:
-            raise _OtherTokensError(f"token {number} is not among {', '.join(entries)}")
+            raise WrongAnswerError(f"token {number} is not among {', '.join(entries)}")
         logprobs.append(float(entries[str(number)]["logprob"]))
     return logprobs
 
@@ -208,7 +260,7 @@ def _read_echo(choice: Mapping[str, Any], ids: Sequence[int]) -> list[float]:
     if len(logprobs) == 1 < len(ids):
         raise LookupError("the answer is about the generated token alone")
     if len(logprobs) not in (len(ids), len(ids) + 1):
-        raise _OtherTokensError(f"{len(logprobs)} log-probabilities for {len(ids)} tokens")
+        raise WrongAnswerError(f"{len(logprobs)} log-probabilities for {len(ids)} tokens")
     if any(logprob is None for logprob in logprobs[1 : len(ids)]):
         raise LookupError("some tokens have no log-probability")
     return [math.nan, *map(float, logprobs[1 : len(ids)])]

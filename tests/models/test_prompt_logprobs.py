@@ -61,6 +61,133 @@ def test_a_server_that_tells_nothing_of_the_prompt_is_refused_before_any_row_is_
         assert set(server.asked) == {prompt_logprobs.PROBE}
 
 
+def test_an_echo_that_tells_of_each_token_after_itself_is_refused(weak, batch):
+    with (
+        OpenAIServer(weak, prompts="shifted") as server,
+        pytest.raises(SuperfilterError, match="of each token how likely it is after itself"),
+    ):
+        IFD("tiny", endpoint=server.url, tokenizer=weak)(batch)
+    assert len(set(server.asked)) == 2, "no row was sent"
+
+
+def test_a_server_that_generates_where_none_is_asked_for_is_asked_for_one_token(weak, batch):
+    with OpenAIServer(weak, prompts="eager") as server:
+        served = IFD("tiny", endpoint=server.url, tokenizer=weak)(batch)
+    assert_equal_columns(served, IFD(weak, dtype="float32")(batch))
+
+
+ONE = {"prompt": ["Say hello."], "response": ["Hello there, my friend."]}
+
+
+def changed(answer):
+    """A kind of server whose answer to a prompt of token ids is changed."""
+
+    class Changed(OpenAIServer):
+        def complete_ids(self, body):
+            return answer(super().complete_ids(body))
+
+    return Changed
+
+
+def without(*names):
+    def answer(body):
+        return body | {"choices": [{k: v for k, v in body["choices"][0].items() if k not in names}]}
+
+    return answer
+
+
+def with_numbers(change):
+    def answer(body):
+        numbers = body["choices"][0].get("logprobs", {}).get("token_logprobs", [])
+        numbers[1:] = [change(place, number) for place, number in enumerate(numbers[1:])]
+        return body
+
+    return answer
+
+
+with_null = with_numbers(lambda place, number: None if place == 2 else number)
+with_odds = with_numbers(lambda place, number: 0.5)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "answer"),
+    [
+        ("vllm", without("prompt_logprobs", "logprobs")),
+        ("vllm", lambda body: {"choices": []}),
+        ("vllm", lambda body: {"object": "error", "message": "no"}),
+        ("vllm", lambda body: {"choices": [{"message": {"content": "Hello"}}]}),
+        ("echo", with_null),
+        ("echo", lambda body: body | {"choices": [{"logprobs": None, "text": ""}]}),
+    ],
+)
+def test_an_answer_without_the_numbers_is_refused_in_one_sentence(prompts, answer, weak):
+    with (
+        changed(answer)(weak, prompts=prompts) as server,
+        pytest.raises(SuperfilterError, match=r"does not tell the log-prob.*serve the model with"),
+    ):
+        IFD("tiny", endpoint=server.url, tokenizer=weak)(ONE)
+
+
+def test_numbers_that_are_no_log_probabilities_are_refused(weak):
+    with (
+        changed(with_odds)(weak, prompts="echo") as server,
+        pytest.raises(SuperfilterError, match=r"some are no log-probabilities"),
+    ):
+        IFD("tiny", endpoint=server.url, tokenizer=weak)(ONE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "without_v1", "model", "error", "sentence"),
+    [
+        ({}, False, "other", ValueError, "'other' .*does not exist.*check the model's name"),
+        ({}, True, "tiny", ValueError, "404.*mostly ends in /v1"),
+        ({"fault": lambda number: "500"}, False, "tiny", ConnectionError, "takes no token ids"),
+        ({"fault": lambda number: "429"}, False, "tiny", ConnectionError, "429 - .*try again"),
+        (
+            {"fault": lambda number: "page"},
+            False,
+            "tiny",
+            ValueError,
+            "not answer as OpenAI's proto",
+        ),
+        ({"fault": lambda number: "cut"}, False, "tiny", ConnectionError, "cannot be reached"),
+        (
+            {"fault": lambda number: "slow"},
+            False,
+            "tiny",
+            ConnectionError,
+            "cannot be reached .*time",
+        ),
+        ({"key": "k"}, False, "tiny", PermissionError, "wants another key .*OPENAI_API_KEY"),
+    ],
+)
+def test_a_server_that_fails_is_one_sentence(
+    settings, without_v1, model, error, sentence, weak, monkeypatch
+):
+    import openai
+
+    monkeypatch.setattr("openai._base_client.DEFAULT_TIMEOUT", openai.Timeout(0.25))
+    with OpenAIServer(weak, **settings) as server, pytest.raises(error, match=sentence) as caught:
+        address = server.url.removesuffix("/v1") if without_v1 else server.url
+        IFD(model, endpoint=address, tokenizer=weak)(ONE)
+    assert "\n" not in str(caught.value)
+
+
+def test_nobody_at_the_address_is_one_sentence(weak):
+    with pytest.raises(ConnectionError, match=r"cannot be reached .*start it"):
+        IFD("tiny", endpoint="http://127.0.0.1:9/v1", tokenizer=weak)(ONE)
+
+
+def test_a_slash_at_the_end_a_key_and_a_busy_server_change_no_number(weak, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    here = IFD(weak, dtype="float32")(ONE)
+    busy = {0: "429", 2: "500", 3: "429"}
+    with OpenAIServer(weak, key="k", fault=lambda number: busy.get(number, "")) as server:
+        served = IFD("tiny", endpoint=f"{server.url}/", tokenizer=weak)(ONE)
+        assert set(server.keys) == {"k"}
+    assert_equal_columns(served, here)
+
+
 class CutServer(OpenAIServer):
     """A server that reads one token less than it is sent, as with another tokenizer."""
 
