@@ -177,8 +177,10 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        if not self.path.startswith("/v1/"):
+            return self._send(404, json.dumps({"detail": "Not Found"}))
         listed = [{"id": name, "object": "model"} for name in self.model_server.names]
-        self._send(200, json.dumps({"object": "list", "data": listed}))
+        return self._send(200, json.dumps({"object": "list", "data": listed}))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

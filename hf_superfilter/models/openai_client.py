@@ -361,7 +361,13 @@ def served_model(endpoint: str) -> str:
         ValueError: it serves none or several, or no server of this kind is there.
     """
     with open_client(endpoint, retries=2) as client:
-        answer = read_answer(endpoint, "models", client.models.with_raw_response.list)
+        try:
+            answer = read_answer(endpoint, "models", client.models.with_raw_response.list)
+        except RefusedError as error:
+            raise SuperfilterError(
+                f"the server at {endpoint} does not list its models ({error.__cause__}): correct "
+                f"the endpoint, which mostly ends in /v1, or give NAME@{endpoint}"
+            ) from error
     try:
         names = [str(entry["id"]) for entry in answer["data"]]
     except (LookupError, TypeError) as error:

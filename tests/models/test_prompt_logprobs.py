@@ -173,6 +173,14 @@ def test_a_server_that_fails_is_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_an_address_without_a_list_of_models_asks_for_a_name(weak):
+    served_model.cache_clear()
+    with OpenAIServer(weak) as server:
+        assert served_model(server.url) == "tiny"
+        with pytest.raises(SuperfilterError, match=r"list its models \(.*404.*give NAME@http"):
+            served_model(server.url.removesuffix("/v1"))
+
+
 def test_nobody_at_the_address_is_one_sentence(weak):
     with pytest.raises(ConnectionError, match=r"cannot be reached .*start it"):
         IFD("tiny", endpoint="http://127.0.0.1:9/v1", tokenizer=weak)(ONE)
