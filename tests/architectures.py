@@ -366,6 +366,7 @@ through each fast path:
 | padding | windows of several lengths share a batch, without a mask |
 | trees | windows share the tokens they begin with |
 | layers | GELU in one kernel, linear layers by oneDNN on a CPU |
+| packed | weights laid out once for oneDNN; GELU and SiLU as a part of the product, on a CPU |
 | int8 | linear layers in 8-bit integers, with a tolerance of its own, if `dtype="int8"` |
 
 A path that raises or differs is not used for that model, and the log says so; the plain forward

@@ -95,9 +95,10 @@ class CausalLM:
         self.fast_paths = check_causal_lm(self.model, self.dtype, self.name, self.revision)
         self.dtype = dtype_of(self.dtype, self.fast_paths.paths)
         if "layers" in self.fast_paths or self.dtype == torch.int8:
-            use_fast_layers(self.model, self.dtype, self.name)
-        # On a GPU, large batches of any lengths without padding.
-        self._packs = "trees" in self.fast_paths and self.device.type == "cuda"
+            pack = "packed" in self.fast_paths
+            use_fast_layers(self.model, self.dtype, self.name, pack=pack)
+        # Batches are full, and without padding, whatever the lengths.
+        self._packs = "trees" in self.fast_paths
         self._logits_at = LogitsAt(self.model, self.dtype, split="split" in self.fast_paths)
         self.windows = WindowReader(self.name, self.tokenizer, self.window).windows
 

@@ -12,12 +12,14 @@ import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from .cpu_linear import multiply, onednn_is_faster, packed
 from .loading import to_device
 from .prefix_tree import Tree, attention_by
 from .tokenization import Ids, padded
@@ -31,6 +33,8 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 # more to the system at once, and every chunk would map its memory anew.
 CHUNK_BYTES = {"cpu": 31 << 20, "cuda": 512 << 20}
 LEAST_CHUNK_ROWS = 16
+# Of `BlockLosses`: large enough for oneDNN, small enough for the cache.
+BLOCK_ROWS, BLOCK_COLUMNS = 1_024, 2_048
 
 
 class SplitModel:
@@ -138,11 +142,18 @@ class Float32Projection(torch.nn.Module):
         device = layer.weight.device
         self.rows = chunk_rows(layer.out_features, device)
         self.multiplies_bfloat16 = device.type == "cpu" and dtype == torch.bfloat16
-        if self.uses_buffer:
-            weight = layer.weight.detach()
-            self.columns = (weight if weight.is_cuda else weight.float()).T
-            shape = (self.rows, layer.out_features)
-            self.buffer = torch.empty(shape, dtype=torch.float32, device=device)
+
+    @cached_property
+    def columns(self) -> torch.Tensor:
+        """The (d, V) weights, in float32 on a CPU."""
+        weight: torch.Tensor = self.weight.detach()
+        return (weight if weight.is_cuda else weight.float()).T
+
+    @cached_property
+    def buffer(self) -> torch.Tensor:
+        """Memory for (rows, V) logits."""
+        shape = (self.rows, self.columns.shape[1])
+        return torch.empty(shape, dtype=torch.float32, device=self.columns.device)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Return (1, m, V) float32 logits of (1, m, d) states, valid until the next call."""
@@ -182,6 +193,83 @@ def _bfloat16_products(enabled: bool) -> Iterator[None]:
         switch.matmul.fp32_precision = before
 
 
+class BlockLosses:
+    """Compute losses in bfloat16 on a CPU, block by block of the vocabulary.
+
+        loss = log sum_v exp(z_v) - z_target,    z_v = a (w_v - w) . h + a (b_v - b)
+
+    w and b are means over the vocabulary: a constant off all logits changes no loss, but keeps them
+    small, and oneDNN rounds them to bfloat16 (100 by up to 0.25). The target's is not rounded.
+    Measured on 1,024 positions of GPT-2, one core of an AMD EPYC (Zen 4): 430 ms, against 840 by
+    `Float32Projection`.
+
+    Args:
+        model: a causal language model.
+
+    Raises:
+        NotImplementedError: the model does more to its output layer's logits than a factor a.
+    """
+
+    def __init__(self, model: Any) -> None:
+        layer = model.get_output_embeddings()
+        self._inputs = _Inputs()
+        self._head = SplitModel(model, self._inputs)
+        self._factor = self._measure_factor(layer)
+        self._weight, self._mean = layer.weight, layer.weight.mean(0, dtype=torch.float32)
+        bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.float()
+        self._bias = bias - bias.mean()
+        dtype = layer.weight.dtype
+        self._blocks = [
+            (packed((part - self._mean).to(dtype)), own_bias.to(dtype))
+            for part, own_bias in zip(
+                torch.split(layer.weight, BLOCK_COLUMNS),
+                torch.split(self._bias, BLOCK_COLUMNS),
+                strict=True,
+            )
+        ]
+
+    def _measure_factor(self, layer: Any) -> float:
+        logits = torch.linspace(-50, 50, len(layer.weight))
+        self._inputs.logits = logits[None, None]
+        # Of one token: the head asks for outputs of the class that the body returns.
+        states = self._head.states(input_ids=torch.zeros((1, 1), dtype=torch.long))
+        final = self._head.logits(states[0]).float()
+        factor = float(final[0, -1]) / 50
+        if final.shape != (1, len(logits)) or not torch.allclose(
+            final[0], factor * logits, rtol=0.01, atol=1e-3
+        ):
+            raise NotImplementedError("logits are bent, masked or cut behind the output layer")
+        return factor
+
+    def __call__(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the (m,) float32 losses, in nats, of (m,) targets behind (m, d) states."""
+        self._inputs.logits = torch.zeros(1, len(states), 1)
+        self._head.logits(states)
+        inputs = self._inputs.states.flatten(0, -2).to(self._weight.dtype)
+        own = ((self._weight[targets] - self._mean) * inputs).sum(-1) + self._bias[targets]
+        total = torch.full((len(inputs), 1), -torch.inf)
+        for weight, bias in self._blocks:
+            logits = multiply(inputs, weight, bias).float().mul_(self._factor)
+            # One kernel, where logsumexp are five: what it takes off one column is the logarithm.
+            first = logits[:, :1].clone()
+            part = first - torch.log_softmax(logits, -1, out=logits)[:, :1]
+            total = torch.logaddexp(total, part)
+        losses: torch.Tensor = total[:, 0] - self._factor * own
+        return losses
+
+
+class _Inputs(torch.nn.Module):
+    """Stand in for an output layer: keep the states that reach it, and return given logits."""
+
+    logits: torch.Tensor
+    states: torch.Tensor
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return (1, m, V) logits."""
+        self.states = states
+        return self.logits
+
+
 class LogitsAt:
     """Compute float32 logits at chosen positions, and the losses of tokens.
 
@@ -196,9 +284,11 @@ class LogitsAt:
         self._model = model
         self.projection: Float32Projection | None = None
         self._split: SplitModel | None = None
+        self._blocks: BlockLosses | None = None
         if split:
             self.projection = Float32Projection(model.get_output_embeddings(), dtype)
             self._split = SplitModel(model, self.projection)
+            self._blocks = _block_losses(model)
         self.rows = chunk_rows(model.config.get_text_config().vocab_size, self.device)
 
     def reduced(
@@ -219,17 +309,31 @@ class LogitsAt:
         Returns:
             (m, ...) values in the order of the positions.
         """
+        if self._split is None:
+            inputs = self._inputs(ids, depths)
+            logits = self._model(**inputs, use_cache=False).logits.flatten(0, 1)
+            cells = to_device(positions, self.device)
+            parts = [reduce(logits[part].float()) for part in torch.split(cells, self.rows)]
+            return torch.cat(parts)
+        states = self._states(self._split, ids, positions, depths)
+        chunks = torch.split(states, self.rows)
+        return torch.cat([reduce(self._split.logits(chunk)) for chunk in chunks])
+
+    def _states(
+        self,
+        split: SplitModel,
+        ids: np.ndarray,
+        positions: np.ndarray,
+        depths: np.ndarray | None,
+    ) -> torch.Tensor:
+        states = split.states(**self._inputs(ids, depths)).flatten(0, 1)
+        return states[to_device(positions, self.device)]
+
+    def _inputs(self, ids: np.ndarray, depths: np.ndarray | None) -> dict[str, torch.Tensor]:
         inputs = {"input_ids": to_device(ids, self.device)}
         if depths is not None:
             inputs["position_ids"] = to_device(depths, self.device)
-        cells = to_device(positions, self.device)
-        if self._split is None:
-            logits = self._model(**inputs, use_cache=False).logits.flatten(0, 1)
-            parts = [reduce(logits[part].float()) for part in torch.split(cells, self.rows)]
-            return torch.cat(parts)
-        states = self._split.states(**inputs).flatten(0, 1)[cells]
-        chunks = torch.split(states, self.rows)
-        return torch.cat([reduce(self._split.logits(chunk)) for chunk in chunks])
+        return inputs
 
     def losses(
         self,
@@ -247,6 +351,12 @@ class LogitsAt:
             depths: (k, t) position ids, where these are not 0, 1, 2, ... in every row.
         """
         targets = to_device(ids.reshape(-1)[scored], self.device)
+        if self._split is not None and self._blocks is not None:
+            states = self._states(self._split, ids, before, depths)
+            parts = zip(
+                torch.split(states, BLOCK_ROWS), torch.split(targets, BLOCK_ROWS), strict=True
+            )
+            return torch.cat([self._blocks(*part) for part in parts])
         chunks = iter(torch.split(targets, self.rows))
         return self.reduced(ids, before, lambda logits: _losses(logits, next(chunks)), depths)
 
@@ -255,6 +365,19 @@ class LogitsAt:
         body = self._split.body if self._split else self._model
         with attention_by(tree.attend, body.config):
             return self.losses(tree.ids[None], tree.scored, tree.before, tree.depths[None])
+
+
+def _block_losses(model: Any) -> BlockLosses | None:
+    """Return what computes losses in blocks, None where that is not faster or not the same."""
+    layer = model.get_output_embeddings()
+    is_linear = isinstance(layer, torch.nn.Linear)
+    if not is_linear or layer.weight.dtype != torch.bfloat16 or not onednn_is_faster(layer.weight):
+        return None
+    try:
+        with torch.inference_mode():
+            return BlockLosses(model)
+    except NotImplementedError:
+        return None
 
 
 def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from ..errors import NotFoundError, SuperfilterError, UnreadableFileError, did_you_mean
-from .cpu_linear import Undo, use_int8, use_onednn
+from .cpu_linear import Undo, use_int8, use_onednn, use_packed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NO_LIMIT = 1 << 30  # the window of a model that names none
@@ -369,13 +369,16 @@ def _read(
     return loaded, sorted(report["missing_keys"])
 
 
-def use_fast_layers(model: torch.nn.Module, dtype: torch.dtype, name: str) -> Undo:
+def use_fast_layers(
+    model: torch.nn.Module, dtype: torch.dtype, name: str, *, pack: bool = False
+) -> Undo:
     """Exchange layers for faster ones that compute the same: GELU in one kernel, oneDNN, int8.
 
     Args:
         model: in float32 for int8.
         dtype: the dtype that was picked.
         name: the model's, for messages.
+        pack: lay the weights out for products; the model cannot be trained then.
 
     Returns:
         A function that changes the model back.
@@ -386,6 +389,8 @@ def use_fast_layers(model: torch.nn.Module, dtype: torch.dtype, name: str) -> Un
     undo = [_fuse_gelu(model)]
     if dtype == torch.int8:
         undo.append(use_int8(model, name))
+    elif pack:
+        undo.append(use_packed(model))
     undo.append(use_onednn(model))
 
     def undo_all() -> None:

@@ -9,8 +9,8 @@ A layer's projections, norms and MLP, and the vocabulary, see every node once. A
 the paths, as it does without a tree, so that scores agree to rounding, at any depth of nesting,
 with no mask and no cache.
 
-Windows that have nothing in common may stand in one tree too: on a GPU this is how a large batch of
-any lengths needs no padding.
+Windows that have nothing in common may stand in one tree too: this is how a batch of any lengths is
+full and needs no padding.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -5,6 +5,7 @@
     padding   windows of several lengths share a batch
     trees     windows share the tokens they begin with (`prefix_tree`)
     layers    GELU in one kernel, linear layers by oneDNN (`cpu_linear`)
+    packed    weights laid out for oneDNN, with the activation behind them (`cpu_linear`)
     int8      linear layers in int8, with a tolerance of its own (`cpu_linear`)
 
 When a model is loaded, a few short windows of random tokens go through the plain path and through
@@ -39,7 +40,7 @@ from .tokenization import Window, batch_of
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # raise it when a fast path computes something else than before
+VERSION = 2  # raise it when a fast path computes something else than before
 # The most that a fast path may differ: mean absolute difference over standard deviation. Measured:
 # rounding gives up to 5e-5 in float32; positions off by one, a missing mask or scale 1e-2 to 1.
 TOLERANCES = {
@@ -94,6 +95,8 @@ def check_causal_lm(model: Any, dtype: torch.dtype, name: str, revision: str) ->
     def measure() -> CheckResult:
         fault = _CausalCheck(model, dtype, name).fault
         candidates = ["split", "padding", "layers"]
+        if model.device.type == "cpu":
+            candidates.append("packed")
         if may_use_trees(model):
             candidates.append("trees")
         return _choose(candidates, fault, int8=dtype == torch.int8)
@@ -204,7 +207,8 @@ class _Check:
         undo = None
         try:
             if "layers" in paths or "int8" in paths:
-                undo = use_fast_layers(self.model, dtype, self.name)
+                pack = "packed" in paths
+                undo = use_fast_layers(self.model, dtype, self.name, pack=pack)
             with torch.inference_mode():
                 values = self.fast_values(paths, dtype)
         except SuperfilterError:  # int8 where it is not done

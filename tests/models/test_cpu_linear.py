@@ -2,10 +2,18 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_superfilter import CausalLM
-from hf_superfilter.models.cpu_linear import OneDnnConv1D, OneDnnLinear, use_onednn
+from hf_superfilter.models.cpu_linear import (
+    OneDnnConv1D,
+    OneDnnLinear,
+    PackedLinear,
+    use_onednn,
+    use_packed,
+)
+from hf_superfilter.models.loading import use_fast_layers
 
 pytestmark = pytest.mark.skipif(
     not torch.cpu.get_capabilities().get("avx512_f"),
@@ -77,9 +85,40 @@ def test_a_processor_without_avx512_keeps_torchs_layers(monkeypatch):
 def test_a_model_keeps_its_names_and_ties_and_multiplies_nothing_by_itself(weak):
     lm = CausalLM(weak, dtype="float32")
     kinds = {type(module) for module in lm.model.modules()}
-    assert {OneDnnConv1D, OneDnnLinear} <= kinds and not kinds & {torch.nn.Linear, Conv1D}
+    assert {PackedLinear, OneDnnLinear} <= kinds and not kinds & {torch.nn.Linear, Conv1D}
     assert (
         lm.model.transformer.wte.weight.data_ptr()
         == lm._logits_at.projection.layer.weight.data_ptr()
     )
-    assert "transformer.h.0.mlp.c_fc.weight" in lm.model.state_dict()
+    weights = AutoModelForCausalLM.from_pretrained(weak, dtype=torch.float32).state_dict()
+    torch.testing.assert_close(dict(lm.model.state_dict()), dict(weights), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["gelu", "gelu_new", "gelu_pytorch_tanh", "silu"])
+def test_a_packed_mlp_computes_what_the_plain_one_does_and_is_undone(dtype, kind):
+    config = GPT2Config(n_embd=40, n_inner=70, n_head=4, n_layer=2, activation_function=kind)
+    model = GPT2LMHeadModel(config).to(dtype).eval()
+    ids = torch.randint(0, 50_000, (2, 9))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with torch.inference_mode():
+        plain = model(ids).logits
+        undo = use_fast_layers(model, dtype, "test", pack=True)
+        fast = model(ids).logits
+        assert sum(isinstance(part, PackedLinear) for part in model.modules()) == 8
+        assert type(model.transformer.h[0].mlp.act) is torch.nn.Identity
+    undo()
+    atol = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(fast, plain, rtol=0, atol=atol)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    model(ids, labels=ids).loss.backward()
+
+
+def test_weights_that_two_layers_share_are_not_packed():
+    parts = torch.nn.ModuleList([torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)])
+    parts[1].weight = parts[0].weight
+    parts.get_output_embeddings = lambda: None
+    use_packed(parts)
+    assert not any(isinstance(part, PackedLinear) for part in parts)

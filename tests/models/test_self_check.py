@@ -31,7 +31,9 @@ def test_a_plain_model_runs_on_every_path_and_keeps_its_layers_in_the_check(gpt2
     model = load_weights(gpt2, None, torch.float32, torch.device("cpu"), None)
     kinds = [type(module) for module in model.modules()]
     result = self_check.check_causal_lm(model, torch.float32, gpt2, "sha256:0")
-    assert set(result.paths) == {"split", "padding", "trees", "layers"} and not result.faults
+    assert (
+        set(result.paths) == {"split", "padding", "trees", "layers", "packed"} and not result.faults
+    )
     assert [type(module) for module in model.modules()] == kinds
 
 
