@@ -10,6 +10,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hf_superfilter.models.batching import CPU_TOKENS, batches_by_length
+from hf_superfilter.models.lm_head import SplitModel
+from hf_superfilter.models.prefix_tree import attention_by
+from hf_superfilter.models.tokenization import WindowReader, batch_of
+
 WINDOW = 1_024
 
 
@@ -116,3 +121,68 @@ class CTranslate2:
             for s, (_, start) in zip(scored, windows, strict=True)
         ]
         return np.exp(np.array(nats[::2]) - np.array(nats[1::2]))
+
+
+class LossGraph(torch.nn.Module):
+    """What OpenVINO gets: losses of the scored tokens of a batch, no other position projected."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model, self.split = model, SplitModel(model)
+
+    def forward(
+        self, ids: torch.Tensor, before: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        states = self.split.body(input_ids=ids, use_cache=False).last_hidden_state
+        logits = self.model.get_output_embeddings()(states.flatten(0, 1)[before])
+        return logits.logsumexp(-1) - logits.gather(-1, targets[:, None])[:, 0]
+
+
+class OpenVINO:
+    """OpenVINO's CPU plugin on a plain graph of the model, with the batches of this package."""
+
+    def __init__(self, model: str, dtype: str, threads: int) -> None:
+        import openvino
+
+        plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        self.reader = WindowReader(model, AutoTokenizer.from_pretrained(model), WINDOW)
+        example = (torch.ones((2, 7), dtype=torch.long), torch.tensor([1, 9]), torch.tensor([5, 6]))
+        with torch.inference_mode(), attention_by(causal_attention, plain.config):
+            graph = openvino.convert_model(LossGraph(plain), example_input=example)
+        options = {
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        self.compiled = openvino.Core().compile_model(graph, "CPU", options)
+
+    def ifd(self, prompts: list[str], responses: list[str]) -> np.ndarray:
+        pairs = self.reader.windows(prompts, responses)
+        windows = [window for pair in pairs for window in pair]
+        nats = np.full(len(windows), math.nan)
+        sizes = [len(window.ids) if window.scored else 0 for window in windows]
+        for numbers in batches_by_length(sizes, CPU_TOKENS):
+            batch = [windows[i] for i in numbers if windows[i].scored]
+            if not batch:
+                continue
+            ids, scored = batch_of(batch)
+            losses = self.compiled([ids, scored - 1, ids.reshape(-1)[scored]])[0]
+            ends = np.cumsum([window.scored for window in batch])
+            kept = [i for i in numbers if windows[i].scored]
+            nats[kept] = [part.mean() for part in np.split(losses, ends[:-1])]
+        return np.exp(nats[::2] - nats[1::2])
+
+
+def causal_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: None,
+    scaling: float | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Attend without a mask tensor; transformers' own way cannot be converted."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return attend(query, key, value, is_causal=True, scale=scaling).transpose(1, 2), None
