@@ -55,7 +55,7 @@ class Plan:
 
 
 PLANS = {
-    "weak": Plan(layers=4, width=128, heads=4, tokens=6_000_000, learning_rate=2e-3, repeats=0.9),
+    "weak": Plan(layers=4, width=128, heads=4, tokens=34_000_000),
     "strong": Plan(
         layers=6, width=256, heads=8, tokens=1_600_000, learning_rate=1e-3, cool_down=1.0
     ),
