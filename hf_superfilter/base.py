@@ -81,7 +81,8 @@ class Selector(Protocol):
     is an argument because a budget is a share of ALL rows.
 
     Two attributes are read where a selector has them: `by`, the column that it goes by, and
-    `largest`, whether it puts large values of that column first.
+    `largest`, whether it puts large values of that column first. What a selector of `Settings`
+    computes of each row alone it may give as `row_scorer()`: the processes of a run share it.
     """
 
     def __call__(self, table: "Dataset", pool: "np.ndarray") -> "np.ndarray | Kept":
