@@ -4,8 +4,8 @@ Makes the folders `weak` and `strong` (GPT-2 architecture, one byte-level BPE to
 a model card and `training.jsonl`, the log of loss against tokens. Fixed seed; a killed training
 goes on from its last checkpoint in `--work`.
 
-`weak` takes 102 minutes on one core of an AMD EPYC (Zen 4), from fresh weights. The plan of `strong` is
-for going on from its weights of version 0.1 (`--start-from`, see its card).
+From fresh weights `weak` takes 102 minutes on one core of an AMD EPYC (Zen 4). The plan of
+`strong` is for going on from its weights of version 0.1 (`--start-from`, see its card).
 
 Made for a CPU with bfloat16 products (avx512_bf16): one thread a model, so that two models train
 side by side on two cores and neither waits for the other; short windows; attention as plain matrix
