@@ -80,7 +80,7 @@ def main() -> None:
     file = SHARED / "instruct/dolly.jsonl.zst"
     pairs = format_pairs(load_rows(file), columns=COLUMNS).shuffle(seed=0)
     held_out = pairs.select(range(arguments.held_out))
-    pool = pairs.select(range(arguments.held_out, arguments.held_out + 2_000))
+    pool = pairs.select(range(arguments.held_out, arguments.held_out + 4_000))
     settings = StudentSettings(arguments.student, learning_rate=arguments.learning_rate)
     reader = window_reader(settings)
     whole = windows_of(pool, reader, 512, "random")
