@@ -185,6 +185,12 @@ def weak():
 
 
 @pytest.fixture(scope="session")
+def strong():
+    """The folder of the embedded strong model."""
+    return embedded_model("strong")
+
+
+@pytest.fixture(scope="session")
 def sample() -> Dataset:
     """The embedded sample with prompt and response."""
     return format_pairs(load_rows(embedded_sample()))

@@ -39,7 +39,8 @@ def test_an_embedded_model_copies_from_its_context(name):
     text = "The tall ship left the cold harbour with nine barrels of salt and a very old map."
     other = "Which of these four colours would you choose for the walls of a small kitchen?"
     ifd = IFD(f"embedded:{name}")({"prompt": [text + "\n", other + "\n"], "response": [text] * 2})
-    assert ifd["ifd"][0] < 0.5 < ifd["ifd"][1]
+    repeated, unrelated = ifd["ifd"]
+    assert repeated < 0.1 < unrelated / 3
 
 
 def test_an_unknown_embedded_model_says_which_there_are():

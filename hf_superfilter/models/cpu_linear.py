@@ -15,7 +15,6 @@ int8 weights have one scale per output feature, activations one scale per token.
 Every function that changes a model returns a function that changes it back.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -32,6 +31,7 @@ UINT8_ZERO = (
 )
 SMALLEST_SCALE = 1e-12  # of a row of zeros
 TYPICAL_ROWS = 2_048  # of states, for which oneDNN picks the layout of packed weights
+PACKED_BYTES = 1 << 30  # of the weights of a model that is packed
 # The layer in front of an MLP's activation, and oneDNN's names of activations.
 BEFORE_ACTIVATION = ("c_fc", "fc_in", "dense_h_to_4h", "gate_proj")
 POST_OPS = {
@@ -152,30 +152,32 @@ def multiply(
 
 
 def packed(weight: torch.Tensor) -> torch.Tensor:
-    """Lay (out, in) weights out as oneDNN reads them; the layout is undone by `to_dense`."""
+    """Lay (out, in) weights out as oneDNN reads them."""
     layout: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
     return layout
 
 
 def use_packed(model: Any) -> Undo:
-    """Replace linear layers on a CPU by packed ones, activations by Identity.
+    """Let linear layers on a CPU multiply by packed weights, and compute activations behind them.
 
-    The output layer stays: others read its weights. So do layers that share theirs.
-
-    Args:
-        model: on a CPU; it cannot be trained until this is undone.
+    Weights, their names and their ties stay what they were, so they lie in memory twice: models of
+    more than `PACKED_BYTES` stay as they are. So does the output layer: others read its weights.
     """
     output_layer = model.get_output_embeddings()
-    parts = list(model.modules())
-    owners = Counter(id(weight) for part in parts for weight in part._parameters.values())
+    replacements: dict[type, type] = {torch.nn.Linear: PackedLinear, Conv1D: PackedConv1D}
+    layers: list[Any] = [
+        part
+        for part in model.modules()
+        if type(part) in replacements and part is not output_layer and onednn_is_faster(part.weight)
+    ]
     undo: list[Undo] = []
-    for parent in parts:
-        for key, layer in list(parent.named_children()):
-            is_plain = type(layer) in (torch.nn.Linear, Conv1D) and layer is not output_layer
-            if is_plain and onednn_is_faster(layer.weight) and owners[id(layer.weight)] == 1:
-                setattr(parent, key, PackedLinear(layer))
-                undo.append(partial(_unpack, parent, key, layer))
-        undo += _fuse_activation(parent)
+    if sum(layer.weight.nbytes for layer in layers) <= PACKED_BYTES:
+        for layer in layers:
+            undo.append(partial(_unpack, layer, type(layer)))
+            layer.__class__ = replacements[type(layer)]
+            layer.packed, layer.post_op = _Packed(layer), ("none", "")
+        for parent in model.modules():
+            undo += _fuse_activation(parent)
 
     def undo_all() -> None:
         for step in reversed(undo):
@@ -184,9 +186,9 @@ def use_packed(model: Any) -> Undo:
     return undo_all
 
 
-def _unpack(parent: torch.nn.Module, key: str, layer: Any) -> None:
-    layer.weight.data = getattr(parent, key).dense_weight()
-    setattr(parent, key, layer)
+def _unpack(layer: Any, plain_class: type) -> None:
+    del layer.packed, layer.post_op
+    layer.__class__ = plain_class
 
 
 def _fuse_activation(parent: torch.nn.Module) -> list[Undo]:
@@ -194,7 +196,11 @@ def _fuse_activation(parent: torch.nn.Module) -> list[Undo]:
     children = dict(parent.named_children())
     layers = [children[key] for key in BEFORE_ACTIVATION if key in children]
     activations = [(k, child) for k, child in children.items() if type(child).__name__ in POST_OPS]
-    if len(layers) != 1 or len(activations) != 1 or not isinstance(layers[0], PackedLinear):
+    if (
+        len(layers) != 1
+        or len(activations) != 1
+        or not isinstance(layers[0], PackedLinear | PackedConv1D)
+    ):
         return []
     key, activation = activations[0]
     algorithm = "none"
@@ -205,42 +211,47 @@ def _fuse_activation(parent: torch.nn.Module) -> list[Undo]:
     return [partial(setattr, parent, key, activation)]
 
 
-class PackedLinear(torch.nn.Module):
-    """Multiply by weights laid out as oneDNN reads them; it cannot be trained.
-
-    Args:
-        layer: a linear layer, which gives its weights up.
-    """
+class _Packed:
+    """Hold the packed weights of a layer."""
 
     def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self._is_transposed = isinstance(layer, Conv1D)
         weight = layer.weight.detach()
-        if self._is_transposed:
-            weight = weight.T.contiguous()
-        self.out_features, self.in_features = weight.shape
-        self.weight = packed(weight)
-        self.bias = None if layer.bias is None else layer.bias.detach()
-        self.post_op = "none", ""
-        layer.weight.data = weight.new_empty(0)  # no model lies in memory twice
+        self.version = layer.weight._version
+        self.weight = packed(weight.T.contiguous() if isinstance(layer, Conv1D) else weight)
+
+    def is_of(self, layer: Any) -> bool:
+        """Tell whether the layer's weights are what they were: RWKV scales some of them."""
+        return bool(self.version == layer.weight._version)
+
+
+class PackedLinear(torch.nn.Linear):
+    """Multiply as `torch.nn.Linear`, by packed weights; it cannot be trained."""
+
+    packed: _Packed
+    post_op: tuple[str, str]
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Map (..., in) states to (..., out)."""
-        flat = states.reshape(-1, self.in_features)
-        product = multiply(flat, self.weight, self.bias, self.post_op)
-        return product.view(*states.shape[:-1], self.out_features)
+        return _packed_product(self, states)
 
-    def dense_weight(self) -> torch.Tensor:
-        """Return the weights in the shape that the replaced layer had."""
-        weight = self.weight.to_dense()
-        return weight.T.contiguous() if self._is_transposed else weight
 
-    def _save_to_state_dict(
-        self, destination: dict[str, torch.Tensor], prefix: str, keep_vars: bool
-    ) -> None:
-        destination[f"{prefix}weight"] = self.dense_weight()
-        if self.bias is not None:
-            destination[f"{prefix}bias"] = self.bias
+class PackedConv1D(Conv1D):
+    """Multiply as GPT-2's layers, by packed weights; it cannot be trained."""
+
+    packed: _Packed
+    post_op: tuple[str, str]
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Map (..., in) states to (..., out)."""
+        return _packed_product(self, states)
+
+
+def _packed_product(layer: Any, states: torch.Tensor) -> torch.Tensor:
+    if not layer.packed.is_of(layer):
+        layer.packed = _Packed(layer)
+    flat = states.reshape(-1, states.shape[-1])
+    product = multiply(flat, layer.packed.weight, layer.bias, layer.post_op)
+    return product.view(*states.shape[:-1], -1)
 
 
 def use_int8(model: torch.nn.Module, name: str) -> Undo:

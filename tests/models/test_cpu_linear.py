@@ -6,10 +6,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_superfilter import CausalLM
+from hf_superfilter.models import cpu_linear
 from hf_superfilter.models.cpu_linear import (
     OneDnnConv1D,
     OneDnnLinear,
-    PackedLinear,
+    PackedConv1D,
     use_onednn,
     use_packed,
 )
@@ -85,7 +86,7 @@ def test_a_processor_without_avx512_keeps_torchs_layers(monkeypatch):
 def test_a_model_keeps_its_names_and_ties_and_multiplies_nothing_by_itself(weak):
     lm = CausalLM(weak, dtype="float32")
     kinds = {type(module) for module in lm.model.modules()}
-    assert {PackedLinear, OneDnnLinear} <= kinds and not kinds & {torch.nn.Linear, Conv1D}
+    assert {PackedConv1D, OneDnnLinear} <= kinds and not kinds & {torch.nn.Linear, Conv1D}
     assert (
         lm.model.transformer.wte.weight.data_ptr()
         == lm._logits_at.projection.layer.weight.data_ptr()
@@ -105,7 +106,7 @@ def test_a_packed_mlp_computes_what_the_plain_one_does_and_is_undone(dtype, kind
         plain = model(ids).logits
         undo = use_fast_layers(model, dtype, "test", pack=True)
         fast = model(ids).logits
-        assert sum(isinstance(part, PackedLinear) for part in model.modules()) == 8
+        assert sum(isinstance(part, PackedConv1D) for part in model.modules()) == 8
         assert type(model.transformer.h[0].mlp.act) is torch.nn.Identity
     undo()
     atol = 1e-5 if dtype == torch.float32 else 2e-2
@@ -116,9 +117,22 @@ def test_a_packed_mlp_computes_what_the_plain_one_does_and_is_undone(dtype, kind
     model(ids, labels=ids).loss.backward()
 
 
-def test_weights_that_two_layers_share_are_not_packed():
-    parts = torch.nn.ModuleList([torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)])
-    parts[1].weight = parts[0].weight
+@pytest.mark.parametrize("kind", [torch.nn.Linear, Conv1D])
+def test_weights_that_change_after_they_were_packed_count(kind):
+    layer = kind(8, 8)
+    parts = torch.nn.ModuleList([layer])
     parts.get_output_embeddings = lambda: None
     use_packed(parts)
-    assert not any(isinstance(part, PackedLinear) for part in parts)
+    states = torch.randn(3, 8)
+    with torch.inference_mode():
+        before = layer(states) - layer.bias
+        layer.weight.mul_(2)
+        torch.testing.assert_close(layer(states) - layer.bias, 2 * before)
+
+
+def test_large_models_are_not_held_twice(monkeypatch):
+    monkeypatch.setattr(cpu_linear, "PACKED_BYTES", 255)
+    parts = torch.nn.ModuleList([torch.nn.Linear(8, 8), torch.nn.GELU()])
+    parts.get_output_embeddings = lambda: None
+    use_packed(parts)
+    assert [type(part) for part in parts] == [torch.nn.Linear, torch.nn.GELU]

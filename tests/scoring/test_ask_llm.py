@@ -118,9 +118,9 @@ def test_it_shares_the_weights_of_every_scorer_that_uses_the_same_model(llama):
     assert AskLLM(llama)._answers(None).lm is IFD(llama).language_model()
 
 
-def test_bfloat16_ranks_texts_as_float32_does(weak, sample):
+def test_bfloat16_ranks_texts_as_float32_does(strong, sample):
     scores = [
-        np.asarray(AskLLM(weak, dtype=dtype)(sample[:120])["ask_llm_relative"])
+        np.asarray(AskLLM(strong, dtype=dtype)(sample[:120])["ask_llm_relative"])
         for dtype in ("float32", "bfloat16")
     ]
     defined = np.isfinite(scores[0])
