@@ -8,10 +8,10 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, concatenate_datasets
+from near_copies import edited
 
 from hf_superfilter import Decontaminate, NearDuplicates, Recipe, Threshold, score, select
 from hf_superfilter.cli._run_folders import selection_in
@@ -30,18 +30,6 @@ select:
   - Decontaminate: {{against: [{benchmark}]}}
   - NearDuplicates: {{by: length, threshold: 0.6}}
 """
-
-
-def edited(texts, seed=0):
-    """Every text, and a copy of it with one word in twelve replaced."""
-    rng = np.random.default_rng(seed)
-    copies = []
-    for text in texts:
-        words = text.split(" ")
-        for place in np.flatnonzero(rng.random(len(words)) < 1 / 12):
-            words[place] = f"w{rng.integers(1000)}"
-        copies.append(" ".join(words))
-    return [*texts, *copies]
 
 
 @pytest.fixture

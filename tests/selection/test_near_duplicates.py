@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 from datasets import Dataset
+from near_copies import edited
 
 from hf_superfilter import NearDuplicates, Recipe, Threshold, format_pairs, load_rows, select
 from hf_superfilter.base import Kept
@@ -29,18 +30,6 @@ def all_pairs(texts, threshold):
         if all(jaccard(own, other) < threshold for other in kept.values()):
             kept[place] = own
     return list(kept)
-
-
-def edited(texts, seed=0):
-    """Every text, and a copy of it with one word in twelve replaced."""
-    rng = np.random.default_rng(seed)
-    copies = []
-    for text in texts:
-        words = text.split(" ")
-        for place in np.flatnonzero(rng.random(len(words)) < 1 / 12):
-            words[place] = f"w{rng.integers(1000)}"
-        copies.append(" ".join(words))
-    return [*texts, *copies]
 
 
 @pytest.fixture(scope="module")
