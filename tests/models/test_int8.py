@@ -63,17 +63,16 @@ def test_no_sum_overflows_where_pairs_of_products_are_summed_in_16_bits(monkeypa
 
 @pytest.mark.parametrize("variant", ["superfiltering", "bos", "aligned", "loss_ratio"])
 def test_ifd_ranks_real_rows_as_float32_does_with_the_same_statuses_and_tokens(
-    weak, sample, variant
+    strong, sample, variant
 ):
     batch = sample[:150]
-    ours, exact = in_int8_and_float32(IFD, weak, batch, variant=variant)
+    ours, exact = in_int8_and_float32(IFD, strong, batch, variant=variant)
     assert (ours["ifd_status"] == exact["ifd_status"]).all()
     np.testing.assert_array_equal(ours["ifd_tokens"], exact["ifd_tokens"])
     defined = np.isfinite(exact["ifd"])
     assert (np.isfinite(ours["ifd"]) == defined).all()
     assert spearmanr(ours["ifd"][defined], exact["ifd"][defined]).statistic >= 0.99
-    nats, exact_nats = (np.log(scores["ifd_ppl"][defined]) for scores in (ours, exact))
-    np.testing.assert_allclose(nats, exact_nats, atol=0.3)
+    np.testing.assert_allclose(ours["ifd_ppl"][defined], exact["ifd_ppl"][defined], rtol=0.2)
 
 
 @pytest.mark.parametrize("model", ["gpt2", "llama"])
@@ -126,7 +125,7 @@ def calm_t5(t5, tmp_path_factory):
     return str(folder)
 
 
-@pytest.mark.parametrize("model", ["weak", "calm_t5"])
+@pytest.mark.parametrize("model", ["gpt2", "llama", "calm_t5"])
 def test_ask_llm_answers_in_int8_with_causal_and_with_encoder_decoder_models(
     model, request, sample
 ):
@@ -135,7 +134,7 @@ def test_ask_llm_answers_in_int8_with_causal_and_with_encoder_decoder_models(
     # A yes is one token, whose logit holds the sum of many roundings.
     differences = np.abs(np.log(ours["ask_llm"]) - np.log(exact["ask_llm"]))
     assert (np.isnan(ours["ask_llm"]) == np.isnan(exact["ask_llm"])).all()
-    assert np.nanquantile(differences, 0.95) <= 0.6 and np.nanmax(differences) <= 0.8
+    assert np.nanquantile(differences, 0.95) <= 0.3 and np.nanmax(differences) <= 0.5
     assert (ours["ask_llm"] != exact["ask_llm"]).any()
 
 
