@@ -195,7 +195,10 @@ def parse_held_out(
     for text in texts or []:
         number = parse_number(text)
         if number is None:
-            sets[Path(text).name] = rows_of_file(text, recipe)
+            name = Path(text).name
+            if text in sets or (name in sets and text == name):
+                raise SuperfilterError(f"--held-out {text} is given twice: give it once")
+            sets[text if name in sets else name] = rows_of_file(text, recipe)
         elif share is None:
             share = number
         else:

@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 
 from ..reports.text import clipped, last_turn
-from .arms import RANDOM_ARMS, SELECTED, UNTRAINED, Arm, Pool, is_baseline
+from .arms import RANDOM_ARMS, SELECTED, UNTRAINED, Arm, Pool, draws_as_many, is_baseline
 from .differences import as_facts, compare_arms
 from .figures import Runs, figures_of
 from .material import Material
 from .plan import WORDS, Question
 from .rows import Windows
 from .students import RunFiles, read_runs
-from .verdict import Verdict, secondary, verdict_of
+from .verdict import Size, Verdict, secondary, verdict_of
 
 SHOWN_ROWS = 5  # on which selection and random rows differ most, each way
+MOST_SHARED = 0.5  # of random rows of equal lengths, that are selected too
 LONGEST_TEXT = 400  # characters of a prompt or response in the file
 
 
@@ -50,11 +51,15 @@ def answer(
     selections = [name for name in names if not is_baseline(name)]
     baselines = [name for name in names if is_baseline(name) and name != UNTRAINED]
     primary = compare_arms(selections, against, measured)
+    sizes = sizes_of(arms, windows.tokens)
     verdicts, details = [], []
     for name in selections:
         others = secondary(name, against, measured)
         details += [as_facts(one) for one in others]
-        verdicts.append(verdict_of(name, primary, others, held_out=held_out, target=target))
+        own_sizes = None if name == SELECTED else sizes
+        verdicts.append(
+            verdict_of(name, primary, others, held_out=held_out, target=target, sizes=own_sizes)
+        )
     rest = compare_arms(baselines, against, measured)
     return {
         "name": question.name,
@@ -66,6 +71,22 @@ def answer(
         "comparisons": [as_facts(one) for one in primary],
         "baselines": [as_facts(one) for one in rest],
         "other_figures": details,
+    }
+
+
+def sizes_of(arms: Sequence[Arm], tokens: np.ndarray) -> dict[str, Size]:
+    """Count rows and response tokens of every arm, the mean over its draws.
+
+    Args:
+        arms: all of them.
+        tokens: (n,) response tokens of the rows that they name.
+    """
+    return {
+        arm.name: Size(
+            float(np.mean([len(rows) for rows in arm.draws])),
+            float(np.mean([tokens[rows].sum() for rows in arm.draws])),
+        )
+        for arm in arms
     }
 
 
@@ -99,15 +120,34 @@ def _describe(
     }
 
 
-def notes_on_rows(pool: Pool, windows: Windows, sets: Sequence[Windows]) -> list[str]:
-    """State how many responses are cut, and how much random draws share with the selection."""
+def notes_on_rows(
+    pool: Pool, windows: Windows, sets: Sequence[Windows], arms: Sequence[Arm]
+) -> list[str]:
+    """State how many responses are cut, what draws share with the selection, and short arms."""
     notes = [
         f"responses cut at the student's length: {windows.is_cut[pool.selected].mean():.1%} of the "
         f"selection, {windows.is_cut[pool.rows].mean():.1%} of all rows, "
         + ", ".join(f"{part.is_cut.mean():.1%} of {part.name}" for part in sets)
     ]
-    share = len(pool.selected) / max(1, len(pool.trainable))
-    notes.append(f"random rows are drawn from all rows: {share:.0%} of them are selected too")
+    shares = {
+        arm.name: float(np.mean([np.isin(rows, pool.selected).mean() for rows in arm.draws]))
+        for arm in arms
+        if arm.is_random
+    }
+    listed = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items())
+    notes.append(f"random rows are drawn from all rows: selected too are {listed}")
+    if shares.get("random-lengths", 0.0) > MOST_SHARED:
+        notes.append(
+            "few rows but the selected ones are as long: random rows of equal lengths are mostly "
+            "the selection itself, and cannot tell a score from a length"
+        )
+    wanted = len(pool.selected)
+    for arm in arms:
+        if draws_as_many(arm.name) and len(arm.draws[0]) < wanted:
+            notes.append(
+                f"{arm.name} has {len(arm.draws[0])} rows and not {wanted}: the column holds no "
+                "more numbers"
+            )
     return notes
 
 

@@ -16,12 +16,12 @@ The random arms are drawn anew for every run; the others differ in the order of 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..data.columns import holds_numbers, numbers_of
-from ..errors import SuperfilterError, did_you_mean
+from ..errors import SuperfilterError, WrongTypeError, did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -133,8 +133,7 @@ def make_arms(
             drawn = [_fixed_rows(name, pool)] * seeds
         arms.append(Arm(name, tuple(drawn)))
     for name, rows in (others or {}).items():
-        if name in names:
-            raise SuperfilterError(f"two arms are called {name!r}: name the other one differently")
+        _check_other(name, names)
         arms.append(Arm(name, (np.asarray(rows, dtype=np.int64),) * seeds))
     for arm in arms:
         if not arm.is_untrained and not all(map(len, arm.draws)):
@@ -144,6 +143,29 @@ def make_arms(
     return arms
 
 
+def _check_other(name: str, names: Sequence[str]) -> None:
+    """Refuse a name that another arm has, or that says how an arm is drawn or trained."""
+    if name in names:
+        raise SuperfilterError(f"two arms are called {name!r}: name the other one differently")
+    if name in (*RANDOM_ARMS, UNTRAINED):
+        raise SuperfilterError(f"others: {name!r} is {words_of(name)}: take another name")
+
+
+def check_other_name(name: Any) -> None:
+    """Refuse what cannot be the name of an arm of the user's own.
+
+    Raises:
+        SuperfilterError: no text, or the name of an arm that this module draws.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise SuperfilterError(f"others: {name!r} is no name of an arm: give a text")
+    if name != SELECTED and is_baseline(name):
+        raise SuperfilterError(
+            f"others: {name!r} is an arm of its own, {words_of(name)}: list it in arms, or take "
+            "another name"
+        )
+
+
 def check_arms(names: Sequence[str] | str) -> tuple[str, ...]:
     """Return the names of arms, listed or separated by commas, and refuse unknown ones.
 
@@ -151,6 +173,8 @@ def check_arms(names: Sequence[str] | str) -> tuple[str, ...]:
         SuperfilterError: an unknown name, or no random arm to compare with.
     """
     parts = names.split(",") if isinstance(names, str) else names
+    if not isinstance(parts, Sequence) or not all(isinstance(name, str) for name in parts):
+        raise WrongTypeError(f"arms={names!r}: list names, such as {SELECTED},{RANDOM_ARMS[0]}")
     listed = [name.strip() for name in parts if name.strip()]
     for name in listed:
         kind, colon, column = name.partition(":")
@@ -168,6 +192,11 @@ def check_arms(names: Sequence[str] | str) -> tuple[str, ...]:
 def is_baseline(name: str) -> bool:
     """Tell whether an arm is no selection of the user's."""
     return name != SELECTED and (name in NAMES or name.partition(":")[0] in BY_COLUMN)
+
+
+def draws_as_many(name: str) -> bool:
+    """Tell whether an arm takes as many rows as are selected, by a column."""
+    return name.startswith(("ppl-", "highest:", "lowest:"))
 
 
 def words_of(name: str) -> str:
@@ -188,9 +217,26 @@ def _fixed_rows(name: str, pool: Pool) -> np.ndarray:
     kind, _, column = name.partition(":")
     values = numbers_of(pool.table, column)
     if kind == "where":
-        marked: np.ndarray = pool.trainable[values[pool.trainable] == 1]
-        return marked
+        return _marked(name, pool, values)
     return _extreme(pool, values, largest=kind == "highest")
+
+
+def _marked(name: str, pool: Pool, values: np.ndarray) -> np.ndarray:
+    """Return the rows whose value is true.
+
+    Raises:
+        SuperfilterError: a value that is neither true nor false.
+    """
+    marks = values[pool.trainable]
+    others = marks[~np.isnan(marks) & (marks != 0) & (marks != 1)]
+    if len(others):
+        column = name.partition(":")[2]
+        raise SuperfilterError(
+            f"{name}: the column holds {others[0]:g}, and marks rows by true or 1 and all others "
+            f"by false or 0: give such a column, or highest:{column}"
+        )
+    marked: np.ndarray = pool.trainable[marks == 1]
+    return marked
 
 
 def perplexity_column(table: "Dataset") -> str:

@@ -10,21 +10,24 @@ from ..errors import SuperfilterError
 from ..recipes.recipe import Recipe
 from ..runs.distributed import this_process
 from ..runs.store import Store
-from .answers import measured_of
-from .arms import RANDOM_ARMS, SELECTED, words_of
+from .answers import measured_of, sizes_of
+from .arms import RANDOM_ARMS, SELECTED, UNTRAINED, words_of
 from .differences import LEVEL, Difference, compare_arms, difference, holm
 from .figures import PRIMARY, Measured, Runs, figures_of
 from .material import material_of
 from .students import StudentSettings
 from .tables import aligned
 from .trial import TARGET, Design, Trial
-from .verdict import secondary, verdict_of
+from .verdict import Size, secondary, verdict_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 ARMS = (SELECTED, "random", "random-tokens")
-SAME_PARTS = ("dataset", "config", "split", "revision", "format", "columns", "template")
+SAME_PARTS = (
+    *("dataset", "config", "split", "revision", "format", "columns"),
+    *("template", "tokenizer", "template_kwargs", "reasoning"),
+)
 # Of pairs of data that a small model ranks, the share that a model of the target size ranks alike:
 # DataDecide, arXiv 2504.11393, abstract (150 million against 1 billion parameters, pretraining).
 TRANSFER = 0.80
@@ -147,15 +150,16 @@ def compare_recipes(
     for name in names[1:]:
         trial.others[name] = materials[name].selected
     ranked_on = trial.sets[-1].name
-    first = _measured(trial, design)
+    first, first_sizes = _measured(trial, design)
     behind = _clearly_behind(first[ranked_on], [SELECTED, *names[1:]])
     stopped = {name for name in behind if trial.others.pop(name, None) is not None}
-    later = _measured(trial, replace(design, seeds=seeds))
+    later, later_sizes = _measured(trial, replace(design, seeds=seeds))
     if not process.is_main:
         return None
     measured = {part: {**first[part], **runs} for part, runs in later.items()}
     rows = {name: len(material.selected) for name, material in materials.items()}
-    return _ranking(names, rows, measured, ranked_on, settings.model, stopped)
+    sizes = {**first_sizes, **later_sizes}
+    return _ranking(names, rows, sizes, measured, ranked_on, settings.model, stopped)
 
 
 def _score_folders(recipes: Mapping[str, Recipe]) -> dict[str, int]:
@@ -180,11 +184,13 @@ def _check_recipes(recipes: Any) -> None:
         raise SuperfilterError("recipes: give two or more by name, {'ifd': Recipe(...), ...}")
     first = next(iter(recipes.values()))
     for name, recipe in recipes.items():
+        if not isinstance(name, str):
+            raise SuperfilterError(f"recipes: {name!r} is no name: give a text")
         if not isinstance(recipe, Recipe):
             raise SuperfilterError(
                 f"recipes[{name!r}] is no Recipe, but of type {type(recipe).__name__}: give one"
             )
-        if name in ARMS or not name or "/" in name:
+        if name in (*RANDOM_ARMS, SELECTED, UNTRAINED) or not name or "/" in name:
             raise SuperfilterError(f"recipes[{name!r}]: give it another name, of a folder")
         for part in SAME_PARTS:
             if getattr(recipe, part) != getattr(first, part):
@@ -194,9 +200,11 @@ def _check_recipes(recipes: Any) -> None:
                 )
 
 
-def _measured(trial: Trial, design: Design) -> dict[str, Measured]:
+def _measured(trial: Trial, design: Design) -> tuple[dict[str, Measured], dict[str, Size]]:
+    """Train what is missing; return what was measured on every set, and how large arms are."""
     trained = trial.train(design)
-    return dict(measured_of(trained.questions[0], trained.arms, trained.files, trial.sets))
+    measured = measured_of(trained.questions[0], trained.arms, trained.files, trial.sets)
+    return dict(measured), sizes_of(trained.arms, trial.windows.tokens)
 
 
 def _clearly_behind(measured: Measured, arms: list[str]) -> set[str]:
@@ -212,6 +220,7 @@ def _clearly_behind(measured: Measured, arms: list[str]) -> set[str]:
 def _ranking(
     names: list[str],
     rows: dict[str, int],
+    sizes: Mapping[str, Size],
     measured: Mapping[str, Measured],
     ranked_on: str,
     student: str,
@@ -229,7 +238,11 @@ def _ranking(
     for name in order:
         others = secondary(name, against, own)
         target = TARGET if TARGET in own else None
-        verdict = verdict_of(name, primary, others, held_out=held_out, target=target)
+        # Random arms are drawn for the first recipe; another one may be of another size.
+        own_sizes = None if name == names[0] else sizes
+        verdict = verdict_of(
+            name, primary, others, held_out=held_out, target=target, sizes=own_sizes
+        )
         behind = None
         chance = None
         if name != order[0]:

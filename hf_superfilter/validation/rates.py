@@ -1,13 +1,15 @@
 """Choose the learning rate once, on random rows, for all arms."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 
+from ..errors import SuperfilterError
 from .arms import Pool
 from .figures import PRIMARY, figures_of
 from .plan import Question
 from .rows import Windows
-from .students import Bench, Run, read_runs
+from .students import RATE, Bench, Run, read_runs
 
 RATES = (3e-4, 1e-3, 3e-3)  # tried first; the grid goes on where the best is its end
 RATE_STEP, MOST_RATES = 10**0.5, 7
@@ -22,20 +24,27 @@ def choose_rate(
     losses: dict[float, float] = {}
     rates: Sequence[float] = RATES
     while rates:
-        runs = [Run("rate", f"{rate:.2g}", 0, rows, steps, rate) for rate in rates]
+        runs = [Run(RATE, f"{rate:.2g}", 0, rows, steps, rate) for rate in rates]
         files = bench.run(runs, [tuning])
         for run in runs:
-            (measured,) = read_runs(files, run.arm, "rate", [tuning])
-            losses[run.learning_rate] = figures_of(measured)[PRIMARY]
+            (measured,) = read_runs(files, run.arm, RATE, [tuning])
+            loss = figures_of(measured)[PRIMARY]
+            losses[run.learning_rate] = loss if math.isfinite(loss) else math.inf
         rates = _rates_beyond(losses)
     best = min(losses, key=lambda rate: losses[rate])
+    if losses[best] == math.inf:
+        raise SuperfilterError(
+            "the student's losses are no numbers at any learning rate tried "
+            f"({', '.join(f'{rate:.2g}' for rate in sorted(losses))}): take another student"
+        )
     if best in (min(losses), max(losses)):
         warnings.warn(
             f"the best learning rate, {best:.2g}, is the end of those tried "
             f"({', '.join(f'{rate:.2g}' for rate in sorted(losses))}): name one with learning_rate",
             stacklevel=3,
         )
-    tried = [{"learning_rate": rate, "loss": losses[rate]} for rate in sorted(losses)]
+    finite = [rate for rate in sorted(losses) if losses[rate] < math.inf]
+    tried = [{"learning_rate": rate, "loss": losses[rate]} for rate in finite]
     return best, tried
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.chats import flatten_turns
-from ..errors import SuperfilterError
+from ..errors import SuperfilterError, WrongTypeError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,9 +87,15 @@ class Windows:
         if len(kept) < MIN_ROWS:
             raise SuperfilterError(
                 f"{self.name}: {len(kept)} of its {len(self)} rows have a response to measure, "
-                f"and at least {MIN_ROWS} are needed: give more rows"
+                f"and at least {MIN_ROWS} are needed: {self._remedy()}"
             )
         return kept
+
+    def _remedy(self) -> str:
+        cut_away = int(np.count_nonzero(self.is_cut & (self.tokens == 0)))
+        if cut_away:
+            return f"the prompts of {cut_away} fill the student's window: raise max_length"
+        return "give more rows"
 
 
 def _digest_row(windows: "Sequence[Window]") -> str:
@@ -109,8 +115,14 @@ def windows_of(
         name: what messages call the rows.
 
     Raises:
-        SuperfilterError: no such columns.
+        SuperfilterError: no Dataset, or no such columns.
     """
+    from datasets import Dataset
+
+    if not isinstance(table, Dataset):
+        raise WrongTypeError(
+            f"{name} is of type {type(table).__name__}: give a Dataset with prompt and response"
+        )
     missing = [column for column in COLUMNS if column not in table.column_names]
     if missing:
         raise SuperfilterError(
@@ -174,21 +186,26 @@ def split_rows(table: "Dataset", held_out: int, tuning: int, seed: int) -> Split
         The parts, each in the order of the table.
 
     Raises:
-        SuperfilterError: fewer rows than are asked for.
+        SuperfilterError: fewer rows than are asked for, or none left to train on.
     """
     if held_out + tuning >= len(table):
         raise SuperfilterError(
             f"held_out={held_out} and {tuning} rows to tune on are all of the {len(table)} rows: "
-            "hold fewer rows out"
+            "hold fewer rows out, or give more rows"
         )
     order = np.random.default_rng([seed, 1]).permutation(len(table))
     parts = [order[:held_out], order[held_out : held_out + tuning]]
-    digests = _digests_of(table)
+    digests = digests_of(table)
     taken = {digests[row] for row in parts[0].tolist()}
     tuned = [row for row in parts[1].tolist() if digests[row] not in taken]
     taken |= {digests[row] for row in tuned}
     rest = np.sort(order[held_out + tuning :]).tolist()
     pool = [row for row in rest if digests[row] not in taken]
+    if not pool:
+        raise SuperfilterError(
+            f"all of the {len(rest)} rows that are not held out have the prompt and response of "
+            "one that is: take out what is there twice, or give more rows"
+        )
     repeated = len(table) - held_out - len(tuned) - len(pool)
     return Split(
         np.array(pool, dtype=np.int64),
@@ -198,7 +215,8 @@ def split_rows(table: "Dataset", held_out: int, tuning: int, seed: int) -> Split
     )
 
 
-def _digests_of(table: "Dataset") -> list[str]:
+def digests_of(table: "Dataset") -> list[str]:
+    """Digest prompt and response of every row."""
     digests: list[str] = []
     plain = table.select_columns(list(COLUMNS)).with_format(None)
     for start in range(0, len(plain), BLOCK):

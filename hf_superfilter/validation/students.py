@@ -44,6 +44,7 @@ FOLDER = "validation"
 VERSION = 1  # raise it when the same settings measure other numbers
 MEASURES = ("nats", "tokens", "end_nats", "ends")
 PROBED_ROWS = 16
+RATE = "rate"  # the question of the runs that choose a learning rate, which may diverge
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,8 @@ class Bench:
             self.student.reset()
         measured = [self.student.measure(part.rows) for part in sets]
         columns = {name: np.concatenate([part[name] for part in measured]) for name in MEASURES}
+        if run.question != RATE and not np.isfinite(columns["nats"]).all():
+            raise SuperfilterError(_divergence(run))
         if self.settings.keep:
             self._keep(files.stem(number))
         facts["seconds"] = time.perf_counter() - start
@@ -296,6 +299,15 @@ class Bench:
             len(pending), len(runs), step, measured * row, measured, seconds / 60,
         )  # fmt: skip
         return seconds
+
+
+def _divergence(run: Run) -> str:
+    if not run.steps:
+        return "the student's losses are no numbers before any training: take another student"
+    return (
+        f"{run.arm}, run {run.number}: the student's losses are no numbers after {run.steps} steps "
+        f"at learning rate {run.learning_rate:.2g}: give a lower learning_rate"
+    )
 
 
 def read_runs(files: RunFiles, arm: str, question: str, sets: Sequence[Windows]) -> list[Runs]:

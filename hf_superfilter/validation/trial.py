@@ -15,12 +15,12 @@ from ..runs.distributed import Process
 from ..runs.store import Store
 from ..selection.funnel import Selection
 from .answers import answer, facts_of_rows, notes_on_rows
-from .arms import Arm, Pool, make_arms
+from .arms import Arm, Pool, check_other_name, make_arms
 from .figures import PRIMARY
 from .material import Material, can_select_again, places_in, select_again
 from .plan import Question, questions_of, runs_of, statement
 from .rates import RATES, choose_rate
-from .rows import Windows, windows_of
+from .rows import Windows, digests_of, windows_of
 from .students import FOLDER, Bench, RunFiles, StudentSettings, window_reader
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class Trial:
         self.reader = window_reader(settings)
         self.windows = self._read(material.table, "the table")
         self.others: dict[str, np.ndarray] = {}
+        self.notes: list[str] = []
         self.sets = [self._read(material.held_out, HELD_OUT).measurable()]
 
     def _read(self, table: "Dataset", name: str) -> Windows:
@@ -123,22 +124,46 @@ class Trial:
         """Add arms by name: selections of the table, row numbers, or rows from elsewhere."""
         from datasets import Dataset
 
+        _check_mapping("others", others)
         for name, other in others.items():
+            check_other_name(name)
             if isinstance(other, Dataset):
-                added, first = self._read(other, name), len(self.windows)
-                self.others[name] = first + np.flatnonzero(added.tokens > 0)
-                self.windows = self.windows.joined(added)
+                self._add_rows(name, other)
             else:
                 self.others[name] = _rows_in_pool(name, other, selection, self.material)
+
+    def _add_rows(self, name: str, rows: "Dataset") -> None:
+        """Add an arm of rows from elsewhere, without those that are held out."""
+        added, first = self._read(rows, name), len(self.windows)
+        digests, held_out = digests_of(rows), set(digests_of(self.material.held_out))
+        is_free = np.array([digest not in held_out for digest in digests], dtype=bool)
+        self.others[name] = first + np.flatnonzero((added.tokens > 0) & is_free)
+        self.windows = self.windows.joined(added)
+        self._trained_on.update(np.array(digests)[is_free].tolist())
+        if not is_free.all():
+            self.notes.append(
+                f"{name}: {np.count_nonzero(~is_free)} of its {len(rows)} rows are left out, "
+                "because a row held out has the same prompt and response"
+            )
+
+    @cached_property
+    def _trained_on(self) -> set[str]:
+        """Hold the digests of all rows that an arm may train on."""
+        return set(digests_of(self.material.table))
 
     def add_sets(self, sets: "Mapping[str, Dataset]") -> None:
         """Add rows to measure on."""
         for name, rows in sets.items():
-            if name == HELD_OUT:
-                raise SuperfilterError(
-                    f"sets: {name!r} is the name of the rows held out: take another"
+            part = self._read(rows, name).measurable()
+            self.sets.append(part)
+            digests = digests_of(rows.select(part.numbers))
+            known = sum(digest in self._trained_on for digest in digests)
+            if known:
+                self.notes.append(
+                    f"{known} of the {len(part)} rows of {name} are rows that students may be "
+                    "trained on as well, with the same prompt and response: an arm that holds more "
+                    "of them looks better there"
                 )
-            self.sets.append(self._read(rows, name).measurable())
 
     @property
     def target(self) -> str | None:
@@ -169,7 +194,11 @@ class Trial:
             "seed": self.design.seed,
             "plan": trained.plan,
             "questions": answers,
-            "notes": [*self.material.notes, *notes_on_rows(self.pool, self.windows, self.sets)],
+            "notes": [
+                *self.material.notes,
+                *self.notes,
+                *notes_on_rows(self.pool, self.windows, self.sets, trained.arms),
+            ],
             **facts_of_rows(trained.files, first, self.sets, self.material),
         }
 
@@ -213,6 +242,28 @@ class Trial:
         bench.log_estimate(lists[int(np.argmin(pending))], self.sets, tuning)
 
 
+def check_sets(sets: Any) -> None:
+    """Refuse sets that are not named, or by a name that means another set."""
+    _check_mapping("sets", sets)
+    for name in sets:
+        if not isinstance(name, str) or not name.strip():
+            raise SuperfilterError(f"sets: {name!r} is no name of a set: give a text")
+        if name == HELD_OUT:
+            raise SuperfilterError(f"sets: {name!r} is the name of the rows held out: take another")
+        if name == TARGET:
+            raise SuperfilterError(
+                f"sets: {name!r} is the name of the target, which counts in the verdict: give it "
+                "as target, or take another name"
+            )
+
+
+def _check_mapping(setting: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise WrongTypeError(
+            f"{setting} is of type {type(value).__name__}: give a mapping of names to rows"
+        )
+
+
 def _rows_in_pool(
     name: str, other: Any, selection: "Selection | Recipe", material: Material
 ) -> np.ndarray:
@@ -231,8 +282,9 @@ def _rows_in_pool(
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
         raise SuperfilterError(f"others[{name!r}]: give row numbers, a selection or a Dataset")
     if rows.min() < 0 or rows.max() >= total:
+        beyond = rows.min() if rows.min() < 0 else rows.max()
         raise SuperfilterError(
-            f"others[{name!r}] names row {int(rows.max())}, and the table has {total:,} rows"
+            f"others[{name!r}] names row {int(beyond)}, and the table has {total:,} rows"
         )
     if isinstance(other, Selection) and can_select_again(other):
         return select_again(other, material.table)

@@ -14,7 +14,7 @@ from .arms import DEFAULT_ARMS, check_arms
 from .material import material_of
 from .students import StudentSettings
 from .tables import text_of
-from .trial import TARGET, Design, Trial
+from .trial import TARGET, Design, Trial, check_sets
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -120,6 +120,7 @@ def validate(
         hf_superfilter.errors.SuperfilterError: the rows have no column 'prompt': a student ...
     """
     settings = student if isinstance(student, StudentSettings) else StudentSettings(student)
+    check_sets(sets or {})
     design = Design(check_arms(arms), seeds, draws, seed, steps, epochs, tokens)
     place, process = _folder_of(selection, folder), this_process()
     material = material_of(selection, place, held_out, seed)

@@ -15,6 +15,20 @@ MEANS = ("token mean", "row mean")
 QUARTERS = ("quartile 1", "quartile 2", "quartile 3", "quartile 4")
 HALVES = ("random", "random-tokens")  # equal rows, equal tokens
 AS_MANY = {"random": "rows", "random-tokens": "tokens", "random-lengths": "lengths"}
+NEAR = 0.02  # rows or tokens that differ by a smaller part count as equal
+
+
+@dataclass(frozen=True)
+class Size:
+    """Hold how much an arm trains on.
+
+    Attributes:
+        rows: their number, the mean over draws.
+        tokens: response tokens.
+    """
+
+    rows: float
+    tokens: float
 
 
 @dataclass(frozen=True)
@@ -62,8 +76,12 @@ def verdict_of(
     *,
     held_out: str,
     target: str | None,
+    sizes: Mapping[str, Size] | None = None,
 ) -> Verdict:
     """Judge an arm by its pre-stated comparisons.
+
+    Random arms are drawn for one selection: of another arm whose rows or tokens differ from theirs
+    the verdict says so, and calls neither equal.
 
     Args:
         arm: its name.
@@ -71,16 +89,18 @@ def verdict_of(
         others: those on the other figures, corrected.
         held_out: the name of the set that the rows were held out of.
         target: the name of the target set; None without one.
+        sizes: of all arms by name; None for the arm that the random arms were drawn for.
     """
     own = [one for one in primary if one.arm == arm]
     words = {one.against: one for one in own if one.rows_of == held_out}
     halves = [words[name] for name in HALVES if name in words] or list(words.values())
-    doubts = _doubts(halves, own, others, held_out)
-    word, text = _headline(arm, halves, doubts)
+    equals = {name: _held_equal(arm, name, sizes or {}) for name in words}
+    doubts = _doubts(halves, own, others, held_out, equals)
+    word, text = _headline(arm, halves, doubts, equals)
     notes = []
-    if "random-tokens" not in words and word == BETTER:
+    if equals.get("random-tokens") != "equal tokens" and word == BETTER:
         notes.append("not compared with random rows of equal tokens, so length may be all of it")
-    notes += _length_notes(words.get("random-lengths"), word)
+    notes += _length_notes(words.get("random-lengths"), word, equals)
     notes += _other_notes(others, held_out)
     if target is None:
         notes.append(
@@ -90,7 +110,26 @@ def verdict_of(
     return Verdict(arm, word, text, tuple(notes))
 
 
-def _headline(arm: str, halves: Sequence[Difference], doubts: list[str]) -> tuple[str, str]:
+def _held_equal(arm: str, against: str, sizes: Mapping[str, Size]) -> str:
+    """Say what an arm and a random one have equal, or how much each of them has."""
+    held = AS_MANY.get(against, against)
+    if arm not in sizes or against not in sizes:
+        return f"equal {held}"
+    own, drawn = sizes[arm], sizes[against]
+    if held != "tokens" and not _is_near(own.rows, drawn.rows):
+        return f"{drawn.rows:,.0f} rows where it has {own.rows:,.0f}"
+    if held != "rows" and not _is_near(own.tokens, drawn.tokens):
+        return f"{drawn.tokens:,.0f} tokens where it has {own.tokens:,.0f}"
+    return f"equal {held}"
+
+
+def _is_near(value: float, other: float) -> bool:
+    return abs(value - other) <= NEAR * other
+
+
+def _headline(
+    arm: str, halves: Sequence[Difference], doubts: list[str], equals: Mapping[str, str]
+) -> tuple[str, str]:
     words = {one.word for one in halves}
     label = words_of(arm)
     if words == {SAME} and not doubts:
@@ -99,16 +138,16 @@ def _headline(arm: str, halves: Sequence[Difference], doubts: list[str]) -> tupl
         return SAME, text
     if doubts:
         return DEPENDS, f"{label}: depends on {'; and on '.join(doubts)}"
+    amounts = _amounts(halves, equals)
     if BETTER in words:
-        return BETTER, f"{label}: better than random rows, by {_amounts(halves)}"
-    return WORSE, f"{label}: worse than random rows, random is better, by {_amounts(halves)}"
+        return BETTER, f"{label}: better than random rows, by {amounts}"
+    return WORSE, f"{label}: worse than random rows, random is better, by {amounts}"
 
 
-def _amounts(halves: Sequence[Difference]) -> str:
+def _amounts(halves: Sequence[Difference], equals: Mapping[str, str]) -> str:
     parts = []
     for one in halves:
-        equal = AS_MANY.get(one.against, one.against)
-        parts.append(f"{abs(one.value):.3f} nats per token at equal {equal}")
+        parts.append(f"{abs(one.value):.3f} nats per token at {equals[one.against]}")
     return " and ".join(parts)
 
 
@@ -117,23 +156,25 @@ def _doubts(
     own: Sequence[Difference],
     others: Sequence[Difference],
     held_out: str,
+    equals: Mapping[str, str],
 ) -> list[str]:
     """List what the answer depends on."""
     doubts = []
     by_name = {one.against: one.word for one in halves}
     words = set(by_name.values())
     if len(words) > 1 and not _is_clear(by_name):
-        parts = [f"equal {AS_MANY.get(name, name)}: {word}" for name, word in by_name.items()]
+        parts = [f"{equals[name]}: {word}" for name, word in by_name.items()]
         doubts.append(f"whether rows or tokens are held equal ({', '.join(parts)})")
     seen = words & {BETTER, WORSE}
-    elsewhere = {
-        one.rows_of: one.word
+    # Better than one random arm there and worse than another are two answers, not the later one.
+    elsewhere = [
+        (one.rows_of, one.word)
         for one in own
         if one.rows_of != held_out and one.against in by_name and one.word != SAME
-    }
-    if any(word not in seen for word in elsewhere.values()):
+    ]
+    if any(word not in seen for _, word in elsewhere):
         parts = [f"{held_out}: {word}" for word in sorted(seen or {SAME})]
-        parts += [f"{name}: {word}" for name, word in elsewhere.items()]
+        parts += [f"{name}: {word}" for name, word in dict.fromkeys(elsewhere)]
         doubts.append(f"the rows it is measured on ({', '.join(parts)})")
     opposed = _opposed_figures(seen, others, held_out, set(by_name))
     if opposed:
@@ -167,9 +208,12 @@ def _opposed_figures(
     return parts + list(dict.fromkeys(f"{one.figure}: {one.word}" for one in shown))
 
 
-def _length_notes(lengths: Difference | None, word: str) -> list[str]:
+def _length_notes(lengths: Difference | None, word: str, equals: Mapping[str, str]) -> list[str]:
     if lengths is None:
         return []
+    held = equals[lengths.against]
+    if held != "equal lengths":
+        return [f"not compared with random rows of equal lengths: those have {held}"]
     if lengths.word == BETTER:
         return [
             f"more than its length: {-lengths.value:.3f} nats better than random rows of equal "

@@ -5,9 +5,10 @@ import pytest
 from datasets import Dataset
 
 from hf_superfilter import SuperfilterError
+from hf_superfilter.validation.answers import notes_on_rows
 from hf_superfilter.validation.arms import Pool, check_arms, make_arms
 from hf_superfilter.validation.plan import Question, questions_of
-from hf_superfilter.validation.rows import split_rows
+from hf_superfilter.validation.rows import Windows, split_rows
 
 ROWS = 400
 
@@ -95,6 +96,27 @@ def test_an_arm_that_does_not_exist_is_refused_by_name(names, reason):
 def test_arms_may_be_listed_or_separated_by_commas():
     listed = ("selected", "random", "highest:ifd")
     assert check_arms("selected, random,highest:ifd,random") == check_arms(listed) == listed
+
+
+def test_a_column_of_other_numbers_marks_no_rows(pool):
+    with pytest.raises(SuperfilterError, match="where:score: the column holds"):
+        arm_of(pool, "where:score")
+
+
+def test_draws_that_are_the_selection_itself_and_columns_of_few_numbers_are_told(pool):
+    longest = arm_of(pool, "longest").draws[0]
+    values = [1.0 if row < 9 else None for row in range(len(pool.table))]
+    table = pool.table.add_column("few", values)
+    own = Pool(table, pool.rows, pool.tokens, longest)
+    arms = make_arms(["random", "random-lengths", "highest:few"], own, seeds=1, draws=5)
+    windows = Windows([[] for _ in pool.rows], "rows", pool.rows)
+    notes = "\n".join(notes_on_rows(own, windows, [], arms))
+    for arm in arms[:2]:
+        shares = [len(set(draw.tolist()) & set(longest.tolist())) / len(draw) for draw in arm.draws]
+        assert f"{sum(shares) / 5:.0%} of {arm.name}" in notes
+    assert "cannot tell a score from a length" in notes
+    few = len(arms[2].draws[0])
+    assert few < len(longest) and f"highest:few has {few} rows and not {len(longest)}" in notes
 
 
 def test_perplexity_needs_its_column_and_a_column_has_to_exist(pool):

@@ -1,5 +1,7 @@
 """Recipes are ranked by what students learn, and one that is clearly behind is left out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,15 @@ def test_recipes_whose_scorers_agree_share_a_folder():
             "has dataset 'x.jsonl'",
         ),
         ({"one": recipe(RandomSample(5)), "two": None}, "is no Recipe"),
+        ({"one": recipe(RandomSample(5)), "untrained": recipe(RandomSample(5))}, "another name"),
+        ({"one": recipe(RandomSample(5)), 2: recipe(RandomSample(5))}, "2 is no name"),
+        (
+            {
+                "one": recipe(RandomSample(5)),
+                "two": replace(recipe(RandomSample(5)), reasoning="drop"),
+            },
+            "has reasoning 'drop'",
+        ),
     ],
 )
 def test_recipes_that_cannot_be_compared_are_refused(recipes, reason, student, tmp_path):

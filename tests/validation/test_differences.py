@@ -1,5 +1,7 @@
 """Differences between arms are called what they are: simulated tables whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,13 +11,14 @@ from hf_superfilter.validation.differences import (
     DEPENDS,
     SAME,
     WORSE,
+    Difference,
     compare_arms,
     corrected_p,
     difference,
     spread_of,
 )
 from hf_superfilter.validation.figures import PRIMARY, Runs, figures_of, quartiles_of, ratio_of
-from hf_superfilter.validation.verdict import secondary, verdict_of
+from hf_superfilter.validation.verdict import Size, secondary, verdict_of
 
 ROWS = 300
 DRAW, ORDER = 0.003, 0.002  # standard deviations of what a draw and an order shift, nats per token
@@ -180,6 +183,43 @@ def test_a_difference_that_shows_on_another_set_alone_makes_it_depend():
     verdict = judged(here, {"held-out": here, "other": there})
     assert verdict.word == DEPENDS
     assert "(held-out: no difference seen, other: better)" in verdict.text
+
+
+def test_better_and_worse_on_the_target_is_no_gain_whichever_is_compared_last():
+    own = Difference("selected", "random", "held-out", PRIMARY, -0.1, -0.2, -0.05, 0.02,
+                     0.001, 0.001, 0.05, 5, 5)  # fmt: skip
+    for first, second in ((0.1, -0.1), (-0.1, 0.1)):
+        primary = [
+            own,
+            replace(own, against="random-tokens"),
+            replace(own, rows_of="target", value=first),
+            replace(own, rows_of="target", against="random-tokens", value=second),
+        ]
+        verdict = verdict_of("selected", primary, [], held_out="held-out", target="target")
+        assert verdict.word == "depends"
+        assert "target: better" in verdict.text and "target: worse" in verdict.text
+
+
+def test_an_arm_of_another_size_is_not_said_to_have_equal_rows_or_tokens():
+    one = Difference("mine", "random", "held-out", PRIMARY, -0.1, -0.2, -0.05, 0.02,
+                     0.001, 0.001, 0.05, 5, 5)  # fmt: skip
+    primary = [replace(one, against=name) for name in ("random", "random-tokens", "random-lengths")]
+    sizes = {name: Size(100, 9_000) for name in ("random", "random-lengths")}
+    sizes["random-tokens"] = Size(120, 12_000)
+
+    def text_of(**own):
+        judged = verdict_of(
+            "mine", primary, [], held_out="held-out", target="target", sizes=sizes | own
+        )
+        return "\n".join([judged.text, *judged.notes])
+
+    other = text_of(mine=Size(50, 6_000))
+    assert "equal rows" not in other and "100 rows where it has 50" in other
+    assert "at equal tokens" not in other and "12,000 tokens where it has 6,000" in other
+    assert "not compared with random rows of equal tokens" in other
+    assert "more than its length" not in other
+    alike = text_of(mine=Size(101, 12_100))
+    assert "at equal rows and" in alike and "at equal tokens" in alike
 
 
 def test_means_over_tokens_and_rows_of_opposite_signs_make_it_depend():

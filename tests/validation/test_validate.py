@@ -26,7 +26,8 @@ from hf_superfilter import (
 )
 from hf_superfilter.models.student import FixedSteps, Student
 from hf_superfilter.models.trainer import Plan
-from hf_superfilter.validation.rows import windows_of
+from hf_superfilter.validation.rows import split_rows, windows_of
+from hf_superfilter.validation.students import window_reader
 
 ROOT = Path(__file__).parents[2]
 ARMS = ("selected", "random", "longest", "untrained")
@@ -252,6 +253,43 @@ def test_other_arms_other_sets_and_a_target_are_compared_too(table, student, tmp
     assert steps["elsewhere"] == 3 and steps["selected"] == np.ceil(rows["selected"] / 4)
 
 
+def test_rows_from_elsewhere_lose_those_held_out_and_a_set_of_known_rows_is_told(
+    table, student, tmp_path
+):
+    options = {**TINY, "arms": ("selected", "random"), "steps": 1, "seeds": 1}
+    selection = select(table, TopK("length", 0.3))
+    result = validate(
+        selection,
+        student,
+        folder=tmp_path,
+        others={"all rows": table.select_columns(["prompt", "response"])},
+        sets={"a part": table.select(range(40))},
+        **options,
+    )
+    texts = [
+        (table[row]["prompt"].strip(), table[row]["response"].strip()) for row in range(len(table))
+    ]
+    held_out = {texts[row] for row in split_rows(table, 16, 16, seed=0).held_out.tolist()}
+    tokens = windows_of(table, window_reader(student), 64, "rows").tokens
+    kept = [row for row in range(len(table)) if texts[row] not in held_out]
+    arms = {arm["name"]: arm for arm in result.facts["questions"][0]["arms"]}
+    assert arms["all rows"]["rows"] == np.count_nonzero(tokens[kept])
+    notes = "\n".join(result.facts["notes"])
+    assert f"all rows: {len(table) - len(kept)} of its {len(table)} rows are left out" in notes
+    # Those held back to tune on are in the arm from elsewhere, and so are trained on as well.
+    measured = np.flatnonzero(tokens[:40])
+    known = sum(texts[row] not in held_out for row in measured)
+    assert f"{known} of the {len(measured)} rows of a part are rows that students may be" in notes
+
+
+def test_a_student_whose_losses_are_no_numbers_is_told_and_leaves_no_result(table, gpt2, tmp_path):
+    settings = StudentSettings(gpt2, learning_rate=1e30, batch_rows=4, max_length=64)
+    options = {**TINY, "arms": ("selected", "random"), "steps": 2}
+    with pytest.raises(SuperfilterError, match="learning rate 1e\\+30: give a lower learning_rate"):
+        validate(select(table, TopK("length", 0.3)), settings, folder=tmp_path, **options)
+    assert not (tmp_path / "validation.json").exists()
+
+
 def test_kept_students_load_with_transformers(table, gpt2, tmp_path):
     settings = StudentSettings(gpt2, learning_rate=1e-3, batch_rows=4, max_length=64, keep=True)
     options = {**TINY, "arms": ("selected", "random"), "steps": 1, "seeds": 1}
@@ -277,6 +315,21 @@ def test_kept_students_load_with_transformers(table, gpt2, tmp_path):
         ({"steps": -1}, "steps=-1"),
         ({"others": {"selected": [1, 2]}}, "two arms are called 'selected'"),
         ({"others": {"x": [1_000]}}, "names row 1000"),
+        ({"others": {"x": [-1, 2]}}, "names row -1"),
+        ({"others": {"untrained": [1, 2]}}, "'untrained' is an arm of its own"),
+        ({"others": {"random-lengths": [1, 2]}}, "'random-lengths' is an arm of its own"),
+        ({"others": {"full": [1, 2]}}, "'full' is an arm of its own"),
+        ({"others": {"highest:length": [1, 2]}}, "'highest:length' is an arm of its own"),
+        ({"others": {" ": [1, 2]}}, "' ' is no name of an arm"),
+        ({"others": {3: [1, 2]}}, "3 is no name of an arm"),
+        ({"others": [1]}, "others is of type list"),
+        ({"sets": {"target": None}}, "give it as target"),
+        ({"sets": {3: None}}, "3 is no name of a set"),
+        ({"sets": {"x": [1]}}, "x is of type list: give a Dataset"),
+        ({"target": "other.jsonl"}, "target is of type str: give a Dataset"),
+        ({"arms": None}, "arms=None"),
+        ({"arms": ["selected", 3]}, "list names"),
+        ({"arms": "selected,random,where:length"}, "where:length: the column holds"),
         ({"folder": None}, "no run folder"),
         ({"arms": ("selected", "random", "highest:nothing")}, "no column 'nothing'"),
     ],
@@ -287,6 +340,18 @@ def test_what_cannot_be_validated_is_refused_with_what_to_do(
     arguments = {"folder": tmp_path, **TINY, "arms": ("selected", "random"), **options}
     with pytest.raises(SuperfilterError, match=reason):
         validate(select(table, TopK("length", 0.3)), student, **arguments)
+
+
+def test_a_table_of_repeated_rows_has_none_to_train_on(table, student, tmp_path):
+    repeated = table.select([0, 1] * 40)
+    with pytest.raises(SuperfilterError, match="take out what is there twice"):
+        validate(select(repeated, TopK("length", 0.3)), student, folder=tmp_path, **TINY)
+
+
+def test_prompts_that_fill_the_window_are_told_from_rows_without_a_response(table, gpt2, tmp_path):
+    settings = StudentSettings(gpt2, learning_rate=1e-3, batch_rows=4, max_length=2)
+    with pytest.raises(SuperfilterError, match="fill the student's window: raise max_length"):
+        validate(select(table, TopK("length", 0.3)), settings, folder=tmp_path, **TINY)
 
 
 def test_a_student_that_cannot_be_is_refused(table):

@@ -129,3 +129,12 @@ def test_held_out_is_a_share_a_number_or_files(rows):
     assert sets["rows.jsonl"].column_names == ["prompt", "response"]
     with pytest.raises(SuperfilterError, match="one share or number"):
         parse_held_out(["0.1", "100"], None)
+
+
+def test_files_of_one_name_are_two_sets_and_one_file_twice_is_refused(rows, tmp_path):
+    other = tmp_path / "rows.jsonl"
+    other.write_text(rows.read_text(encoding="utf-8"), encoding="utf-8")
+    _, sets = parse_held_out([str(rows), str(other)], None)
+    assert list(sets) == ["rows.jsonl", str(other)]
+    with pytest.raises(SuperfilterError, match="given twice"):
+        parse_held_out([str(rows), str(other), str(other)], None)
