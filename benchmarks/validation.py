@@ -43,20 +43,23 @@ PUBLISHED_LP, PUBLISHED_IFD = (
     "nc/scores_gpt2_ifd_alpaca.jsonl.zst",
 )
 BASE_ARMS = "selected,random,random-tokens,random-lengths,longest,ppl-high,ppl-low,full,untrained"
-HELD_OUT = 1_000
+HELD_OUT = 1_500
 MIDDLE = 50  # the band of perplexity lies around this percentile
 
 
 def scored(data: str, folder: str, *, vectors: bool) -> "Dataset":
-    """Rows drawn by seed 0, scored by both embedded models, and embedded where arms need it."""
+    """Rows drawn by seed 0, scored by both embedded models, and embedded where arms need it.
+
+    `ifd` is the weak model's: it agrees better with large models than the strong one's does.
+    """
     file, count = DATA[data]
     pairs = format_pairs(load_rows(SHARED / file), columns=COLUMNS).shuffle(seed=0)
     scorers = [
-        IFD("embedded:strong", max_length=512),
-        IFD("embedded:weak", max_length=512, name="ifd_weak"),
+        IFD("embedded:weak", max_length=512),
+        IFD("embedded:strong", max_length=512, name="ifd_strong"),
     ]
     if vectors:
-        scorers += [Embed("embedded:strong"), Density()]
+        scorers += [Embed("embedded:weak"), Density()]
     return score(pairs.select(range(count)), scorers, folder)
 
 
@@ -72,7 +75,7 @@ def other_arms(table: "Dataset", data: str, k: float, *, vectors: bool) -> dict:
     half = 50 * k
     band = Threshold("ifd_ppl", above=MIDDLE - half, below=MIDDLE + half, percentiles=True)
     arms = {
-        "IFD by weak": below_one(table, "ifd_weak", k),
+        "IFD by strong": below_one(table, "ifd_strong", k),
         "perplexity band": select(table, band),
     }
     if vectors:
