@@ -11,6 +11,7 @@ any other model folder, such as a checkpoint.
 import argparse
 import os
 import random
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from datasets import Dataset
 from hf_superfilter import (
     IFD,
     Perplexity,
+    PromptMatch,
     Threshold,
     TopK,
     embedded_model,
@@ -37,6 +39,13 @@ from hf_superfilter import (
 
 KINDS = ("mismatched", "empty", "truncated", "copied_prompt", "gibberish", "near_duplicate")
 BUDGETS = (0.10, 0.30)
+FILTERS = {
+    "`ifd < 1`": [Threshold("ifd", below=1.0)],
+    "`ifd < 1` and `prompt_match > 0`": [
+        Threshold("ifd", below=1.0),
+        Threshold("prompt_match", above=0.0),
+    ],
+}
 
 
 def rank_agreement(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict:
@@ -164,16 +173,20 @@ def spoilt_dolly(count: int, share: float = 0.03) -> tuple[list[str], list[str],
 def drop_rates(
     model: str, prompts: list[str], responses: list[str], planted: list[str]
 ) -> dict[str, list[dict]]:
-    """Share of each kind that `ifd < 1`, then the top budget, drops; `good` is chance."""
-    table = Dataset.from_dict({"ifd": ifd_of(model, prompts, responses)})
+    """Share of each kind that each recipe of `FILTERS` drops at each budget; `good` is chance."""
+    pairs = Dataset.from_dict({"prompt": prompts, "response": responses})
+    with tempfile.TemporaryDirectory() as folder:
+        match = PromptMatch(model).prepare(pairs, folder)(pairs[:])["prompt_match"]
+    table = Dataset.from_dict({"ifd": ifd_of(model, prompts, responses), "prompt_match": match})
     rates: dict[str, list[dict]] = {}
-    for budget in BUDGETS:
-        kept = set(select(table, [Threshold("ifd", below=1.0), TopK("ifd", budget)]).rows.tolist())
-        for kind in ("", *KINDS):
-            mine = [i for i, p in enumerate(planted) if p == kind]
-            rates.setdefault(kind or "good", []).append(
-                proportion(sum(i not in kept for i in mine), len(mine))
-            )
+    for filters in FILTERS.values():
+        for budget in BUDGETS:
+            kept = set(select(table, [*filters, TopK("ifd", budget)]).rows.tolist())
+            for kind in ("", *KINDS):
+                mine = [i for i, p in enumerate(planted) if p == kind]
+                rates.setdefault(kind or "good", []).append(
+                    proportion(sum(i not in kept for i in mine), len(mine))
+                )
     return rates
 
 
@@ -203,11 +216,12 @@ def as_text(measured: dict) -> str:
     for where, rates in measured["dropped"].items():
         lines += [
             "",
-            f"Dropped by `ifd < 1`, then the top share ({where}); "
+            f"Dropped by {' or '.join(FILTERS)}, then the top share by IFD ({where}); "
             "a filter that sees nothing drops 90% and 70%:",
             "",
         ]
-        lines += ["| kind | rows | keep 10% | keep 30% |", "|---|---:|---:|---:|"]
+        heads = [f"{filters}, keep {budget:.0%}" for filters in FILTERS for budget in BUDGETS]
+        lines += [f"| kind | rows | {' | '.join(heads)} |", "|---|---:" + "|---:" * 4 + "|"]
         for kind, budgets in rates.items():
             cells = " | ".join(
                 f"{b['value']:.0%} ({b['low']:.0%}–{b['high']:.0%})" for b in budgets

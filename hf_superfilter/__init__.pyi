@@ -46,6 +46,7 @@ from .scoring.learning_percentage import LearningPercentage as LearningPercentag
 from .scoring.length import Length as Length
 from .scoring.perplexity import Perplexity as Perplexity
 from .scoring.privacy import Privacy as Privacy
+from .scoring.prompt_match import PromptMatch as PromptMatch
 from .scoring.reasoning import Reasoning as Reasoning
 from .scoring.surrogate import Surrogate as Surrogate
 from .selection.decontaminate import Decontaminate as Decontaminate

@@ -21,6 +21,7 @@ PLAIN = """
 dataset: embedded:sample
 score:
   - IFD: {model: "embedded:strong"}
+  - PromptMatch: {model: "embedded:weak"}
   - Length
 select:
   - Threshold: {by: ifd, below: 1.0}
@@ -29,6 +30,7 @@ select:
 # The limits of perplexity and of similarity were chosen on this very sample.
 MENDED = """
 - Threshold: {by: ifd, below: 1.0}
+- Threshold: {by: prompt_match, above: 0.0}
 - Threshold: {by: ifd_ppl, above: 20.0, below: 200.0}
 - NearDuplicates: {threshold: 0.4}
 - PerCluster: {by: ifd, k: 0.15, group: category}
@@ -88,7 +90,8 @@ def compare_on_planted(plain: "Selection", mended: "Selection") -> dict[str, Any
     sentences = [
         f"Plain IFD keeps {kept / rows:.0%} of the rows with the planted defect {worst!r} and "
         f"{sound[1] / sound[0]:.0%} of the sound ones: it does not see that a row is wrong.",
-        "With a perplexity band, near-duplicates out and the best of each category a defect is "
+        "Without responses that fit another row's prompt as well, with a perplexity band, "
+        "near-duplicates out and the best of each category a defect is "
         f"{_ratio(defects, sound, 2):.2f} times as likely to be kept as a sound row, before "
         f"{_ratio(defects, sound, 1):.2f} times; the limits were chosen on this sample.",
     ]

@@ -126,8 +126,8 @@ def score(
         str,
         typer.Option(
             help="IFD, Perplexity, AskLLM, LearningPercentage, Surrogate, Classifier, Reasoning, "
-            "Demonstration, ImplicitReward, Embed, Density, Language, Length, Privacy or Combine, "
-            "in any case."
+            "Demonstration, ImplicitReward, Embed, Density, Language, Length, Privacy, "
+            "PromptMatch or Combine, in any case."
         ),
     ] = "IFD",
     folder: Folder = "runs/score",

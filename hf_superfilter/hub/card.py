@@ -23,6 +23,7 @@ PAPERS = {
     "IFD": ["2402.00530", "2308.12032"],
     "LearningPercentage": ["2402.10430"],
     "Perplexity": ["2402.09668"],
+    "PromptMatch": ["1807.03748"],
     "Reasoning": ["2505.17266"],
     "Length": ["2402.04833"],
     "Density": ["2402.09668"],
@@ -34,6 +35,8 @@ PAPERS = {
     "PerCluster": ["2402.10430"],
 }
 TITLES = {
+    "1807.03748": "van den Oord, Li and Vinyals, Representation Learning with Contrastive "
+    "Predictive Coding, 2018",
     "2505.05327": "Yang et al., ICon: In-Context Contribution for Automatic Data Selection, 2025",
     "2505.17266": "Yang et al., Select2Reason: Efficient Instruction-Tuning Data Selection for "
     "Long-CoT Reasoning, 2025",

@@ -32,6 +32,7 @@ from hf_superfilter import (
     Length,
     Perplexity,
     Privacy,
+    PromptMatch,
     Reasoning,
     Surrogate,
     embedded_model,
@@ -95,6 +96,7 @@ EXAMPLES = {
     "LearningPercentage": learned,
     "Length": lambda: Length(),
     "Privacy": lambda: Privacy(),
+    "PromptMatch": lambda: PromptMatch("embedded:weak"),
     "Reasoning": lambda: Reasoning("embedded:weak"),
     "Perplexity": lambda: Perplexity("embedded:weak", append_eos=True),
     "Surrogate": fitted_surrogate,
@@ -241,7 +243,7 @@ def test_a_scorer_that_prepares_is_refused_before_it_has_and_stays_as_it_was_aft
     made = {
         field.name: field.default
         for field in dataclasses.fields(scorer)
-        if field.name in ("checkpoints", "fitted", "ranks", "sketch")
+        if field.name in ("checkpoints", "fitted", "prompts", "ranks", "sketch")
     }
     raw = dataclasses.replace(scorer, **made)
     assert made and raw != scorer, "what was made stands in the settings"
