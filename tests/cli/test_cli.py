@@ -39,7 +39,7 @@ def in_a_process(*arguments, folder):
         env=os.environ | {"HF_DATASETS_CACHE": str(folder / "cache")},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
 
