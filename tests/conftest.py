@@ -37,6 +37,7 @@ from transformers import (
 
 from hf_superfilter import embedded_model, embedded_sample, format_pairs, load_rows
 from hf_superfilter.cli import app as cli
+from hf_superfilter.data import sources
 
 # On a busy machine an example, and the making of it, may take any time.
 NO_CHECKS = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
@@ -194,6 +195,21 @@ def strong():
 def sample() -> Dataset:
     """The embedded sample with prompt and response."""
     return format_pairs(load_rows(embedded_sample()))
+
+
+@pytest.fixture(scope="session")
+def third_of_sample(tmp_path_factory) -> str:
+    """A file of every third row of the embedded sample: 173 rows."""
+    path = tmp_path_factory.mktemp("sample") / "sample.jsonl"
+    lines = Path(embedded_sample()).read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[::3]), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def short_sample(third_of_sample, monkeypatch):
+    """Let `embedded:sample` name a third of its rows, for what shows the same on few."""
+    monkeypatch.setattr(sources, "embedded_sample", lambda: third_of_sample)
 
 
 @pytest.fixture(scope="session")
