@@ -39,6 +39,7 @@ from hf_superfilter import (
     NearDuplicates,
     Perplexity,
     Privacy,
+    PromptMatch,
     RandomSample,
     Reasoning,
     Surrogate,
@@ -108,6 +109,9 @@ METHODS = {
         "language", Threshold("language_probability", above=0.99)
     ),
     "no `Privacy` hit, then IFD": filtered("privacy", Threshold("privacy", below=1)),
+    "`PromptMatch` above 0, then IFD": filtered(
+        "prompt_match", Threshold("prompt_match", above=0.0)
+    ),
     "`NearDuplicates`, then IFD": filtered(None, NearDuplicates(by="ifd")),
     "at random": Method([RandomSample(0.1)], None, None),
 }
@@ -129,6 +133,7 @@ def scorers_for(name, model, head, held_out):
         AskLLM(model),
         Combine({"ifd": 1, "ask_llm": 1}),
         Reasoning(model),
+        PromptMatch("embedded:weak"),
         Surrogate("ifd", model, sample=100),
     ]
     if name == "answers":  # a training on both answers of a pair would tell nothing of either
