@@ -8,7 +8,16 @@ from datasets import Dataset
 from openai_server import OpenAIServer, forget_environment
 from test_causal_lm import AWKWARD
 
-from hf_superfilter import IFD, Perplexity, Recipe, SuperfilterError, TopK, compare_models, score
+from hf_superfilter import (
+    IFD,
+    Perplexity,
+    PromptMatch,
+    Recipe,
+    SuperfilterError,
+    TopK,
+    compare_models,
+    score,
+)
 from hf_superfilter.models import prompt_logprobs
 from hf_superfilter.models.openai_client import served_model
 
@@ -52,6 +61,16 @@ def test_perplexity_by_a_server_is_that_of_the_same_model_here(weak, batch):
         scorer = Perplexity("tiny", endpoint=server.url, tokenizer=weak, append_eos=True)
         served = scorer(batch)
     assert_equal_columns(served, Perplexity(weak, dtype="float32", append_eos=True)(batch))
+
+
+def test_the_match_of_prompts_by_a_server_is_that_of_the_same_model_here(weak, batch, tmp_path):
+    here = PromptMatch(weak, dtype="float32", others=2)
+    here = here.prepare(Dataset.from_dict(batch), str(tmp_path))
+    with OpenAIServer(weak) as server:
+        served = PromptMatch(
+            "tiny", endpoint=server.url, tokenizer=weak, others=2, prompts=here.prompts
+        )(batch)
+    assert_equal_columns(served, here(batch))
 
 
 def test_a_server_that_tells_nothing_of_the_prompt_is_refused_before_any_row_is_sent(weak, batch):
