@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import is_count
-from ..errors import SuperfilterError
+from ..errors import SuperfilterError, WrongTypeError
 from ..models.openai_client import BYTES_PER_TOKEN, Server, check_endpoint
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,9 @@ Answer 2:
 
 Write one line with two whole numbers from 1 to 10, the score of answer 1 and the score of answer 2,
 with a space between them, and nothing else."""
-SCORES = re.compile(r"^\W*(?:10|[1-9])(?:\.\d+)?\s*[,;/ ]\s*(?:10|[1-9])(?:\.\d+)?\W*$")
-NUMBER = re.compile(r"(?:10|[1-9])(?:\.\d+)?")
+SCORE = r"(?<![-.\d])(10(?:\.0+)?|[1-9](?:\.\d+)?)"  # -8, .5 and 10.5 are none
+# No slash between them: "8/10" is one score of ten.
+SCORES = re.compile(rf"^\W*{SCORE}\s*[,; ]\s*{SCORE}\W*$")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -87,15 +88,23 @@ class Judgement:
 
     @property
     def win_score(self) -> tuple[float, float, float]:
-        """Return 1 + (wins - losses) / N, and its 95% interval over prompts (Student's t)."""
+        """Return 1 + (wins - losses) / N, and its 95% interval over prompts (Student's t).
+
+        Where all pairs came out alike, Student's interval has no width: then any other outcome has
+        the share 1 - 0.025^(1/N) at most (Clopper and Pearson, Biometrika 26, 1934).
+        """
         from scipy import stats
 
         read = self.outcomes[~np.isnan(self.outcomes)]
         if len(read) < 2:
             raise SuperfilterError(
-                f"{len(read)} of {len(self.outcomes)} pairs could be read: ask another judge"
+                f"{len(read)} of {len(self.outcomes)} pairs could be read, and a win score needs 2 "
+                "at least: ask another judge, or give more prompts"
             )
         score = 1 + float(read.mean())
+        if (read == read[0]).all():
+            unseen = 1 - 0.025 ** (1 / len(read))
+            return score, score - score * unseen, score + (2 - score) * unseen
         error = float(read.std(ddof=1)) / len(read) ** 0.5
         half = float(stats.t.ppf(0.975, len(read) - 1)) * error
         return score, score - half, score + half
@@ -156,12 +165,15 @@ def judge(
         ...
         hf_superfilter.errors.SuperfilterError: students=['a']: give two by name, ...
     """
-    if len(students) != 2:
+    if not isinstance(students, Mapping) or len(students) != 2:
         raise SuperfilterError(
-            f"students={list(students)}: give two by name, each a model or its answers"
+            f"students={_names_of(students)}: give two by name, each a model or its answers"
         )
-    if not len(prompts):
-        raise SuperfilterError("prompts=[]: there is nothing to answer, give one at least")
+    _check_prompts(prompts)
+    if not isinstance(model, str) or not model:
+        raise SuperfilterError(f"model={model!r}: give the judge's name on the server")
+    if not isinstance(folder, (str, Path)):
+        raise SuperfilterError(f"folder={folder!r}: name a folder for the replies")
     if not is_count(max_new_tokens):
         raise SuperfilterError(f"max_new_tokens={max_new_tokens!r}: give a number, at least 1")
     server = Server(check_endpoint(endpoint), model)
@@ -190,12 +202,34 @@ def judge(
     return _judgement(tuple(students), answers, [replies[key] for key in keys], file)
 
 
+def _names_of(students: Any) -> Any:
+    return list(students) if isinstance(students, Mapping) else type(students).__name__
+
+
+def _check_prompts(prompts: Any) -> None:
+    if isinstance(prompts, (str, Mapping)) or not isinstance(prompts, Sequence):
+        raise WrongTypeError(f"prompts is of type {type(prompts).__name__}: give a list of texts")
+    if not len(prompts):
+        raise SuperfilterError("prompts=[]: there is nothing to answer, give one at least")
+    for number, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise WrongTypeError(
+                f"prompts[{number}] is of type {type(prompt).__name__}: give a text, of a chat "
+                "what its template makes of it"
+            )
+
+
 def _answers(name: str, student: Any, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
     if isinstance(student, (str, Path)):
         from ..models.generation import generate
 
         return generate(str(student), prompts, max_new_tokens=max_new_tokens)
-    if len(student) != len(prompts) or not all(isinstance(text, str) for text in student):
+    is_list = isinstance(student, Sequence)
+    if (
+        not is_list
+        or len(student) != len(prompts)
+        or not all(isinstance(text, str) for text in student)
+    ):
         raise SuperfilterError(
             f"students[{name!r}]: give a model, or one answer as text for each of the "
             f"{len(prompts)} prompts"
@@ -217,7 +251,7 @@ def _key(model: str, question: str) -> str:
 
 
 def _read_replies(file: Path) -> dict[str, str]:
-    """Read the replies of earlier calls; a line that a kill cut short is left out."""
+    """Read the replies of earlier calls; a line that is no reply, or cut short, is left out."""
     replies: dict[str, str] = {}
     if not file.is_file():
         return replies
@@ -230,7 +264,10 @@ def _read_replies(file: Path) -> dict[str, str]:
             entry = json.loads(line)
         except ValueError:
             continue
-        replies[entry["key"]] = entry["reply"]
+        fields = entry if isinstance(entry, dict) else {}
+        key, reply = fields.get("key"), fields.get("reply")
+        if isinstance(key, str) and isinstance(reply, str):
+            replies[key] = reply
     return replies
 
 
@@ -246,14 +283,14 @@ def scores_in(reply: str) -> tuple[float, float] | None:
     """Read two scores from the first line of a reply; None where it is anything else.
 
     Example:
-        >>> scores_in("8 6"), scores_in("7, 7.5"), scores_in("Answer 1 is better.")
+        >>> scores_in("8 6"), scores_in("7, 7.5"), scores_in("8/10")
         ((8.0, 6.0), (7.0, 7.5), None)
     """
     line = reply.strip().split("\n")[0]
-    if not SCORES.match(line):
+    match = SCORES.match(line)
+    if match is None:
         return None
-    first, second = NUMBER.findall(line)
-    return float(first), float(second)
+    return float(match[1]), float(match[2])
 
 
 def _judgement(

@@ -6,9 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from hf_superfilter import SuperfilterError, judge
-from hf_superfilter.validation.judge import FILE
+from hf_superfilter.validation.judge import FILE, scores_in
 
 pytest.importorskip("openai", reason="asking a judge needs OpenAI's client")
 PROMPTS = [f"Request {number}\n" for number in range(6)]
@@ -142,6 +143,44 @@ def test_replies_are_kept_and_none_is_asked_for_twice(tmp_path):
     assert nothing == []
 
 
+@pytest.mark.parametrize(
+    ("reply", "scores"),
+    [
+        ("8 6", (8, 6)),
+        ("**10, 7.5**\nThe first is better.", (10, 7.5)),
+        ("- 8; 6", (8, 6)),
+        ("8/10", None),
+        ("8/10\n6/10", None),
+        ("-8 6", None),
+        ("8 -6", None),
+        ("10.5 6", None),
+        ("11 6", None),
+        ("0 6", None),
+        ("8 6 7", None),
+        ("", None),
+    ],
+)
+def test_only_two_scores_from_1_to_10_are_read(reply, scores):
+    assert scores_in(reply) == scores
+
+
+def test_pairs_that_all_come_out_alike_have_an_interval_of_some_width(tmp_path):
+    students = {"a": [f"says {n} 9" for n in range(6)], "b": [f"says {n} 2" for n in range(6)]}
+    won, _ = asked(by_points, students, tmp_path / "won")
+    # P(no other outcome in 6 pairs) = 0.975 where the others' share is scipy's one-sided bound.
+    bound = stats.binomtest(0, 6).proportion_ci(0.95, method="exact").high
+    assert won.win_score == pytest.approx((2, 2 - 2 * bound, 2))
+    tied, _ = asked(lambda first, second: "5 5", students, tmp_path / "tied")
+    assert tied.win_score == pytest.approx((1, 1 - bound, 1 + bound))
+    assert tied.win_score[1] < 1 < tied.win_score[2]
+
+
+def test_lines_that_are_no_replies_are_left_out(tmp_path):
+    (tmp_path / FILE).write_text('null\n5\n{"key": 3}\n{"key": "x", "reply": null}\n[1]\n')
+    result, questions = asked(by_points, ANSWERS, tmp_path)
+    assert result.wins == 4 and len(questions) == 11
+
+
 def test_students_write_their_answers_themselves(weak, tmp_path, caplog):
     caplog.set_level("INFO", logger="hf_superfilter")
     with JudgeServer(lambda first, second: "5 5") as server:
@@ -163,6 +202,11 @@ def test_students_write_their_answers_themselves(weak, tmp_path, caplog):
         ({"a": ["x"]}, ["p"], "give two by name"),
         ({"a": ["x"], "b": ["y"]}, [], "nothing to answer"),
         ({"a": ["x", "z"], "b": ["y"]}, ["p"], "one answer as text"),
+        ({"a": None, "b": ["y"]}, ["p"], "one answer as text"),
+        ([["x"], ["y"]], ["p"], "students=list: give two by name"),
+        ({"a": ["x"], "b": ["y"]}, "p", "prompts is of type str"),
+        ({"a": ["x"], "b": ["y"]}, None, "prompts is of type NoneType"),
+        ({"a": ["x"], "b": ["y"]}, [["p"]], "prompts.0. is of type list"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_before_anything_is_sent(
