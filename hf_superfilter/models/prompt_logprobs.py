@@ -25,10 +25,19 @@ from ..embedded import model_folder, portable_name
 from ..errors import NotFoundError, SuperfilterError
 from ..revisions import resolve_revision
 from .loading import NO_LIMIT, hub_revision, load_config, load_tokenizer, window_of
-from .openai_client import FailedError, RefusedError, ask_all, open_client, read_answer
+from .openai_client import (
+    BLANKS,
+    FailedError,
+    RefusedError,
+    ask_all,
+    open_client,
+    read_answer,
+)
 from .tokenization import Window, WindowReader, mean_by_window
 
 PROBE = "Water is wet, and the sky is blue. Is water wet?"
+MOST_DIFFERENT = 0.1  # of the tokens that an echo spells, as decoders tidy up some
+BYTE_SPELLINGS = ("bytes:", "<0x")
 SAME_NATS = 0.1  # between two requests, as batches and number formats differ
 NO_PROMPT_LOGPROBS = (
     "the server at {} does not tell the log-probabilities of a prompt's tokens ({}): serve the "
@@ -69,6 +78,7 @@ class RemoteLM:
         self, endpoint: str, model: str, tokenizer: Any, source: str, revision: str
     ) -> None:
         self.endpoint, self.model = endpoint, model
+        self.tokenizer = tokenizer
         self.tokenizer_name, self.tokenizer_revision = portable_name(source), revision
         try:
             window = window_of(load_config(source, hub_revision(revision)))
@@ -120,6 +130,8 @@ class RemoteLM:
         read = _read_prompt_logprobs if route.name == "prompt_logprobs" else _read_echo
         try:
             logprobs = read(choice, ids)
+            if route.name == "echo":
+                self._check_spelling(choice, ids)
         except WrongAnswerError as error:
             raise WrongAnswerError(
                 f"the server at {self.endpoint} answers about other tokens than were sent "
@@ -132,6 +144,26 @@ class RemoteLM:
                 NO_PROMPT_LOGPROBS.format(self.endpoint, "some are no log-probabilities")
             )
         return logprobs
+
+    def _check_spelling(self, choice: Mapping[str, Any], ids: Sequence[int]) -> None:
+        """Refuse an echo whose tokens, where it spells them, are other ones than were sent.
+
+        Special tokens and parts of characters are spelled in many ways, and so not compared.
+        """
+        spelled = choice["logprobs"].get("tokens")
+        if not isinstance(spelled, list) or not all(isinstance(text, str) for text in spelled):
+            return
+        compared, different = 0, []
+        for number, text in zip(ids, spelled, strict=False):
+            own = self.tokenizer.decode([number]).strip()
+            told = text.translate(BLANKS).strip()
+            if not own or not told or "\ufffd" in own + told or told.startswith(BYTE_SPELLINGS):
+                continue
+            compared += 1
+            if own != told:
+                different.append(f"{told!r} where {own!r} was sent")
+        if len(different) > MOST_DIFFERENT * compared:
+            raise WrongAnswerError(different[0])
 
     def _choice(self, client: Any, route: Route, ids: list[int]) -> Mapping[str, Any]:
         """Return what the server says of a prompt."""
@@ -167,14 +199,21 @@ class RemoteLM:
         raise self._refusal(refusals)
 
     def _check_echo(self, client: Any, ids: list[int]) -> None:
-        """Refuse a server whose log-probabilities belong to the tokens after them.
+        """Refuse a server whose log-probabilities belong to the tokens before or after them.
 
-        A server that does not tell the likeliest tokens cannot be checked.
+        The last token of a prompt changes its own number and no earlier one. A server that does not
+        tell the likeliest tokens cannot be checked for numbers of the token after.
         """
         route = Route("echo", {"max_tokens": 1, "echo": True, "logprobs": 1})
+        choices = [self._choice(client, route, [*ids[:-1], last]) for last in (ids[-1], ids[0])]
+        numbers = [np.array(_read_echo(choice, ids)[1:-1]) for choice in choices]
+        if np.abs(numbers[0] - numbers[1]).max() > SAME_NATS:
+            raise WrongAnswerError(
+                f"the server at {self.endpoint} tells of a token what belongs to the one behind "
+                "it: serve the model with vLLM, or score with a model here"
+            )
         likeliest = []
-        for last in (ids[-1], ids[0]):
-            choice = self._choice(client, route, [*ids[:-1], last])
+        for choice in choices:
             tops = (choice.get("logprobs") or {}).get("top_logprobs") or []
             top = tops[len(ids) - 1] if len(tops) >= len(ids) else None
             if not isinstance(top, Mapping) or not top:

@@ -238,6 +238,52 @@ def test_an_answer_about_other_tokens_is_refused(kind, weak, batch):
         IFD("tiny", endpoint=server.url, tokenizer=weak)(batch)
 
 
+class SpellingServer(OpenAIServer):
+    """An echo that spells its tokens, as vLLM's does."""
+
+    def complete_ids(self, body):
+        answer = super().complete_ids(body)
+        spelled = [self.tokenizer.decode([number]) for number in body["prompt"]]
+        answer["choices"][0].get("logprobs", {})["tokens"] = spelled
+        return answer
+
+
+class LateServer(OpenAIServer):
+    """An echo without the first token and with a generated one: as many numbers, one place late."""
+
+    spells = False
+
+    def complete_ids(self, body):
+        rest = body["prompt"][1:]
+        answer = super().complete_ids(body | {"prompt": rest, "max_tokens": 1})
+        logprobs = answer["choices"][0].get("logprobs", {})
+        logprobs.pop("top_logprobs", None)
+        if self.spells:
+            logprobs["tokens"] = [*(self.tokenizer.decode([number]) for number in rest), "a"]
+        return answer
+
+
+class LateSpellingServer(LateServer):
+    """The same, which spells its tokens."""
+
+    spells = True
+
+
+def test_an_echo_that_spells_its_tokens_gives_the_same_numbers(weak, batch):
+    with SpellingServer(weak, prompts="echo") as server:
+        served = Perplexity("tiny", endpoint=server.url, tokenizer=weak)(batch)
+    assert_equal_columns(served, Perplexity(weak, dtype="float32")(batch))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(LateServer, "what belongs to the one behind it"), (LateSpellingServer, "where 'W' was sent")],
+)
+def test_an_echo_that_is_a_place_late_is_refused(kind, reason, weak, batch):
+    with kind(weak, prompts="echo") as server, pytest.raises(SuperfilterError, match=reason):
+        IFD("tiny", endpoint=server.url, tokenizer=weak)(batch)
+
+
 def test_what_passes_is_asked_again_and_what_stays_is_resumed(weak, sample, tmp_path):
     rows = sample.select(range(12)).select_columns(["prompt", "response"])
     down = {"now": False}
