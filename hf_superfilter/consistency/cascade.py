@@ -71,11 +71,18 @@ class Cascade:
         """Return the verdict in plain words."""
         if self.candidates:
             return self._verdict_for_recall()
-        return (
-            f"{self.selection}\n"
+        measured = (
             f"The weak model lets {self.recall:.0%} ({self.recall_low:.0%} to "
             f"{self.recall_high:.0%}) of the strong model's best rows through, measured on "
-            f"{self.audited:,} rows drawn at random.\n"
+            f"{self.audited:,} rows drawn at random."
+        )
+        if math.isnan(self.recall):
+            measured = (
+                f"None of the {self.audited:,} rows drawn at random may be kept by the strong "
+                "model: what the weak one loses is not known."
+            )
+        return (
+            f"{self.selection}\n{measured}\n"
             f"The strong model read {self.asked:.0%} of the rows; both together took "
             f"{self.cost:.0%} of the time that it would take for all."
         )
@@ -83,16 +90,23 @@ class Cascade:
     def _verdict_for_recall(self) -> str:
         lines = [f"{'first stage':<36} {'agreement':>9} {'pool':>6} {'seconds':>9}"]
         for candidate in self.candidates:
+            is_known = not math.isnan(candidate.agreement)
+            agreement = f"{candidate.agreement:.2f}" if is_known else "unknown"
             lines.append(
-                f"{candidate.name:<36} {candidate.agreement:>9.2f} {candidate.pool:>6.0%} "
+                f"{candidate.name:<36} {agreement:>9} {candidate.pool:>6.0%} "
                 f"{candidate.seconds:>9.1f}"
             )
+        promise = (
+            f"At least {self.recall_low:.1%} of the strong model's best rows are among those that "
+            f"it read (estimate {self.recall:.1%})"
+        )
+        if math.isnan(self.recall):
+            promise = "No row that the strong model read may be kept"
         return (
             f"{self.selection}\n"
             + "\n".join(lines)
             + "\nThe first is the cheapest for this recall, by an audit alone, and was used.\n"
-            f"At least {self.recall_low:.1%} of the strong model's best rows are among those that "
-            f"it read (estimate {self.recall:.1%}): {self.pool:.0%} of all rows as predicted, and "
+            f"{promise}: {self.pool:.0%} of all rows as predicted, and "
             f"{self.audited:,} drawn at random from the rest to make sure.\n"
             f"The strong model read {self.asked:.0%} of the rows; all together took "
             f"{self.cost:.0%} of the time that it would take for all."
@@ -145,6 +159,8 @@ def cascade(
         cascade.
     """
     _check_shares(keep, pool, audit, len(rows), recall, confidence)
+    if isinstance(weak, list | tuple) and not weak:
+        raise SuperfilterError("weak=[]: give a first stage at least, such as Surrogate()")
     candidates, second = with_names(weak if isinstance(weak, list | tuple) else [weak], strong)
     if recall is not None:
         goal = Goal(count_of(float(keep), len(rows)), recall, confidence, below, largest)

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,8 @@ class Candidate:
 
     Attributes:
         name: what it reads.
-        agreement: Spearman correlation with the strong score, on rows left out of the fit.
+        agreement: Spearman correlation with the strong score, on rows left out of the fit; nan
+            where those scores are all equal.
         pool: share of the rows that the strong scorer would read for the recall, were it fitted on
             the audit alone and needed no check; an estimate from few rows.
         seconds: of the first stage for all rows and the strong scorer for that pool.
@@ -230,6 +231,7 @@ def _audit(candidate: Any, reader: StrongReader, sample: np.ndarray) -> tuple[Ca
     pool = pool_share(predicted if goal.largest else -predicted, goal, targets, share)
     a_row = seconds / len(rows) + pool * reader.seconds_for_all / len(reader.rows)
     agreement = facts["made_with"]["spearman"]
+    agreement = np.nan if agreement is None else agreement
     return Candidate(name, agreement, pool, a_row * len(reader.rows)), surrogate
 
 
@@ -342,10 +344,18 @@ def with_names(candidates: Sequence[Any], strong: Any) -> tuple[list[Any], Any]:
         name = first.name
         if name == second.name or names.count(name) > 1:
             name = f"{name}_weak" if len(firsts) == 1 else f"{name}_{_letters(first, number)}"
-        renamed.append(first if name == first.name else replace(first, name=name))
+        renamed.append(first if name == first.name else _renamed(first, name))
     if second.name in names:
-        second = replace(second, name=f"{second.name}_strong")
+        second = _renamed(second, f"{second.name}_strong")
     return renamed, second
+
+
+def _renamed(scorer: Any, name: str) -> Any:
+    if not is_dataclass(scorer):
+        raise SuperfilterError(
+            f"two scorers are called {scorer.name!r}: give one of them another name"
+        )
+    return replace(scorer, name=name)
 
 
 def _as_ifd(scorer: Any) -> Any:
@@ -356,7 +366,13 @@ def _as_ifd(scorer: Any) -> Any:
             f"{scorer!r} is not a scorer: give a model's name, or an instance such as "
             "IFD('openai-community/gpt2')"
         )
-    return scorer
+    adapted = as_scorer(scorer)
+    if not adapted.main:
+        raise SuperfilterError(
+            f"the scorer {adapted.name!r} does not say which of its columns ranks rows: name it, "
+            f"{adapted.name}.main = 'column'"
+        )
+    return adapted
 
 
 def _letters(scorer: Any, number: int) -> str:

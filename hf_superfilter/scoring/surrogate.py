@@ -153,7 +153,8 @@ class Surrogate(Settings):
             strong = scorer(self.model, columns=self.columns)
             targets = np.asarray(strong(batch)[strong.main], dtype=float)
         prompts, responses, unreadable = self._texts(batch)
-        usable = np.isfinite(targets) & ~unreadable & np.array([bool(t) for t in responses])
+        has_text = np.array([bool(text) for text in responses], dtype=bool)
+        usable = np.isfinite(targets) & ~unreadable & has_text
         if usable.sum() < MIN_ROWS:
             raise SuperfilterError(
                 f"only {int(usable.sum())} of {len(drawn):,} rows have a text and a finite "
@@ -252,6 +253,8 @@ def _fit(file: str, digest: str, seed: int) -> _Fit:
     targets = np.array(examples["targets"])
     numbers = np.array(examples["numbers"], dtype=float).reshape(len(targets), -1)
     ranker = TextRanker(examples["prompts"], examples["responses"], numbers, targets, seed=seed)
-    agreement = float(spearmanr(ranker.left_out, targets).statistic)
-    facts = {"fitted_rows": len(targets), "spearman": round(agreement, 4)}
+    agreement = None  # of scores that are all equal there is none
+    if np.ptp(targets) > 0 and np.ptp(ranker.left_out) > 0:
+        agreement = round(float(spearmanr(ranker.left_out, targets).statistic), 4)
+    facts = {"fitted_rows": len(targets), "spearman": agreement}
     return _Fit(ranker, targets, facts)

@@ -1,12 +1,22 @@
 """A weak model on all rows, a strong one on the best of them."""
 
+import json
 import math
 import re
 
 import numpy as np
 import pytest
 
-from hf_superfilter import Length, Perplexity, Surrogate, TopK, cascade, score, select
+from hf_superfilter import (
+    Length,
+    Perplexity,
+    SuperfilterError,
+    Surrogate,
+    TopK,
+    cascade,
+    score,
+    select,
+)
 from hf_superfilter.consistency.cascade import wilson
 from hf_superfilter.runs.manifest import read_manifest
 
@@ -101,6 +111,48 @@ def test_the_wilson_interval_stays_within_zero_and_one():
     assert all(map(math.isnan, wilson(0, 0)))
 
 
+def constant(batch):
+    """A strong scorer that finds all rows alike."""
+    return {"constant": [1.0] * len(batch["prompt"])}
+
+
+def undefined(batch):
+    """A strong scorer that scores no row."""
+    return {"undefined": [math.nan] * len(batch["prompt"])}
+
+
+constant.main, undefined.main = "constant", "undefined"
+
+
+def test_a_strong_scorer_without_an_opinion_has_no_agreement(sample, tmp_path):
+    rows = sample.select(range(40)).select_columns(["prompt", "response"])
+    options = {"keep": 0.2, "recall": 0.5, "confidence": 0.5, "audit": 10}
+    result = cascade(rows, Surrogate(), constant, folder=tmp_path, **options)
+    assert [math.isnan(candidate.agreement) for candidate in result.candidates] == [True]
+    assert len(result.selection.rows) == 8 and "unknown" in str(result)
+    record = (tmp_path / "run.json").read_text()
+    assert json.loads(record)["scorers"]["surrogate"]["made_with"]["spearman"] is None
+    assert "NaN" not in record
+
+
+def test_a_strong_scorer_of_no_row_is_told(sample, tmp_path):
+    rows = sample.select(range(40)).select_columns(["prompt", "response"])
+    with (
+        pytest.warns(UserWarning, match="every row of 'undefined' is undefined"),
+        pytest.raises(SuperfilterError, match="only 0 of 0 rows have a text and a finite"),
+    ):
+        cascade(rows, Surrogate(), undefined, folder=tmp_path, recall=0.5, audit=10)
+    with pytest.warns(UserWarning):
+        result = cascade(rows, Length(), undefined, folder=tmp_path / "pool", audit=10)
+    assert math.isnan(result.recall) and "nan" not in str(result)
+    assert "what the weak one loses is not known" in str(result)
+
+
+def test_two_functions_of_one_name_are_refused(sample, tmp_path):
+    with pytest.raises(SuperfilterError, match="two scorers are called 'constant'"):
+        cascade(sample.select(range(40)), constant, constant, folder=tmp_path)
+
+
 PROMISE = {"keep": 0.2, "recall": 0.8, "confidence": 0.8, "audit": 40, "largest": False}
 
 
@@ -155,6 +207,8 @@ def test_a_second_call_for_the_same_recall_reads_nothing_new(promised):
         (Length(), {"recall": 0.9, "confidence": 95}, "confidence=95: give a share"),
         ([Length(), Surrogate()], {}, "2 first stages: give one, or recall=0.95"),
         (Surrogate(), {}, "a Surrogate without a model"),
+        ([], {"recall": 0.9}, "weak=[]: give a first stage"),
+        (lambda batch: {}, {"recall": 0.9}, "does not say which of its columns ranks rows"),
     ],
 )
 def test_a_recall_that_cannot_be_promised_is_one_sentence(
