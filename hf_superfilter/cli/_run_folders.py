@@ -56,6 +56,17 @@ def show_selection_end(
 
 def show_forecast(recipe: Any, folder: str) -> None:
     """Say what a recipe would do, from a few measured rows, and write nothing."""
+    show_scoring_ahead(recipe, folder)
+    show_nothing_written(folder)
+
+
+def show_nothing_written(folder: str) -> None:
+    """End a dry run."""
+    show(f"nothing was written (--dry-run); the folder would be {folder}")
+
+
+def show_scoring_ahead(recipe: Any, folder: str) -> None:
+    """Say what a recipe would score and select, from a few measured rows."""
     from ..base import as_scorer
     from ..runs.forecast import forecast
     from ..runs.progress import rows_left
@@ -69,7 +80,6 @@ def show_forecast(recipe: Any, folder: str) -> None:
             show(forecast(scorer, pairs, left=left, thorough=True))
     if recipe.select:
         show("then select: " + ", ".join(map(repr, recipe.select)))
-    show(f"nothing was written (--dry-run); the folder would be {folder}")
 
 
 def find_recipe(recipe: str, *, allow_endpoint: bool = False) -> Any:

@@ -1,12 +1,19 @@
 """Define the commands that train students: does the selection train better than chance?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
 from ..errors import SuperfilterError
-from ._run_folders import find_recipe, in_folder, selection_in, write_run_page
+from ._run_folders import (
+    find_recipe,
+    in_folder,
+    selection_in,
+    show_nothing_written,
+    show_scoring_ahead,
+    write_run_page,
+)
 from ._terminal import show, show_end
 from .runs import AllowEndpoint, parse_number
 
@@ -37,7 +44,25 @@ Steps = Annotated[int | None, typer.Option(help="The same optimiser steps for ev
 Seeds = Annotated[int, typer.Option(help="Orders of each selection.")]
 Draws = Annotated[int, typer.Option(help="Draws of each random arm.")]
 BatchRows = Annotated[int, typer.Option(help="Rows of a step.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Say what would be trained and how long it takes, and write nothing."
+    ),
+]
 MaxLength = Annotated[int, typer.Option(help="Tokens read of a row.")]
+
+
+class _Options(TypedDict):
+    """Hold the options that a comparison and its dry run share."""
+
+    folder: str
+    held_out: int | float | None
+    target: "Dataset | None"
+    steps: int | None
+    seeds: int
+    draws: int
+    seed: int
 
 
 def validate(
@@ -78,14 +103,19 @@ def validate(
         bool, typer.Option("--keep", help="Keep the weights of every student.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of rows held out and of draws.")] = 0,
+    dry_run: DryRun = False,
     allow_endpoint: AllowEndpoint = False,
 ) -> None:
     """Train students on the selection and on random rows, and say which learns more.
 
     The same command resumes after a stop, and any number of processes may work on one folder.
     """
+    from ..recipes.recipe import Recipe
     from ..reports.summary import VALIDATION
+    from ..validation.arms import check_arms
+    from ..validation.forecast import forecast_validation
     from ..validation.students import StudentSettings
+    from ..validation.trial import TARGET, Design, check_sets
     from ..validation.validate import validate
 
     chosen, recipe, place = _selection_or_recipe(run, folder, allow_endpoint)
@@ -98,6 +128,19 @@ def validate(
         lora=lora,
         keep=keep,
     )
+    aim = None if target is None else rows_of_file(target, recipe)
+    if dry_run:
+        design = Design(check_arms(arms), seeds, draws, seed, steps, epochs, tokens)
+        check_sets(sets)
+        measured = sets if aim is None else {**sets, TARGET: aim}
+        lines = forecast_validation(
+            chosen, settings, design, folder=place, held_out=share, sets=measured
+        )
+        if isinstance(chosen, Recipe):
+            show_scoring_ahead(chosen, place)
+        show("\n".join(lines))
+        show_nothing_written(place)
+        return
     result = validate(
         chosen,
         settings,
@@ -105,7 +148,7 @@ def validate(
         arms=arms,
         held_out=share,
         sets=sets,
-        target=None if target is None else rows_of_file(target, recipe),
+        target=aim,
         steps=steps,
         epochs=epochs,
         tokens=tokens,
@@ -139,10 +182,12 @@ def compare(
     batch_rows: BatchRows = 16,
     max_length: MaxLength = 512,
     seed: Annotated[int, typer.Option(help="Seed of rows held out and of draws.")] = 0,
+    dry_run: DryRun = False,
     allow_endpoint: AllowEndpoint = False,
 ) -> None:
     """Rank recipes by what students learn from their selections."""
     from ..validation.compare import compare_recipes
+    from ..validation.forecast import forecast_comparison
     from ..validation.students import StudentSettings
 
     by_name = {
@@ -154,17 +199,25 @@ def compare(
     settings = StudentSettings(
         student, learning_rate=learning_rate, batch_rows=batch_rows, max_length=max_length
     )
-    ranking = compare_recipes(
-        by_name,
-        settings,
-        folder=folder,
-        held_out=share,
-        target=None if target is None else rows_of_file(target, by_name[Path(recipes[0]).stem]),
-        steps=steps,
-        seeds=seeds,
-        draws=draws,
-        seed=seed,
-    )
+    aim = None if target is None else rows_of_file(target, by_name[Path(recipes[0]).stem])
+    options: _Options = {
+        "folder": folder,
+        "held_out": share,
+        "target": aim,
+        "steps": steps,
+        "seeds": seeds,
+        "draws": draws,
+        "seed": seed,
+    }
+    if dry_run:
+        lines = forecast_comparison(by_name, settings, **options)
+        for name, recipe in by_name.items():
+            show(f"{name}:")
+            show_scoring_ahead(recipe, folder)
+        show("\n".join(lines))
+        show_nothing_written(folder)
+        return
+    ranking = compare_recipes(by_name, settings, **options)
     if ranking is None:
         return  # of several processes that were launched, the main one goes on
     show(str(ranking).rstrip())

@@ -351,11 +351,10 @@ def with_names(candidates: Sequence[Any], strong: Any) -> tuple[list[Any], Any]:
 
 
 def _renamed(scorer: Any, name: str) -> Any:
-    if not is_dataclass(scorer):
-        raise SuperfilterError(
-            f"two scorers are called {scorer.name!r}: give one of them another name"
-        )
-    return replace(scorer, name=name)
+    taken = scorer.name
+    if is_dataclass(scorer) and not isinstance(scorer, type):
+        return replace(scorer, name=name)
+    raise SuperfilterError(f"two scorers are called {taken!r}: give one of them another name")
 
 
 def _as_ifd(scorer: Any) -> Any:

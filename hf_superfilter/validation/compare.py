@@ -136,7 +136,7 @@ def compare_recipes(
     Raises:
         SuperfilterError: fewer than two recipes, or recipes on different rows.
     """
-    _check_recipes(recipes)
+    check_recipes(recipes)
     settings = student if isinstance(student, StudentSettings) else StudentSettings(student)
     process, names = this_process(), list(recipes)
     places = _score_folders(recipes)
@@ -179,7 +179,8 @@ def _score_folders(recipes: Mapping[str, Recipe]) -> dict[str, int]:
     return numbers
 
 
-def _check_recipes(recipes: Any) -> None:
+def check_recipes(recipes: Any) -> None:
+    """Refuse what cannot be compared: one recipe, or recipes on different rows."""
     if not isinstance(recipes, Mapping) or len(recipes) < 2:
         raise SuperfilterError("recipes: give two or more by name, {'ifd': Recipe(...), ...}")
     first = next(iter(recipes.values()))

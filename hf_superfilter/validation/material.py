@@ -15,7 +15,9 @@ from ..runs.distributed import broadcast
 from ..runs.manifest import read_manifest, record_source
 from ..runs.runner import score
 from ..runs.store import Store
+from ..selection._budget import count_of
 from ..selection.funnel import Selection, select
+from ..selection.random_sample import RandomSample
 from .rows import Split, split_rows
 
 if TYPE_CHECKING:
@@ -89,6 +91,21 @@ def _of_recipe(recipe: Recipe, folder: str, held_out: int | float | None, seed: 
     selection = select(table, recipe.select, run=folder, source_columns=source["columns"])
     notes = ["rows were held out before anything was scored or selected"]
     return _material(selection, selection.rows, pairs, split, notes, in_table=False)
+
+
+def stand_in_of(recipe: Recipe, held_out: int | float | None, seed: int) -> Material:
+    """Hold rows out of a recipe's rows, with random rows for those that it will select.
+
+    As many rows as its selectors keep at most: nothing is scored, so which ones is not known.
+    """
+    pairs, _ = recipe.load_pairs()
+    _check_pairs(pairs)
+    split = split_rows(pairs, *_sizes(held_out, len(pairs)), seed)
+    pool = pairs.select(split.pool)
+    budgets = [getattr(selector, "k", None) for selector in recipe.select]
+    counts = [count_of(k, len(pool)) for k in budgets if k is not None]
+    stand_in = select(pool, RandomSample(min([len(pool), *counts]), seed=seed))
+    return _material(stand_in, stand_in.rows, pairs, split, [], in_table=False)
 
 
 def _scored(recipe: Recipe, pool: "Dataset", source: dict[str, Any], folder: str) -> "Dataset":

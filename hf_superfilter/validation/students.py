@@ -268,23 +268,19 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
 
-    def log_estimate(self, runs: Sequence[Run], sets: Sequence[Windows], tuning: int = 0) -> float:
-        """Time a few steps and rows, and log how long the missing runs will take.
+    def estimate(self, runs: Sequence[Run], sets: Sequence[Windows], tuning: int = 0) -> str:
+        """Time a few steps and rows, and say how long the missing runs will take.
 
         Args:
             runs: all of them.
             sets: what they are measured on.
             tuning: trainings before them, that choose the learning rate.
-
-        Returns:
-            Seconds in this process; 0 where no run is missing.
         """
         from ..models.trainer import Plan
 
         pending = [runs[number] for number in self.files(runs, sets).pending()]
         if not pending:
-            logger.info("validation: all %d runs are finished already", len(runs))
-            return 0.0
+            return f"all {len(runs)} runs are finished already"
         longest = max(pending, key=lambda run: run.steps)
         rows = self.windows.take(longest.rows[: 8 * self.settings.batch_rows]).rows
         plan = Plan(learning_rate=1e-5, batch_rows=self.settings.batch_rows)
@@ -293,12 +289,11 @@ class Bench:
         measured = sum(map(len, sets))
         seconds = sum(run.steps * step + measured * row for run in pending)
         seconds += tuning * (longest.steps * step)
-        logger.info(
-            "validation: %d of %d runs to do, %.2f s a step and %.1f s to measure %d rows: about "
-            "%.1f minutes of one process",
-            len(pending), len(runs), step, measured * row, measured, seconds / 60,
-        )  # fmt: skip
-        return seconds
+        return (
+            f"{len(pending)} of {len(runs)} runs to do, {step:.2f} s a step and "
+            f"{measured * row:.1f} s to measure {measured} rows: about {seconds / 60:.1f} minutes "
+            "of one process"
+        )
 
 
 def _divergence(run: Run) -> str:

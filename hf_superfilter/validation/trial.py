@@ -95,8 +95,6 @@ class Trial:
             raise SuperfilterError(
                 f"keep=True: models are kept in a local folder only, and {store.folder!r} is none"
             )
-        if store.exclusive:
-            store.path(FOLDER).mkdir(parents=True, exist_ok=True)
         self.reader = window_reader(settings)
         self.windows = self._read(material.table, "the table")
         self.others: dict[str, np.ndarray] = {}
@@ -204,42 +202,57 @@ class Trial:
 
     def train(self, design: Design) -> Trained:
         """Train and measure every student of a design that is missing."""
-        arms = make_arms(
-            design.arms, self.pool, seeds=design.seeds, draws=design.draws, others=self.others
-        )
-        selected, batch_rows = len(self.pool.selected), self.settings.batch_rows
-        questions = questions_of(design.steps, design.epochs, design.tokens, selected, batch_rows)
-        plan = statement(questions, arms, self.sets, self.target)
+        arms, questions, plan = self._plan(design)
+        if self.store.exclusive:
+            self.store.path(FOLDER).mkdir(parents=True, exist_ok=True)
         bench = Bench(self.store, self.settings, self.windows, self.process)
         if self.process.is_main:
-            self._log(plan, bench, arms, questions)
+            for line in self._statement(plan, bench, arms, questions):
+                logger.info("validation: %s", line)
         rate = self.settings.learning_rate
         tried: list[dict[str, float]] = []
         if rate is None:
             tuning = self._read(self.material.tuning, TUNING).measurable()
             rate, tried = choose_rate(bench, self.pool, questions[0], tuning)
-        runs = runs_of(questions, arms, self.windows, batch_rows, rate)
+        runs = runs_of(questions, arms, self.windows, self.settings.batch_rows, rate)
         return Trained(plan, questions, arms, bench.run(runs, self.sets), rate, tried)
 
-    def _log(
+    def forecast(self) -> list[str]:
+        """Say what would be compared and how long it takes; nothing is written."""
+        arms, questions, plan = self._plan(self.design)
+        bench = Bench(self.store, self.settings, self.windows, self.process)
+        return self._statement(plan, bench, arms, questions)
+
+    def _plan(self, design: Design) -> tuple[list[Arm], list[Question], dict[str, Any]]:
+        """Draw the arms, settle what is held equal, and state both."""
+        arms = make_arms(
+            design.arms, self.pool, seeds=design.seeds, draws=design.draws, others=self.others
+        )
+        selected, batch_rows = len(self.pool.selected), self.settings.batch_rows
+        questions = questions_of(design.steps, design.epochs, design.tokens, selected, batch_rows)
+        return arms, questions, statement(questions, arms, self.sets, self.target)
+
+    def _statement(
         self,
         plan: Mapping[str, Any],
         bench: Bench,
         arms: Sequence[Arm],
         questions: Sequence[Question],
-    ) -> None:
+    ) -> list[str]:
         """Say before training what is compared, on which figure, and how long it will take."""
         listed = ", ".join(f"{arm['name']} ({arm['runs']})" for arm in plan["arms"])
         sets = ", ".join(f"{part['name']} ({part['rows']:,} rows)" for part in plan["sets"])
-        logger.info("validation: arms and runs: %s", listed)
-        logger.info("validation: primary figure: %s, on %s", plan["figures"][PRIMARY], sets)
         rates = RATES if self.settings.learning_rate is None else [self.settings.learning_rate]
         batch_rows = self.settings.batch_rows
         lists = [runs_of(questions, arms, self.windows, batch_rows, rate) for rate in rates]
         # At the rate that an earlier call has chosen most runs are finished.
         pending = [len(bench.files(runs, self.sets).pending()) for runs in lists]
         tuning = 0 if len(rates) == 1 or min(pending) < max(pending) else len(rates)
-        bench.log_estimate(lists[int(np.argmin(pending))], self.sets, tuning)
+        return [
+            f"arms and runs: {listed}",
+            f"primary figure: {plan['figures'][PRIMARY]}, on {sets}",
+            bench.estimate(lists[int(np.argmin(pending))], self.sets, tuning),
+        ]
 
 
 def check_sets(sets: Any) -> None:

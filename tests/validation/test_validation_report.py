@@ -6,7 +6,16 @@ import json
 
 import pytest
 
-from hf_superfilter import SuperfilterError, TopK, load_rows, select, write_repo, write_report
+from hf_superfilter import (
+    Length,
+    Recipe,
+    SuperfilterError,
+    TopK,
+    load_rows,
+    select,
+    write_repo,
+    write_report,
+)
 from hf_superfilter.cli.app import app
 from hf_superfilter.cli.validation import parse_held_out
 from hf_superfilter.reports.explorer import explorer_points
@@ -48,6 +57,37 @@ def test_the_command_prints_verdict_and_tables(validated):
     assert f"verdict: {facts['questions'][0]['verdict']['text']}" in printed
     assert {part["name"] for part in facts["plan"]["sets"]} == {"held-out", "target"}
     assert "results: " in printed and "report: " in printed
+
+
+def test_a_dry_run_states_the_plan_and_writes_nothing(validated, rows, gpt2, tmp_path):
+    folder, _ = validated
+    command = ["validate", folder, "--student", gpt2, *OPTIONS, "--held-out", "20", "--dry-run"]
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    again = run_command(*command, "--target", rows)
+    assert "arms and runs: selected (1), random (2)" in again
+    assert "all 3 runs are finished already" in again
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == files
+    elsewhere = run_command(*command, "--folder", tmp_path / "new")
+    assert "3 of 3 runs to do" in elsewhere and "minutes of one process" in elsewhere
+    assert "nothing was written (--dry-run)" in elsewhere
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_recipes_lets_random_rows_stand_in(rows, gpt2, tmp_path):
+    recipes = []
+    for name, share in (("long", 0.3), ("longer", 0.1)):
+        recipe = Recipe(str(rows), [Length()], [TopK("length", share)])
+        recipes.append(tmp_path / f"{name}.yaml")
+        recipes[-1].write_text(recipe.to_yaml())
+    options = ["--student", gpt2, *OPTIONS[2:], "--held-out", "20", "--dry-run"]
+    arms = ("--arms", "selected,random,highest:length")
+    one = run_command("validate", recipes[0], *options, *arms, "--folder", tmp_path / "one")
+    assert "length: 90 rows" in one and "then select: TopK(by='length', k=0.3)" in one
+    assert "3 of 3 runs to do" in one and "not scored yet: highest:length" in one
+    both = run_command("compare", *recipes, *options, "--folder", tmp_path / "both")
+    assert "arms and runs: selected (1), random (2), random-tokens (2), longer (1)" in both
+    assert "'selected' is long" in both and "6 of 6 runs to do" in both
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.yaml", "longer.yaml"]
 
 
 def test_the_report_shows_the_section_and_leaves_it_out_for_another_selection(validated, tmp_path):
