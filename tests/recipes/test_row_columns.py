@@ -1,17 +1,15 @@
 """What selectors compute of each row: processes of a run share it, and its folder keeps it."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, concatenate_datasets
 from near_copies import edited
+from processes import Forked
 
 from hf_superfilter import Decontaminate, NearDuplicates, Recipe, Threshold, score, select
 from hf_superfilter.cli._run_folders import selection_in
@@ -67,8 +65,7 @@ def equal(one, other):
 
 def start(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "c")}
-    return subprocess.Popen([sys.executable, "program.py"], cwd=tmp_path, env=environment)
+    return Forked(["program.py"], tmp_path)
 
 
 def logged(tmp_path):

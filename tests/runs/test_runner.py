@@ -1,11 +1,8 @@
 """score(): every row once, in order, whatever happens in between."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,13 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, concatenate_datasets
+from processes import Forked
 
 from hf_superfilter import IFD, Length, score
 from hf_superfilter.runs import manifest as record
 from hf_superfilter.runs.manifest import digest_columns, open_manifest, read_manifest, record_scorer
 from hf_superfilter.runs.store import Store
-
-ROOT = Path(__file__).parents[2]
 
 
 def shout(batch):
@@ -305,21 +301,15 @@ score(Dataset.from_parquet(rows, cache_dir=cache), [IFD("embedded:weak")], folde
 
 def run_and_kill(tmp_path, folder, kill_after):
     """Run the program, and kill it `kill_after` seconds after a chunk of its own."""
-    arguments = [tmp_path / "rows.parquet", folder, tmp_path / "cache"]
+    (tmp_path / "program.py").write_text(PROGRAM)
     finished = len(list(folder.glob("ifd/*.parquet")))
-    with (tmp_path / "errors.txt").open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *arguments],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-        )
+    command = ["program.py", tmp_path / "rows.parquet", folder, tmp_path / "cache"]
+    process = Forked(command, tmp_path)
     while process.poll() is None and len(list(folder.glob("ifd/*.parquet"))) == finished:
         time.sleep(0.001)
     time.sleep(kill_after)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, (tmp_path / "errors.txt").read_text()
+    assert process.wait() == -signal.SIGKILL, process.errors.read_text()
 
 
 def killed_and_resumed(tmp_path, rows, times, seed):

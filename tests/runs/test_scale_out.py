@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
+from processes import Forked
 
 from hf_superfilter import Length, score
 from hf_superfilter.runs.store import Store
@@ -89,27 +90,31 @@ def program(tmp_path):
     return write
 
 
+STARTED = []
+
+
 @pytest.fixture(autouse=True)
-def _no_process_stays(monkeypatch):
+def _no_process_stays():
     """End what a failed test left running: a process frozen or waiting for another."""
-    processes = []
-    popen = subprocess.Popen
-
-    def remember(*arguments, **options):
-        processes.append(popen(*arguments, **options))
-        return processes[-1]
-
-    monkeypatch.setattr(subprocess, "Popen", remember)
     yield
-    for process in processes:
+    for process in STARTED:
         process.kill()
         process.wait()
+    STARTED.clear()
 
 
-def start(command, tmp_path, *launcher):
-    """Start a Python command, whose errors go to a file: a pipe could fill, and be left open."""
-    number = len(list(tmp_path.glob("errors-*.txt")))
-    with (tmp_path / f"errors-{number}.txt").open("w") as errors:
+def fork(command, tmp_path, **launch):
+    """Run a program in a process forked from this one, or in several as torchrun does."""
+    STARTED.append(Forked(command, tmp_path, environment=environment(tmp_path), **launch))
+    return STARTED[-1]
+
+
+def torchrun(command, tmp_path):
+    """Run a program in two processes by the command, whose errors go to a file: a pipe could fill,
+    and be left open.
+    """
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", 2, "--standalone")
+    with (tmp_path / "errors.txt").open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, *map(str, [*launcher, *command])],
             cwd=tmp_path,
@@ -117,7 +122,8 @@ def start(command, tmp_path, *launcher):
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
-    process.errors = tmp_path / f"errors-{number}.txt"
+    process.errors = tmp_path / "errors.txt"
+    STARTED.append(process)
     return process
 
 
@@ -152,9 +158,6 @@ def whole(folder, responses):
     assert table.column("slow").to_pylist() == table.column("slow_seen").to_pylist() == lengths
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node")
-
-
 @pytest.fixture(scope="session")
 def few(sample):
     """Rows that three processes share for some seconds."""
@@ -172,12 +175,12 @@ def ifd_program(folder, rows):
 def single(tmp_path_factory, few):
     """The scores that one process with one thread gives, as bytes."""
     folder = tmp_path_factory.mktemp("single")
-    done(start(ifd_program(folder, few), folder))
+    done(fork(ifd_program(folder, few), folder))
     return (folder / "run/scores.npy").read_bytes()
 
 
-def test_two_processes_of_torchrun_are_two_and_give_the_table_of_one(tmp_path, few, single):
-    done(start(ifd_program(tmp_path, few), tmp_path, *TORCHRUN, 2, "--standalone"))
+def test_two_launched_processes_are_two_and_give_the_table_of_one(tmp_path, few, single):
+    done(fork(ifd_program(tmp_path, few), tmp_path, processes=2))
     assert len({line["process"] for line in log_of(tmp_path / "run", "ifd")}) == 2
     assert len(list((tmp_path / "run/ifd").glob("*.parquet"))) > 4
     assert (tmp_path / "run/scores.npy").read_bytes() == single, "bit for bit"
@@ -195,7 +198,7 @@ def test_another_number_of_processes_than_expected_is_refused(refused, monkeypat
 def test_one_of_three_is_frozen_and_the_others_finish_without_it(tmp_path, program):
     responses = ["x" * (100 + number % 700) for number in range(300)]
     command = program(responses, per_byte=1e-4)(tmp_path / "run")
-    processes = [start(command, tmp_path) for _ in range(3)]
+    processes = [fork(command, tmp_path) for _ in range(3)]
     until(lambda: list((tmp_path / "run").glob("slow/*.lease")), processes[0])
     processes[0].send_signal(signal.SIGSTOP)
     done(processes[1])
@@ -215,7 +218,7 @@ MOMENTS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 
 def test_one_of_three_killed_at_a_random_moment_costs_its_chunk(tmp_path, seed, few, single):
     moment = random.Random(seed)
     command = ifd_program(tmp_path, few)
-    processes = [start(command, tmp_path) for _ in range(3)]
+    processes = [fork(command, tmp_path) for _ in range(3)]
     until(lambda: list((tmp_path / "run").glob("ifd/*.lease")), processes[0])
     time.sleep(moment.uniform(0, 3))
     victim = processes.pop(moment.randrange(3))
@@ -230,11 +233,11 @@ def test_one_of_three_killed_at_a_random_moment_costs_its_chunk(tmp_path, seed, 
 def test_a_damaged_chunk_is_named_and_scored_again_by_one_of_several(tmp_path, program):
     responses = ["x" * (100 + number % 700) for number in range(100)]
     command = program(responses)(tmp_path / "run")
-    done(start(command, tmp_path))
+    done(fork(command, tmp_path))
     finished = {path: path.read_bytes() for path in (tmp_path / "run/slow").glob("*.parquet")}
     damaged, *others = finished
     damaged.write_bytes(finished[damaged][:-100])
-    both = [start(command, tmp_path) for _ in range(2)]
+    both = [fork(command, tmp_path) for _ in range(2)]
     codes, errors = zip(*map(ended, both), strict=True)
     assert codes == (0, 0)
     assert any(f"slow/{damaged.name} is damaged" in text for text in errors)
@@ -246,8 +249,8 @@ def test_a_damaged_chunk_is_named_and_scored_again_by_one_of_several(tmp_path, p
 def test_a_full_disk_stops_one_with_a_sentence_and_the_others_finish(tmp_path, program):
     responses = ["x" * (100 + number % 700) for number in range(200)]
     command = program(responses, per_byte=1e-4)(tmp_path / "run")
-    full = start([*command, 1_000], tmp_path)  # no file of more than 1,000 bytes
-    other = start(command, tmp_path)
+    full = fork([*command, 1_000], tmp_path)  # no file of more than 1,000 bytes
+    other = fork(command, tmp_path)
     code, errors = ended(full)
     assert code == 1
     assert "could not be written" in errors and "make room and run the same command again" in errors
@@ -263,10 +266,9 @@ def two_nodes(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = f"127.0.0.1:{free.getsockname()[1]}"
-    nodes = ("--nnodes", 2, "--rdzv-backend", "c10d", "--rdzv-id", "test")
-    nodes = (*nodes, "--rdzv-endpoint", meeting)
-    return lambda command, *more: [
-        start(command, tmp_path, *TORCHRUN, 1, *nodes, *more) for _ in range(2)
+    nodes = {"min_nodes": 2, "max_nodes": 2, "run_id": "test", "rdzv_endpoint": meeting}
+    return lambda command, **more: [
+        fork(command, tmp_path, processes=1, launcher=nodes | more) for _ in range(2)
     ]
 
 
@@ -281,7 +283,7 @@ def test_two_nodes_with_one_folder_are_one_run(tmp_path, program, two_nodes):
 @pytest.mark.slow
 def test_two_nodes_go_on_after_a_process_was_killed_twice(tmp_path, program, two_nodes):
     responses = ["x" * (100 + number % 700) for number in range(200)]
-    both = two_nodes(program(responses, per_byte=1e-4)(tmp_path / "run"), "--max-restarts", 3)
+    both = two_nodes(program(responses, per_byte=1e-4)(tmp_path / "run"), max_restarts=3)
     for finished in (1, 3):
         until(lambda finished=finished: len(log_of(tmp_path / "run", "slow")) >= finished, both[0])
         os.kill(
@@ -295,7 +297,7 @@ def test_two_nodes_go_on_after_a_process_was_killed_twice(tmp_path, program, two
 def test_torchrun_starts_again_after_a_process_was_killed(tmp_path, program):
     responses = ["x" * (100 + number % 700) for number in range(200)]
     command = program(responses, per_byte=1e-4)(tmp_path / "run")
-    launcher = start(command, tmp_path, *TORCHRUN, 2, "--standalone", "--max-restarts", 2)
+    launcher = fork(command, tmp_path, processes=2, launcher={"max_restarts": 2})
     until(lambda: log_of(tmp_path / "run", "slow"), launcher)
     victim = log_of(tmp_path / "run", "slow")[0]["process"].rsplit(":", 1)[1]
     os.kill(int(victim), signal.SIGKILL)
@@ -307,13 +309,13 @@ def test_torchrun_starts_again_after_a_process_was_killed(tmp_path, program):
 def test_a_killed_launcher_costs_nothing_that_was_finished(tmp_path, program):
     responses = ["x" * (100 + number % 700) for number in range(200)]
     command = program(responses, per_byte=1e-4)(tmp_path / "run")
-    launcher = start(command, tmp_path, *TORCHRUN, 2, "--standalone")
+    launcher = torchrun(command, tmp_path)
     until(lambda: list((tmp_path / "run").glob("slow/*.parquet")), launcher)
     launcher.kill()
     finished = {
         path.name: path.stat().st_mtime_ns for path in (tmp_path / "run/slow").glob("*.parquet")
     }
-    done(start(command, tmp_path))
+    done(fork(command, tmp_path))
     launcher.wait()
     whole(tmp_path / "run", responses)
     assert finished
@@ -327,7 +329,7 @@ def test_on_rows_sorted_by_length_the_slowest_of_four_takes_little_more_than_the
 ):
     responses = sorted(("x" * (10 + number * 3) for number in range(400)), key=len)
     command = program(responses, per_byte=4e-5)(tmp_path / "run")
-    done(start(command, tmp_path, *TORCHRUN, 4, "--standalone"))
+    done(fork(command, tmp_path, processes=4))
     taken = defaultdict(float)
     for line in log_of(tmp_path / "run", "slow"):
         taken[line["process"]] += line["seconds"]
@@ -338,11 +340,7 @@ def test_on_rows_sorted_by_length_the_slowest_of_four_takes_little_more_than_the
 def test_without_exclusive_creation_two_processes_share_and_sweep(tmp_path, program):
     responses = ["x" * (100 + number % 700) for number in range(100)]
     (tmp_path / "run").mkdir()
-    done(
-        start(
-            program(responses)(f"file://{tmp_path / 'run'}"), tmp_path, *TORCHRUN, 2, "--standalone"
-        )
-    )
+    done(fork(program(responses)(f"file://{tmp_path / 'run'}"), tmp_path, processes=2))
     whole(tmp_path / "run", responses)
     assert not list((tmp_path / "run").rglob("*.lease"))
 

@@ -4,11 +4,8 @@ through score().
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from itertools import islice
@@ -18,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
+from processes import Forked
 
 from hf_superfilter import (
     LearningPercentage,
@@ -350,33 +348,20 @@ def start(tmp_path, rows):
     (tmp_path / "program.py").write_text(PROGRAM)
     rows.to_parquet(tmp_path / "rows.parquet")
 
-    def begin(model, *launcher, pause=0.0):
-        files = (
-            tmp_path / "program.py",
-            model,
-            tmp_path / "rows.parquet",
-            tmp_path / "run",
-            tmp_path / "steps.log",
-        )
-        return subprocess.Popen(
-            [sys.executable, *map(str, (*launcher, *files, pause))],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def begin(model, processes=None, pause=0.0):
+        files = tmp_path / "rows.parquet", tmp_path / "run", tmp_path / "steps.log"
+        command = [tmp_path / "program.py", model, *files, pause]
+        return Forked(command, tmp_path, processes=processes)
 
     return begin
 
 
 def finish(process):
     try:
-        _, said = process.communicate(timeout=300)
+        assert process.wait(timeout=300) == 0, process.errors.read_text()[-3000:]
     finally:
         process.kill()
-    assert process.returncode == 0, said[-3000:]
-    return said
+    return process.errors.read_text()
 
 
 def test_one_process_trains_another_waits_and_takes_over_when_it_is_killed(
@@ -390,7 +375,7 @@ def test_one_process_trains_another_waits_and_takes_over_when_it_is_killed(
     first = int(log.read_text().split()[0])
     victim, heir = sorted(both, key=lambda process: process.pid != first)
     victim.send_signal(signal.SIGKILL)
-    victim.communicate()
+    victim.wait()
     finish(heir)
     steps = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
     theirs = [step for pid, step in steps if pid == first]
@@ -405,12 +390,10 @@ def test_one_process_trains_another_waits_and_takes_over_when_it_is_killed(
     np.testing.assert_allclose(table.column("lp_1").to_numpy(), run[0]["lp_1"][:], rtol=1e-5)
 
 
-def test_two_processes_of_torchrun_train_together_and_give_the_table_of_one(
+def test_two_launched_processes_train_together_and_give_the_table_of_one(
     tmp_path, start, llama, rows
 ):
-    said = finish(
-        start(llama, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    )
+    said = finish(start(llama, processes=2))
     assert "scores every row" not in said, "that is for a plain map"
     steps = [
         tuple(map(int, line.split())) for line in (tmp_path / "steps.log").read_text().splitlines()

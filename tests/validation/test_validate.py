@@ -1,18 +1,15 @@
 """Students are trained alike, measured on what they are said to be, and resumed after a kill."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from processes import Forked
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_superfilter import (
@@ -29,7 +26,6 @@ from hf_superfilter.models.trainer import Plan
 from hf_superfilter.validation.rows import split_rows, windows_of
 from hf_superfilter.validation.students import window_reader
 
-ROOT = Path(__file__).parents[2]
 ARMS = ("selected", "random", "longest", "untrained")
 TINY = {"held_out": 16, "arms": ARMS, "steps": 3, "seeds": 2, "draws": 2}
 
@@ -168,20 +164,18 @@ def start(tmp_path, table, gpt2, folder):
     program.write_text(PROGRAM)
     if not (tmp_path / "rows").exists():
         table.save_to_disk(tmp_path / "rows")
-    command = [sys.executable, program, tmp_path / "rows", gpt2, folder]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return Forked([program, tmp_path / "rows", gpt2, folder], tmp_path)
 
 
 def test_killed_and_resumed_it_gives_the_same_numbers(done, table, gpt2, student, tmp_path):
     result, _ = done
     folder = tmp_path / "run"
-    with start(tmp_path, table, gpt2, folder) as killed:
-        while killed.poll() is None and not list(folder.glob("validation/*.parquet")):
-            time.sleep(0.01)
-        killed.send_signal(signal.SIGKILL)
-        errors = killed.communicate()[1]
-    assert list(folder.glob("validation/*.parquet")), errors
+    killed = start(tmp_path, table, gpt2, folder)
+    while killed.poll() is None and not list(folder.glob("validation/*.parquet")):
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    assert list(folder.glob("validation/*.parquet")), killed.errors.read_text()
     validate(select(table, TopK("length", 0.3)), student, folder=folder, **TINY)
     facts = json.loads((folder / "validation.json").read_text())
 
