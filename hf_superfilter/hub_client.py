@@ -23,6 +23,7 @@ TRANSIENT = (408, 429, 500, 502, 503, 504)
 CONFLICTS = (409, 412)  # somebody else committed in between
 MAX_FAILURES = 4
 MAX_CONFLICTS = 40
+WAIT = 0.2  # seconds that all waits are multiples of
 MAX_WAIT = 30.0  # seconds that a Retry-After is obeyed
 
 
@@ -59,7 +60,7 @@ def _retry(step: Callable[[], _T], max_failures: int, max_conflicts: int) -> _T:
 
 def _wait(error: Exception, failures: int, conflicts: int) -> None:
     """Sleep for what the Hub asks for, else longer after every failure, and never in step."""
-    seconds = random.uniform(0.1, 0.3) * min(conflicts + 2**failures, 20)
+    seconds = WAIT * random.uniform(0.5, 1.5) * min(conflicts + 2**failures, 20)
     response = getattr(_hub_cause(error), "response", None)
     header = response.headers.get("Retry-After", "") if response is not None else ""
     if header.isdigit():

@@ -35,7 +35,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from hf_superfilter import embedded_model, embedded_sample, format_pairs, load_rows
+from hf_superfilter import embedded_model, embedded_sample, format_pairs, hub_client, load_rows
 from hf_superfilter.cli import app as cli
 from hf_superfilter.data import sources
 
@@ -94,6 +94,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf/hub"))
     monkeypatch.setattr(sys, "path", list(sys.path))  # evaluate appends its cache of modules
+    monkeypatch.setattr(hub_client, "WAIT", 0.01)  # this Hub is back at once
     _online_datasets(monkeypatch, tmp_path / "hf")
     _online_evaluate(monkeypatch, tmp_path / "hf")
     # huggingface_hub 2.4 hands files to httpx2 as data=, which httpx2 wants to be content=

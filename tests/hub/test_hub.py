@@ -10,7 +10,7 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi
 from publishing import ONE_EACH, about_of, check_whole, commits_of, picked, rows_in
 
-from hf_superfilter import TopK, list_subsets, load_subset, publish, select
+from hf_superfilter import TopK, hub_client, list_subsets, load_subset, publish, select
 
 EIGHT = range(8)
 SHARD = "00000-of-00001.parquet"
@@ -125,6 +125,12 @@ def test_a_network_that_dies_before_the_commit_leaves_the_old_version_and_a_retr
 # Races
 
 
+@pytest.fixture
+def waits(hub, monkeypatch):
+    """Let clients wait as long as a user's: eight at once have to get out of each other's way."""
+    monkeypatch.setattr(hub_client, "WAIT", 0.2)
+
+
 def publish_together(*calls):
     """Run publishers at once, each a dict of arguments; all start together."""
     start = threading.Barrier(len(calls))
@@ -137,7 +143,7 @@ def publish_together(*calls):
         return list(threads.map(run, calls))
 
 
-def test_eight_publishers_at_once_lose_nothing_and_every_commit_is_whole(hub):
+def test_eight_publishers_at_once_lose_nothing_and_every_commit_is_whole(hub, waits):
     urls = publish_together(
         *(
             {
@@ -164,7 +170,7 @@ def test_eight_publishers_at_once_lose_nothing_and_every_commit_is_whole(hub):
     assert [subset.default for subset in list_subsets("me/rows")] == [True] + [False] * 7
 
 
-def test_eight_splits_of_one_name_published_at_once_are_all_there(hub):
+def test_eight_splits_of_one_name_published_at_once_are_all_there(hub, waits):
     publish_together(*({"selection": {f"s{i}": picked(i, i + 1)}, "name": "best"} for i in EIGHT))
     loaded = load_dataset("me/rows", "best")
     assert {split: rows["number"][:] for split, rows in loaded.items()} == {
@@ -176,7 +182,7 @@ def test_eight_splits_of_one_name_published_at_once_are_all_there(hub):
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["new", "existing"])
-def test_eight_publishers_of_one_name_leave_it_whole_after_every_commit(hub, there):
+def test_eight_publishers_of_one_name_leave_it_whole_after_every_commit(hub, waits, there):
     if there:
         publish(picked(*range(5), who="first"), "me/rows", name="best", max_shard_bytes=ONE_EACH)
     mine = {f"w{i}": list(range(i % 4 + 1)) for i in EIGHT} | {"first": list(range(5))}
