@@ -15,6 +15,7 @@ from datasets import (
     Json,
     List,
     Value,
+    load_from_disk,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -426,10 +427,15 @@ for template in ("none", "chat", "own {instruction}"):
 def test_another_process_finds_the_cached_result_and_the_import_alone_is_light(tmp_path):
     tokenizer(True).save_pretrained(tmp_path / "tokenizer")
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "rows")
-    command = [sys.executable, "-c", AGAIN, tmp_path / "rows", tmp_path / "tokenizer"]
+    rows, folder = load_from_disk(str(tmp_path / "rows")), str(tmp_path / "tokenizer")
+    here = [
+        format_pairs(rows, template=template, tokenizer=folder).cache_files[0]["filename"]
+        for template in ("none", "chat", "own {instruction}")
+    ]
+    command = [sys.executable, "-c", AGAIN, tmp_path / "rows", folder]
     options = {"capture_output": True, "check": True, "cwd": Path(__file__).parents[2]}
-    first, second = (subprocess.run(command, **options).stdout for _ in range(2))
-    assert first == second and len(set(first.split())) == 3
+    there = subprocess.run(command, **options, text=True).stdout
+    assert there.split() == here and len(set(here)) == 3
 
 
 def test_a_prompt_and_a_response_column_stay_as_they_are():

@@ -41,7 +41,7 @@ def pairs(sample):
 
 
 def test_ifd_equals_the_authors_procedure_on_awkward_and_on_real_rows(weak, sample):
-    rows = AWKWARD + list(zip(sample["prompt"][:150], sample["response"][:150], strict=True))
+    rows = AWKWARD + list(zip(sample["prompt"][:60], sample["response"][:60], strict=True))
     reference = OneRowAtATime(weak)
     ours = IFD(weak, dtype="float32")(
         {"prompt": [p for p, _ in rows], "response": [r for _, r in rows]}
@@ -67,7 +67,7 @@ def test_a_tokenizer_that_adds_bos_scores_every_response_token_in_both_passes(ll
 
 
 def test_the_nats_of_a_row_do_not_depend_on_batch_size_or_order(lm, pairs):
-    windows = [w for pair in lm.windows(*pairs) for w in pair][::8]
+    windows = [w for pair in lm.windows(*pairs) for w in pair][::20]
     whole, counts = lm.losses(windows)
     for budget in (64, 700, 20_000):
         other, other_counts = lm.losses(windows, batch_tokens=budget)
@@ -122,20 +122,22 @@ def test_only_scored_positions_reach_the_vocabulary(lm, pairs):
 
 
 def test_batches_hold_nearly_equal_lengths(lm, pairs):
-    windows = [w for pair in lm.windows(*pairs) for w in pair]
+    texts = [window for pair in lm.windows(*pairs) for window in pair if window.scored]
+    # Of each the last token is scored: what reaches the vocabulary is not looked at here.
+    windows = [window._replace(start=len(window.ids) - 1) for window in texts]
     seen = []
     hook = lm.model.get_input_embeddings().register_forward_pre_hook(
         lambda module, args: seen.append(args[0].numel())
     )
     lm.losses(windows)
     hook.remove()
-    tokens = sum(len(window.ids) for window in windows if window.scored)
+    tokens = sum(len(window.ids) for window in windows)
     assert sum(seen) <= 1.03 * tokens
 
 
 def test_out_of_memory_halves_the_budget_once_and_goes_on(weak, pairs):
     lm = CausalLM(weak, dtype="float32")
-    windows = [window for pair in lm.windows(*pairs) for window in pair][::4]
+    windows = [window for pair in lm.windows(*pairs) for window in pair][::12]
     whole, _ = lm.losses(windows)
     failures = []
 

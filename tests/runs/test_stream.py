@@ -148,12 +148,12 @@ def test_the_history_of_a_streams_table_grows_with_its_parts_not_with_their_squa
 
 
 def test_the_parts_of_a_long_stream_grow(tmp_path):
-    table = score(streamed(2_000), [Length()], tmp_path, chunk_size=10)
+    table = score(streamed(1_000), [Length()], tmp_path, chunk_size=10)
     states = [json.loads(path.read_text()) for path in sorted((tmp_path / "rows").glob("0*.json"))]
-    assert len(states) < 70, "200 parts of 10 rows if they did not grow"
+    assert len(states) < 60, "100 parts of 10 rows if they did not grow"
     for state in states:
         assert state["rows_to"] - state["rows_from"] <= max(10, state["rows_from"] // module.GROWTH)
-    assert states[-1]["rows_to"] == 2_000 and table["length"][:] == lengths(2_000)
+    assert states[-1]["rows_to"] == 1_000 and table["length"][:] == lengths(1_000)
 
 
 MEMORY = """

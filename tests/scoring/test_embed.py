@@ -113,9 +113,8 @@ def test_a_causal_models_vector_is_the_mean_of_its_last_hidden_states(kind, text
     folder = request.getfixturevalue(kind)
     encoder = TextEncoder(folder)
     body = AutoModelForCausalLM.from_pretrained(folder).eval().get_decoder()
-    ids = [
-        AutoTokenizer.from_pretrained(folder)(text)["input_ids"][: encoder.window] for text in texts
-    ]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = [tokenizer(text)["input_ids"][: encoder.window] for text in texts]
     for normalize in (True, False):
         wanted = np.stack([plain_vector(body, one, normalize=normalize) for one in ids])
         np.testing.assert_allclose(

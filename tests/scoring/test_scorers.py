@@ -443,7 +443,7 @@ def test_the_map_cache_is_hit_from_another_process_and_missed_when_the_numbers_w
     import shutil
 
     def elsewhere(expression: str) -> str:
-        imports = "from datasets.fingerprint import Hasher; from hf_superfilter import *"
+        imports = "from datasets.fingerprint import Hasher; from hf_superfilter import IFD"
         program = f"{imports}; print(Hasher.hash({expression}))"
         return subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -469,19 +469,20 @@ def test_the_map_cache_is_hit_from_another_process_and_missed_when_the_numbers_w
 def test_a_second_map_reads_the_cache_instead_of_scoring(tmp_path, sample):
     rows = sample.select(range(8)).select_columns(["prompt", "response"])
     rows.to_parquet(str(tmp_path / "rows.parquet"))
+    file, cache = str(tmp_path / "rows.parquet"), str(tmp_path / "cache")
+    first = Dataset.from_parquet(file, cache_dir=cache).map(IFD("embedded:weak"), batched=True)
     program = (
-        "import sys; from datasets import Dataset; from hf_superfilter import IFD\nrows = "
-        f"Dataset.from_parquet({str(tmp_path / 'rows.parquet')!r}, "
-        f"cache_dir={str(tmp_path / 'cache')!r})\nrows.map(IFD('embedded:weak'), "
-        "batched=True)\nprint('torch' in sys.modules)"
+        "import sys; from datasets import Dataset; from hf_superfilter import IFD\n"
+        f"rows = Dataset.from_parquet({file!r}, cache_dir={cache!r})\n"
+        "scored = rows.map(IFD('embedded:weak'), batched=True)\n"
+        "print('torch' in sys.modules, scored.cache_files[0]['filename'])"
     )
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for _ in range(2)
-    ]
-    assert runs == ["True", "False"], "the second process never loads torch, for it scores nothing"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loads_torch, *result = run.stdout.split()
+    assert loads_torch == "False", "the second process never loads torch, for it scores nothing"
+    assert result == [first.cache_files[0]["filename"]]
 
 
 @pytest.mark.network
