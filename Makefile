@@ -12,6 +12,8 @@ LOWEST := .venv-lowest
 # The examples and tests run on what is in the package: nothing may ask the network.
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := true
+# Dozens of processes of the tests would compile the package anew, and each run the tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-browser test-lowest check docs bench clean
 
@@ -19,8 +21,9 @@ demo: .venv/installed
 	$(BIN)/hf-superfilter demo
 
 # Two tests at once, each with one thread: torch's threads of several processes would wait for each other.
+# Each process takes half of the files, so that most fixtures are made once, and helps the other at the end.
 test: .venv/tested
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The pages in Chromium, which has to be there; `make test` skips these tests where playwright is not.
 test-browser: .venv/browser
@@ -28,7 +31,7 @@ test-browser: .venv/browser
 
 # The oldest release of every package that pyproject.toml names; uv picks them, pip cannot.
 test-lowest: $(LOWEST)/tested
-	OMP_NUM_THREADS=1 $(LOWEST)/$(PROGRAMS)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(LOWEST)/$(PROGRAMS)/python -m pytest -n 2 --dist worksteal
 
 check: .venv/checked
 	$(BIN)/ruff check .
