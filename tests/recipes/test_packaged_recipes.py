@@ -39,9 +39,9 @@ def run_folders(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def long_few(sample, tmp_path_factory) -> str:
-    """A file of 60 rows, for what takes long."""
-    path = tmp_path_factory.mktemp("rows") / "sixty.jsonl"
-    sample.select(range(60)).select_columns(["instruction", "input", "output", "category"]).to_json(
+    """A file of 40 rows, for what takes long."""
+    path = tmp_path_factory.mktemp("rows") / "forty.jsonl"
+    sample.select(range(40)).select_columns(["instruction", "input", "output", "category"]).to_json(
         path
     )
     return str(path)
@@ -57,12 +57,8 @@ def few(sample, tmp_path, monkeypatch) -> str:
     return "few.jsonl"
 
 
-LONG = {
-    "LearningPercentage",
-    "AskLLM",
-    "Demonstration",
-    "Density",
-}  # scorers that take minutes, or megabytes, for 519 rows
+# Scorers that take seconds, or megabytes, for 173 rows.
+LONG = {"LearningPercentage", "AskLLM", "Demonstration", "Density"}
 
 
 def models_of(recipe):
@@ -108,7 +104,7 @@ def test_a_recipe_says_what_it_is_in_one_line_its_paper_and_what_to_change(name)
 @pytest.mark.filterwarnings("ignore:every row of 'reasoning' is undefined:UserWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_runs_on_the_embedded_sample_and_model_with_no_network(
-    name, run_folders, long_few
+    name, run_folders, long_few, short_sample
 ):
     recipe = load_recipe(name)
     if any(isinstance(scorer, Language) for scorer in recipe.score):
@@ -120,9 +116,9 @@ def test_a_recipe_runs_on_the_embedded_sample_and_model_with_no_network(
     if models_of(recipe):
         recipe = override(recipe, settings={"model": "embedded:weak"})
         assert set(models_of(recipe)) == {"embedded:weak"}
-    rows = 519
+    rows = 173
     if LONG & {type(scorer).__name__ for scorer in recipe.score}:
-        recipe, rows = override(recipe, dataset=long_few, format="alpaca"), 60
+        recipe, rows = override(recipe, dataset=long_few, format="alpaca"), 40
     selection = recipe.run(run_folders(recipe))
     assert 0 < len(selection.rows) < len(selection.table) == rows
     budget = getattr(recipe.select[-1], "k", None)
