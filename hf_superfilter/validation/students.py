@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,15 +128,29 @@ class Run:
 
 
 class RunFiles(Chunks):
-    """Keep one file for every run; a chunk is a run."""
+    """Keep one file for every run; a chunk is a run.
+
+    Args:
+        store: the run folder.
+        runs: what is trained.
+        digests: of each run, all that decides its numbers.
+        rows: rows that a run measures.
+        keep: a run is done only where its weights are kept too.
+    """
 
     verb = "Training"
 
     def __init__(
-        self, store: Store, runs: Sequence[Run], digests: Sequence[str], rows: int
+        self,
+        store: Store,
+        runs: Sequence[Run],
+        digests: Sequence[str],
+        rows: int,
+        *,
+        keep: bool = False,
     ) -> None:
         super().__init__(store, FOLDER, np.arange(len(runs) + 1, dtype=np.int64) * rows)
-        self.runs, self.digests = list(runs), list(digests)
+        self.runs, self.digests, self.keep = list(runs), list(digests), keep
 
     def stem(self, number: int) -> str:
         """Return question, arm, number and digest of a run."""
@@ -154,6 +169,14 @@ class RunFiles(Chunks):
     def label(self, number: int) -> dict[str, Any]:
         """Return what the file of a run states."""
         return {**self.identity, "run": self.digests[number]}
+
+    def model_folder(self, number: int) -> Path:
+        """Return where the weights of a run are kept."""
+        return self.store.path(f"{FOLDER}/models/{self.stem(number)}")
+
+    def _is_whole(self, number: int) -> bool:
+        is_kept = not self.keep or self.model_folder(number).is_dir()
+        return is_kept and super()._is_whole(number)
 
 
 class Bench:
@@ -211,7 +234,8 @@ class Bench:
         """Name the files of runs."""
         measured = [part.digest() for part in sets]
         digests = [self._digest(run, measured) for run in runs]
-        return RunFiles(self.store, runs, digests, sum(map(len, sets)))
+        rows = sum(map(len, sets))
+        return RunFiles(self.store, runs, digests, rows, keep=self.settings.keep)
 
     def _digest(self, run: Run, measured: list[str]) -> str:
         rows = [self.windows.digests[row] for row in run.rows.tolist()]
@@ -249,7 +273,7 @@ class Bench:
         if run.question != RATE and not np.isfinite(columns["nats"]).all():
             raise SuperfilterError(_divergence(run))
         if self.settings.keep:
-            self._keep(files.stem(number))
+            self._keep(files.model_folder(number))
         facts["seconds"] = time.perf_counter() - start
         facts["process"] = f"{socket.gethostname()}:{os.getpid()}"
         files.write(number, columns, facts)
@@ -259,9 +283,8 @@ class Bench:
         )  # fmt: skip
         return facts
 
-    def _keep(self, stem: str) -> None:
+    def _keep(self, folder: Path) -> None:
         """Write a student's weights, and rename the folder when all of them are there."""
-        folder = self.store.path(f"{FOLDER}/models/{stem}")
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         self.student.save(unfinished)
