@@ -186,7 +186,7 @@ def compare(
     allow_endpoint: AllowEndpoint = False,
 ) -> None:
     """Rank recipes by what students learn from their selections."""
-    from ..validation.compare import compare_recipes
+    from ..validation.compare import RANKING, compare_recipes
     from ..validation.forecast import forecast_comparison
     from ..validation.students import StudentSettings
 
@@ -222,7 +222,11 @@ def compare(
         return  # of several processes that were launched, the main one goes on
     show(str(ranking).rstrip())
     following = ("run", recipes[0], "--dry-run")
-    show_end(f"\ncompared {len(recipes)} recipes on {student}", f"results: {folder}", *following)
+    show_end(
+        f"\ncompared {len(recipes)} recipes on {student}",
+        f"results: {in_folder(folder, RANKING)}",
+        *following,
+    )
 
 
 def _selection_or_recipe(

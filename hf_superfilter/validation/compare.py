@@ -1,7 +1,8 @@
 """Rank recipes by what students learn from their selections."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from .verdict import Size, secondary, verdict_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
+RANKING = "ranking.json"
 ARMS = (SELECTED, "random", "random-tokens")
 SAME_PARTS = (
     *("dataset", "config", "split", "revision", "format", "columns"),
@@ -75,6 +77,10 @@ class RecipeRanking:
     def best(self) -> str:
         """Return the name of the first recipe."""
         return self.places[0].recipe
+
+    def facts(self) -> dict[str, Any]:
+        """Return all of it as plain values, as `ranking.json` in the run folder has it."""
+        return asdict(self)
 
     def __repr__(self) -> str:
         names = " > ".join(place.recipe for place in self.places)
@@ -131,7 +137,8 @@ def compare_recipes(
         seed: of the rows held out and of the draws.
 
     Returns:
-        The ranking; None on all processes of a launch but the main one.
+        The ranking, also written to `ranking.json`; None on all processes of a launch but the main
+        one.
 
     Raises:
         SuperfilterError: fewer than two recipes, or recipes on different rows.
@@ -159,7 +166,10 @@ def compare_recipes(
     measured = {part: {**first[part], **runs} for part, runs in later.items()}
     rows = {name: len(material.selected) for name, material in materials.items()}
     sizes = {**first_sizes, **later_sizes}
-    return _ranking(names, rows, sizes, measured, ranked_on, settings.model, stopped)
+    ranking = _ranking(names, rows, sizes, measured, ranked_on, settings.model, stopped)
+    text = json.dumps(ranking.facts(), indent=1, ensure_ascii=False, allow_nan=False)
+    Store(folder).write(RANKING, text.encode())
+    return ranking
 
 
 def _score_folders(recipes: Mapping[str, Recipe]) -> dict[str, int]:

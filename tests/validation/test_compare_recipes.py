@@ -1,5 +1,6 @@
 """Recipes are ranked by what students learn, and one that is clearly behind is left out."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -30,12 +31,16 @@ def student(gpt2):
 
 
 @pytest.fixture(scope="module")
-def ranking(student, tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def ranking(student, folder):
     recipes = {
         "long": recipe(TopK("length", 24)),
         "short": recipe(TopK("length", 24, largest=False)),
     }
-    folder = tmp_path_factory.mktemp("run")
     return compare_recipes(recipes, student, folder=folder, held_out=24, steps=3, seeds=2, draws=2)
 
 
@@ -49,6 +54,15 @@ def test_the_best_comes_first_and_the_others_say_how_far_behind_they_are(ranking
     assert there == pytest.approx(here * TRANSFER + (1 - here) * (1 - TRANSFER))
     assert "random" in first.verdict
     assert "2504.11393" in str(ranking) and first.recipe in repr(ranking)
+
+
+def test_the_ranking_stays_in_the_folder(ranking, folder):
+    facts = json.loads((folder / "ranking.json").read_text())
+    assert [place["recipe"] for place in facts["places"]] == [
+        place.recipe for place in ranking.places
+    ]
+    assert facts["places"][1]["behind"]["value"] == ranking.places[1].behind.value
+    assert facts["ranked_on"] == "held-out" and facts["student"] == ranking.student
 
 
 def test_an_arm_that_is_clearly_behind_is_named_and_one_that_may_be_chance_is_not():
