@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from .chunks import Chunks
 from .distributed import Process, broadcast
 from .locks import Leases
-from .store import atomic_write
+from .manifest import fingerprint_digest
+from .store import Store, atomic_write
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -74,6 +75,18 @@ def prepare_scorer(scorer: Any, table: "Dataset", chunks: Chunks, process: Proce
             if not store.exclusive and not process.is_main:
                 _download(chunks, name, folder)
         return ready
+
+
+def was_prepared(folder: str | Path, name: str, entry: dict[str, Any]) -> bool:
+    """Tell whether a scorer of a run looked at all rows before it scored the first.
+
+    Args:
+        folder: the run folder.
+        name: the scorer's.
+        entry: what the manifest says of it.
+    """
+    prepared = prepared_folder(name, fingerprint_digest(entry))
+    return Store(folder).has(f"{prepared}/{DONE_FILE}")
 
 
 def _state(chunks: Chunks, name: str, leases: Leases) -> str:

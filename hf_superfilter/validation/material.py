@@ -13,6 +13,7 @@ from ..recipes.recipe import FILE, SCORED, Recipe
 from ..runs.chunks import read_parquet
 from ..runs.distributed import broadcast
 from ..runs.manifest import read_manifest, record_source
+from ..runs.prepare import was_prepared
 from ..runs.runner import score
 from ..runs.store import Store
 from ..selection._budget import count_of
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 MOST_HELD_OUT, HELD_OUT_PART = 1_500, 4  # rows by default: 1,500, at most a quarter of all
 MOST_TUNING, TUNING_PART, LEAST_TUNING = 300, 10, 16
-READS_ALL_ROWS = ("LearningPercentage", "Density")  # scorers whose values depend on other rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,18 +172,14 @@ def places_in(pool: np.ndarray, rows: np.ndarray, total: int) -> np.ndarray:
 
 
 def _notes_on_scorers(run: "Path | str | None") -> list[str]:
-    """Name the scorers that saw the rows held out."""
+    """Name the scorers that looked at all rows before they scored the first."""
     if run is None:
         return []
     try:
         scorers = read_manifest(run)["scorers"]
     except NotFoundError:
         return []
-    names = [
-        name
-        for name, scorer in scorers.items()
-        if any(kind in str(scorer.get("scorer")) for kind in READS_ALL_ROWS)
-    ]
+    names = [name for name, entry in scorers.items() if was_prepared(run, name, entry)]
     if not names:
         return []
     return [

@@ -13,11 +13,13 @@ from processes import Forked
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_superfilter import (
+    Combine,
     Length,
     Recipe,
     StudentSettings,
     SuperfilterError,
     TopK,
+    score,
     select,
     validate,
 )
@@ -203,6 +205,16 @@ def test_a_recipe_holds_rows_out_before_it_scores(student, tmp_path):
     assert run["rows"] == result.facts["rows"]["pool"] <= 519 - 32 - 51
     assert "before anything was scored" in result.facts["notes"][0]
     assert result.facts["plan"]["sets"][0]["rows"] <= 32
+
+
+def test_scorers_that_looked_at_all_rows_are_named(table, student, tmp_path):
+    plain = table.remove_columns("length")
+    scored = score(plain, [Length(), Combine({"length": 1})], tmp_path)
+    selection = select(scored, TopK("combined", 0.3), run=tmp_path)
+    options = {**TINY, "arms": ("selected", "random"), "steps": 1, "seeds": 1}
+    notes = validate(selection, student, **options).facts["notes"]
+    assert [note for note in notes if "combined looked at the rows held out" in note]
+    assert not [note for note in notes if "length" in note and "looked at" in note]
 
 
 def test_the_rate_is_chosen_on_other_rows_and_stated(table, gpt2, tmp_path):
