@@ -16,7 +16,7 @@ from ..checks import check_column, check_name, check_seed, is_count, pair_of_col
 from ..data.chats import flatten_turns
 from ..data.columns import numbers_of
 from ..embedded import portable_name
-from ..errors import NotFoundError, SuperfilterError, did_you_mean
+from ..errors import NotFoundError, SuperfilterError, UnreadableFileError, did_you_mean
 from ..runs.store import Store
 from ._model import default_name, revision_of
 from ._ngrams import TextRanker
@@ -228,7 +228,15 @@ def _numbers(batch: Batch, features: Sequence[str]) -> np.ndarray:
     for name in features:
         if name not in batch:
             raise SuperfilterError(f"no column {name!r} in the rows: {did_you_mean(name, batch)}")
-    columns = [np.array(batch[name], dtype=float) for name in features]  # None is nan
+    columns = []
+    for name in features:
+        try:
+            column = np.array(batch[name], dtype=float)  # None is nan
+        except (ValueError, TypeError):
+            column = np.zeros((0, 0))
+        if column.shape != (count,):
+            raise SuperfilterError(f"the feature {name!r} holds no numbers: name numeric columns")
+        columns.append(column)
     return np.column_stack(columns) if columns else np.zeros((count, 0))
 
 
@@ -249,10 +257,17 @@ def _fit(file: str, digest: str, seed: int) -> _Fit:
     """Fit the examples of a file; `digest` is a part of the cache's key only."""
     from scipy.stats import spearmanr
 
-    examples = json.loads(_read(file)[0])
-    targets = np.array(examples["targets"])
-    numbers = np.array(examples["numbers"], dtype=float).reshape(len(targets), -1)
-    ranker = TextRanker(examples["prompts"], examples["responses"], numbers, targets, seed=seed)
+    try:
+        examples = json.loads(_read(file)[0])
+        targets = np.array(examples["targets"], dtype=float)
+        numbers = np.array(examples["numbers"], dtype=float).reshape(len(targets), -1)
+        texts = examples["prompts"], examples["responses"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UnreadableFileError(
+            f"{file} is no file of a fitted surrogate ({error!r}): make it again with "
+            "Surrogate(of, model).prepare(rows, folder)"
+        ) from error
+    ranker = TextRanker(*texts, numbers, targets, seed=seed)
     agreement = None  # of scores that are all equal there is none
     if np.ptp(targets) > 0 and np.ptp(ranker.left_out) > 0:
         agreement = round(float(spearmanr(ranker.left_out, targets).statistic), 4)

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 from scipy.stats import spearmanr
 
-from hf_superfilter import IFD, Surrogate, score
+from hf_superfilter import IFD, SuperfilterError, Surrogate, score
 from hf_superfilter.runs.manifest import read_manifest
 from hf_superfilter.scoring._ngrams import TextRanker
 
@@ -119,3 +119,25 @@ def test_new_scores_in_the_column_are_another_setting_of_the_run(tmp_path):
     other = rows.map(lambda row: {"share": 1 - row["share"]})
     with pytest.raises(ValueError, match="surrogate"):
         score(other, [Surrogate(of="share")], tmp_path)
+
+
+@pytest.mark.parametrize("contents", ["{}", "cut sho", "[1]", '{"targets": ["x"]}'])
+def test_a_damaged_file_is_one_sentence(tmp_path, contents):
+    file = tmp_path / "surrogate.json"
+    file.write_text(contents)
+    with pytest.raises(SuperfilterError, match="is no file of a fitted surrogate"):
+        Surrogate(of="strong", fitted=str(file))({"prompt": ["a"], "response": ["b"]})
+
+
+@pytest.mark.parametrize("feature", ["prompt", "pair"])
+def test_a_feature_that_holds_no_numbers_is_refused_by_name(tmp_path, feature):
+    rows = Dataset.from_dict(
+        {
+            "prompt": [f"question {n}" for n in range(12)],
+            "response": [f"answer {n}" for n in range(12)],
+            "strong": [float(n) for n in range(12)],
+            "pair": [[1.0, 2.0]] * 12,
+        }
+    )
+    with pytest.raises(SuperfilterError, match=f"the feature '{feature}' holds no numbers"):
+        Surrogate(of="strong", features=[feature]).prepare(rows, str(tmp_path))
