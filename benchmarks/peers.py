@@ -14,6 +14,7 @@ project's: `pip install openvino==2026.4.1 ctranslate2==4.8.5`.
 
 import argparse
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -25,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM
 
 from benchmarks.authors import Authors
@@ -152,7 +152,9 @@ def speed(
             scores[name] = methods[name](prompts, responses)
             spent[name].append(clock() - start)
     needed = operations(model, prompts, responses)
-    peaks = memory(model, names) if with_memory else dict.fromkeys(names, float("nan"))
+    peaks = dict.fromkeys(names, float("nan"))
+    if with_memory:
+        peaks = memory(model, names, prompts[:MEMORY_ROWS], responses[:MEMORY_ROWS])
     unit = "CPU-second" if torch.get_num_threads() == 1 else "second"
     print(f"\n{processor()}")
     print(f"{shape}: {rows} rows, {rounds} rounds; {needed / rows / 1e9:.1f} GFLOP a row")
@@ -197,30 +199,32 @@ def draw(rows_a_second: dict[str, float], unit: str) -> None:
 
 def agreement_of(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     """Spearman over rows defined in both, and the share in common of the top 10%."""
+    from scipy.stats import spearmanr  # here, since it would count as memory of every method
+
     both = np.isfinite(a) & np.isfinite(b)
     k = max(1, len(a) // 10)
     top = [set(np.argsort(-np.nan_to_num(x, nan=-np.inf), kind="stable")[:k]) for x in (a, b)]
     return float(spearmanr(a[both], b[both]).statistic), len(top[0] & top[1]) / k
 
 
-def memory(model: str, names: list[str]) -> dict[str, float]:
+def memory(
+    model: str, names: list[str], prompts: list[str], responses: list[str]
+) -> dict[str, float]:
     """Peak memory in GB of each method in a process of its own."""
     threads = str(torch.get_num_threads())
     command = [sys.executable, "-m", "benchmarks.peers", "--model", model, "--threads", threads]
+    options = {"input": json.dumps([prompts, responses]), "capture_output": True, "text": True}
     done = {
-        name: subprocess.run(
-            [*command, "--peak-of", name], capture_output=True, text=True, check=True
-        )
-        for name in names
+        name: subprocess.run([*command, "--peak-of", name], check=True, **options) for name in names
     }
     return {method: float(said.stdout.split()[-1]) for method, said in done.items()}
 
 
 def print_peak(method: str, model: str) -> None:
-    make(method, model)(*as_pairs(real_rows("nc/alpaca_46k.jsonl.zst", MEMORY_ROWS)))
-    status = Path(
-        "/proc/self/status"
-    ).read_text()  # getrusage would count what the parent held at the fork
+    """Score the rows of the standard input; print the most memory that this process held."""
+    make(method, model)(*json.load(sys.stdin))
+    # getrusage would count what the parent held at the fork.
+    status = Path("/proc/self/status").read_text()
     print(int(status.split("VmHWM:")[1].split()[0]) / 1e6)
 
 

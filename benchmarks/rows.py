@@ -3,13 +3,13 @@
 from itertools import islice
 from pathlib import Path
 
-from scripts.embedded.corpus import read_rows
-
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def real_rows(name: str, count: int | None = None) -> list[dict]:
     """The first rows of a zstd-compressed JSON Lines file of `../shared/data`, in file order."""
+    from scripts.embedded.corpus import read_rows
+
     return list(islice(read_rows(SHARED / name), count))
 
 

@@ -32,6 +32,7 @@ from .loading import (
 from .prefix_tree import Tree, run_trees
 from .self_check import check_causal_lm, dtype_of
 from .tokenization import Ids, Window, WindowReader, batch_of, mean_by_window, padded
+from .unmapped import blocks_apart
 
 
 @lru_cache(maxsize=4)
@@ -85,8 +86,19 @@ class CausalLM:
         self.name, self.device = model_folder(str(model)), pick_device(device)
         self.revision = resolve_revision(self.name, revision)
         self.dtype = pick_dtype(dtype, self.device, int8=True)
+        with blocks_apart():
+            self._load(attn_implementation)
+        self.windows = WindowReader(self.name, self.tokenizer, self.window).windows
+
+    def _load(self, attn_implementation: str | None) -> None:
+        """Load the model, and find and take the fast paths that it runs on."""
         self.model: Any = load_weights(
-            self.name, hub_revision(self.revision), self.dtype, self.device, attn_implementation
+            self.name,
+            hub_revision(self.revision),
+            self.dtype,
+            self.device,
+            attn_implementation,
+            unmapped=self.device.type == "cpu",
         )
         self.tokenizer = load_tokenizer(self.name, self.revision)
         self.window = window_of(self.model.config)
@@ -100,7 +112,6 @@ class CausalLM:
         # Batches are full, and without padding, whatever the lengths.
         self._packs = "trees" in self.fast_paths
         self._logits_at = LogitsAt(self.model, self.dtype, split="split" in self.fast_paths)
-        self.windows = WindowReader(self.name, self.tokenizer, self.window).windows
 
     def nll(
         self,

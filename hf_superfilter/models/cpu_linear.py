@@ -15,12 +15,14 @@ int8 weights have one scale per output feature, activations one scale per token.
 Every function that changes a model returns a function that changes it back.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_leaves, tree_map
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import SuperfilterError
@@ -157,25 +159,78 @@ def packed(weight: torch.Tensor) -> torch.Tensor:
     return layout
 
 
+class PackedWeight(torch.Tensor):
+    """Keep the weights of a linear layer as oneDNN reads them, and nothing else of them.
+
+    Whatever reads them sees them dense, and whatever changes them in place has them packed anew:
+    RWKV scales some of them.
+
+    Attributes:
+        blocks: the packed (out, in) weights.
+    """
+
+    blocks: torch.Tensor
+    _is_transposed: bool
+    _is_param = True  # what makes it a parameter, to torch
+
+    @classmethod
+    def of(cls, layer: Any) -> "PackedWeight":
+        """Pack the weights of a linear layer."""
+        weight = layer.weight.detach()
+        wrapper: Any = torch.Tensor._make_wrapper_subclass
+        self: PackedWeight = wrapper(cls, weight.shape, dtype=weight.dtype, device=weight.device)
+        self._is_transposed = isinstance(layer, Conv1D)
+        self._pack(weight)
+        return self
+
+    def _pack(self, weight: torch.Tensor) -> None:
+        self.blocks = packed(weight.T.contiguous() if self._is_transposed else weight)
+
+    def dense(self) -> torch.Tensor:
+        """Return a copy of the weights in the shape of their layer."""
+        weight = self.blocks.to_dense()
+        return weight.T.contiguous() if self._is_transposed else weight
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operation on dense copies, and pack those that it has changed."""
+        inputs = {id(x): (x, x.dense()) for x in tree_leaves((args, kwargs)) if type(x) is cls}
+
+        def dense(value: Any) -> Any:
+            return inputs[id(value)][1] if type(value) is cls else value
+
+        result = function(*tree_map(dense, args), **tree_map(dense, kwargs or {}))
+        if function._schema.is_mutable:
+            for weight, copy in inputs.values():
+                weight._pack(copy)
+        return result
+
+
 def use_packed(model: Any) -> Undo:
     """Let linear layers on a CPU multiply by packed weights, and compute activations behind them.
 
-    Weights, their names and their ties stay what they were, so they lie in memory twice: models of
-    more than `PACKED_BYTES` stay as they are. So does the output layer: others read its weights.
+    Names and values of the weights stay what they were. The output layer stays as it is, since
+    others read its weights; so do layers that share theirs, and models of more than `PACKED_BYTES`,
+    whose weights the processes of a machine share as pages of the file.
     """
     output_layer = model.get_output_embeddings()
     replacements: dict[type, type] = {torch.nn.Linear: PackedLinear, Conv1D: PackedConv1D}
+    owners = Counter(id(weight) for part in model.modules() for weight in part._parameters.values())
     layers: list[Any] = [
         part
         for part in model.modules()
-        if type(part) in replacements and part is not output_layer and onednn_is_faster(part.weight)
+        if type(part) in replacements
+        and part is not output_layer
+        and owners[id(part.weight)] == 1
+        and onednn_is_faster(part.weight)
     ]
     undo: list[Undo] = []
     if sum(layer.weight.nbytes for layer in layers) <= PACKED_BYTES:
         for layer in layers:
-            undo.append(partial(_unpack, layer, type(layer)))
-            layer.__class__ = replacements[type(layer)]
-            layer.packed, layer.post_op = _Packed(layer), ("none", "")
+            undo.append(partial(_unpack, layer, type(layer), layer.weight))
+            _pack(layer, replacements[type(layer)])
         for parent in model.modules():
             undo += _fuse_activation(parent)
 
@@ -186,8 +241,17 @@ def use_packed(model: Any) -> Undo:
     return undo_all
 
 
-def _unpack(layer: Any, plain_class: type) -> None:
-    del layer.packed, layer.post_op
+def _pack(layer: Any, packed_class: type) -> None:
+    parameter = layer.weight
+    layer._parameters["weight"] = PackedWeight.of(layer)
+    parameter.data = parameter.new_empty(0)  # no model lies in memory twice
+    layer.__class__, layer.post_op = packed_class, ("none", "")
+
+
+def _unpack(layer: Any, plain_class: type, parameter: torch.nn.Parameter) -> None:
+    parameter.data = layer.weight.dense()
+    layer._parameters["weight"] = parameter
+    del layer.post_op
     layer.__class__ = plain_class
 
 
@@ -211,23 +275,10 @@ def _fuse_activation(parent: torch.nn.Module) -> list[Undo]:
     return [partial(setattr, parent, key, activation)]
 
 
-class _Packed:
-    """Hold the packed weights of a layer."""
-
-    def __init__(self, layer: Any) -> None:
-        weight = layer.weight.detach()
-        self.version = layer.weight._version
-        self.weight = packed(weight.T.contiguous() if isinstance(layer, Conv1D) else weight)
-
-    def is_of(self, layer: Any) -> bool:
-        """Tell whether the layer's weights are what they were: RWKV scales some of them."""
-        return bool(self.version == layer.weight._version)
-
-
 class PackedLinear(torch.nn.Linear):
     """Multiply as `torch.nn.Linear`, by packed weights; it cannot be trained."""
 
-    packed: _Packed
+    weight: PackedWeight
     post_op: tuple[str, str]
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -238,7 +289,7 @@ class PackedLinear(torch.nn.Linear):
 class PackedConv1D(Conv1D):
     """Multiply as GPT-2's layers, by packed weights; it cannot be trained."""
 
-    packed: _Packed
+    weight: PackedWeight  # type: ignore[assignment]
     post_op: tuple[str, str]
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -247,10 +298,8 @@ class PackedConv1D(Conv1D):
 
 
 def _packed_product(layer: Any, states: torch.Tensor) -> torch.Tensor:
-    if not layer.packed.is_of(layer):
-        layer.packed = _Packed(layer)
     flat = states.reshape(-1, states.shape[-1])
-    product = multiply(flat, layer.packed.weight, layer.bias, layer.post_op)
+    product = multiply(flat, layer.weight.blocks, layer.bias, layer.post_op)
     return product.view(*states.shape[:-1], -1)
 
 

@@ -23,6 +23,7 @@ from transformers import (
 
 from ..errors import NotFoundError, SuperfilterError, UnreadableFileError, did_you_mean
 from .cpu_linear import Undo, use_int8, use_onednn, use_packed
+from .unmapped import read_unmapped, weights_file
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NO_LIMIT = 1 << 30  # the window of a model that names none
@@ -230,6 +231,7 @@ def load_weights(
     attn_implementation: str | None,
     *,
     encoder_decoder: bool = False,
+    unmapped: bool = False,
 ) -> Any:
     """Load a language model with its output layer, as transformers runs it.
 
@@ -240,6 +242,7 @@ def load_weights(
         device: where it will run.
         attn_implementation: as in transformers.
         encoder_decoder: load an encoder-decoder model; else a causal one.
+        unmapped: keep nothing of the file of weights in memory, see `unmapped`.
 
     Raises:
         FileNotFoundError: a folder without config or weights.
@@ -258,7 +261,11 @@ def load_weights(
         )
     if dtype == torch.int8:
         dtype = torch.float32
-    loaded, missing = _read(kind, model, revision, dtype, attn_implementation)
+    file = None
+    if unmapped:
+        file = weights_file(model, revision, config, mapping[type(config)])
+        kind = mapping[type(config)] if file else kind
+    loaded, missing = _read(kind, model, revision, dtype, attn_implementation, file)
     if missing:
         names = ", ".join(missing[:3]) + " ..." * (len(missing) > 3)
         raise SuperfilterError(
@@ -346,18 +353,23 @@ def _check_weight_files(model: str) -> None:
 
 
 def _read(
-    kind: Any, model: str, revision: str | None, dtype: torch.dtype, attn_implementation: str | None
+    kind: Any,
+    model: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    attn_implementation: str | None,
+    file: Path | None = None,
 ) -> tuple[Any, list[str]]:
     """Read a model by a class of transformers; list the weights it would fill at random."""
     _check_weight_files(model)
+    options = {"dtype": dtype, "attn_implementation": attn_implementation}
     try:
-        loaded, report = kind.from_pretrained(
-            model,
-            revision=revision,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            output_loading_info=True,
-        )
+        if file:
+            loaded, report = read_unmapped(file, kind, load_config(model, revision), **options)
+        else:
+            loaded, report = kind.from_pretrained(
+                model, revision=revision, output_loading_info=True, **options
+            )
     except SafetensorError as error:
         raise UnreadableFileError(
             f"the weights of {model!r} cannot be read ({error}): copy or download them again"

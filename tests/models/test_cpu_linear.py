@@ -11,6 +11,7 @@ from hf_superfilter.models.cpu_linear import (
     OneDnnConv1D,
     OneDnnLinear,
     PackedConv1D,
+    PackedLinear,
     use_onednn,
     use_packed,
 )
@@ -130,7 +131,33 @@ def test_weights_that_change_after_they_were_packed_count(kind):
         torch.testing.assert_close(layer(states) - layer.bias, 2 * before)
 
 
-def test_large_models_are_not_held_twice(monkeypatch):
+@pytest.mark.parametrize("kind", [torch.nn.Linear, Conv1D])
+def test_packed_weights_lie_in_memory_once_and_read_as_they_were(kind):
+    layer = kind(8, 24)
+    parameter, values = layer.weight, layer.weight.detach().clone()
+    parts = torch.nn.ModuleList([layer])
+    parts.get_output_embeddings = lambda: None
+    undo = use_packed(parts)
+    assert parameter.numel() == 0
+    assert [weight.shape for weight in parts.parameters()] == [values.shape, layer.bias.shape]
+    assert type(parts.state_dict()["0.weight"]) is torch.Tensor
+    for weight in (layer.weight, layer.weight.data, parts.state_dict()["0.weight"]):
+        torch.testing.assert_close(weight + 0, values, rtol=0, atol=0)
+    undo()
+    assert layer.weight is parameter and torch.equal(parameter, values)
+
+
+def test_layers_that_share_their_weights_keep_them():
+    first, second = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+    second.weight = first.weight
+    parts = torch.nn.ModuleList([first, second, torch.nn.Linear(8, 8)])
+    parts.get_output_embeddings = lambda: None
+    use_packed(parts)
+    assert first.weight is second.weight and type(first.weight) is torch.nn.Parameter
+    assert [type(part) for part in parts] == [torch.nn.Linear, torch.nn.Linear, PackedLinear]
+
+
+def test_large_models_keep_the_pages_of_their_file(monkeypatch):
     monkeypatch.setattr(cpu_linear, "PACKED_BYTES", 255)
     parts = torch.nn.ModuleList([torch.nn.Linear(8, 8), torch.nn.GELU()])
     parts.get_output_embeddings = lambda: None
