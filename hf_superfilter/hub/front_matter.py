@@ -5,6 +5,8 @@ A card is YAML between two lines of `---`, then Markdown.
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 from ..errors import SuperfilterError
@@ -113,6 +115,13 @@ def _front_of(text: str) -> str:
 
 
 def _parse_front(front: str) -> dict[str, Any]:
+    """Parse front matter into values that the caller may change."""
+    return deepcopy(_parsed(front))
+
+
+# A publication reads each of its few cards about ten times, and YAML is slow to read.
+@lru_cache(maxsize=8)
+def _parsed(front: str) -> dict[str, Any]:
     """Parse front matter with the parser of the Hub's clients, which is PyYAML's."""
     import yaml
 
