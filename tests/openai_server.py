@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from reference import plain
 
 
 def forget_environment(monkeypatch: Any) -> None:
@@ -49,8 +49,7 @@ class OpenAIServer:
         key: str = "",
         prompts: str = "vllm",
     ) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.tokenizer, self.model = plain(folder)
         self.most, self.fault, self.key, self.prompts = most, fault, key, prompts
         self.names = ["tiny"]
         self.asked: list[str] = []

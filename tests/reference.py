@@ -5,11 +5,20 @@ This is what IFD is held to: plain tokenizer calls, full logits, transformers' o
 """
 
 import math
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+
+@lru_cache(maxsize=8)
+def plain(
+    folder: str, dtype: torch.dtype = torch.float32, kind: Any = AutoModelForCausalLM
+) -> tuple[Any, Any]:
+    """The tokenizer and the model of a folder that stays as it is, by transformers alone."""
+    return AutoTokenizer.from_pretrained(folder), kind.from_pretrained(folder, dtype=dtype).eval()
 
 
 class Reference(NamedTuple):
@@ -26,8 +35,7 @@ class OneRowAtATime:
     def __init__(
         self, folder: str, max_length: int = 1024, dtype: torch.dtype = torch.float32
     ) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        self.tokenizer, self.model = plain(folder, dtype)
         self.max_length = max_length
 
     def ids(self, text: str, limit: int) -> torch.Tensor:
@@ -67,8 +75,7 @@ class OneQuestionAtATime:
     def __init__(self, folder: str) -> None:
         self.encoder_decoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
         kind = AutoModelForSeq2SeqLM if self.encoder_decoder else AutoModelForCausalLM
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = kind.from_pretrained(folder, dtype=torch.float32).eval()
+        self.tokenizer, self.model = plain(folder, kind=kind)
 
     @torch.inference_mode()
     def softmax(self, question: str, *, special: bool = True) -> torch.Tensor:
@@ -83,8 +90,7 @@ class OneQuestionAtATime:
 @torch.inference_mode()
 def token_losses(folder, before, text):
     """The losses of the tokens of a text in nats; what is before it ends at a token's end."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer, model = plain(folder)
     start = len(tokenizer(before).input_ids)
     ids = tokenizer(before + text, return_tensors="pt").input_ids
     steps = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
