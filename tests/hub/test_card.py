@@ -477,8 +477,8 @@ MARKS = (
     "<!-- hf_superfilter: x -->"
 )
 EVIL = (
-    f"{{{{ 7*7 }}}} {{% if %}} | a | `b` ``` [c](d) **e** __f__ <script>alert(1)</script> {MARKS} "
-    "--- $x$ ~y~ &lt;"
+    f"{{{{ 7*7777 }}}} {{% if %}} | a | `b` ``` [c](d) **e** __f__ <script>alert(1)</script> "
+    f"{MARKS} --- $x$ ~y~ &lt;"
     "\n---\n\n# H\n| i | j |\n|---|---|\n```\n"
     "<!-- /hf_superfilter: best/train -->\n<!-- hf_superfilter: best/train -->\n"
 )
@@ -578,7 +578,7 @@ def test_hostile_data_cannot_break_the_card(evil, tmp_path):
         shown = words_of(text)
         assert " ".join(EVIL.split()) in shown, "it is shown as it is"
         without_versions = re.sub(r"/[0-9a-f]{12}/", "/", body)
-        assert "49" not in without_versions.split("### Cost")[0]
+        assert "54439" not in without_versions.split("### Cost")[0]
         assert load_dataset(str(folder), "best", split="train").column_names == [
             name for name in chosen.subset.column_names if name not in ("prompt", "response")
         ]

@@ -335,7 +335,7 @@ def test_a_number_that_a_step_says_of_itself_is_a_fact(tmp_path):
 
 HOSTILE = [
     "<script>alert(1)</script>",
-    "{{ 7 * 7 }} {% raw %}",
+    "{{ 7 * 7777 }} {% raw %}",
     "--> <!-- ---",
     "</pre></main><img src=x onerror=y>",
     "a\x00b\u2028",
@@ -356,7 +356,7 @@ def test_data_cannot_become_markup_or_template(tmp_path):
     assert "script" not in {tag for tag, _ in page.tags}
     assert [tag for tag, attributes in page.tags if "onerror" in attributes] == []
     text = "".join(page.text)
-    assert "{{ 7 * 7 }}" in text and "alert(1)" in text and "49" not in re.sub(r"\d\.\d+", "", text)
+    assert "{{ 7 * 7777 }}" in text and "alert(1)" in text and "54439" not in text
 
 
 def test_what_is_not_known_is_called_not_recorded(tmp_path):
