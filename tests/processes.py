@@ -15,7 +15,8 @@ import uuid
 import warnings
 from pathlib import Path
 
-FORK = multiprocessing.get_context("fork")
+# Windows has new interpreters only.
+METHOD = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 class Forked:
@@ -39,7 +40,7 @@ class Forked:
         if processes is not None:
             target, arguments = _launch, (command, processes, launcher or {})
         files = self.output, self.errors
-        self._process = FORK.Process(
+        self._process = multiprocessing.get_context(METHOD).Process(
             target=_begin, args=(files, folder, environment or {}, target, arguments)
         )
         with warnings.catch_warnings():  # Python 3.12 warns of threads, which no child here needs
@@ -97,7 +98,7 @@ def _launch(command, processes, launcher):
         "min_nodes": 1, "max_nodes": 1, "run_id": uuid.uuid4().hex, "max_restarts": 0,
         "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "monitor_interval": 0.1,
     }  # fmt: skip
-    settings |= {"nproc_per_node": processes, "start_method": "fork"} | launcher
+    settings |= {"nproc_per_node": processes, "start_method": METHOD} | launcher
     elastic_launch(LaunchConfig(**settings), _join)(command)
 
 
