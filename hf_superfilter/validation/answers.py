@@ -1,6 +1,7 @@
 """Turn what the runs measured into comparisons, verdicts and tables of plain values."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from ..reports.text import clipped, last_turn
 from .arms import RANDOM_ARMS, SELECTED, UNTRAINED, Arm, Pool, draws_as_many, is_baseline
 from .differences import as_facts, compare_arms
-from .figures import Runs, figures_of
+from .figures import PRIMARY, Runs, figures_of
 from .material import Material
 from .plan import WORDS, Question
 from .rows import Windows
@@ -147,6 +148,21 @@ def notes_on_rows(
             notes.append(
                 f"{arm.name} has {len(arm.draws[0])} rows and not {wanted}: the column holds no "
                 "more numbers"
+            )
+    return notes
+
+
+def notes_on_training(answers: Sequence[Mapping[str, Any]], held_out: str) -> list[str]:
+    """Say where students unlearn: untrained they do better than after random rows."""
+    notes = []
+    for answer_facts in answers:
+        losses = {arm["name"]: arm["figures"][held_out][PRIMARY] for arm in answer_facts["arms"]}
+        random = next(name for name in RANDOM_ARMS if name in losses)
+        if losses.get(UNTRAINED, math.inf) < losses[random]:
+            notes.append(
+                f"{answer_facts['name']}: the untrained student is better on {held_out} "
+                f"({losses[UNTRAINED]:.3f}) than after {random} rows ({losses[random]:.3f}), so "
+                "differences say which rows do less harm: give a lower learning_rate or more steps"
             )
     return notes
 

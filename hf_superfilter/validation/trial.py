@@ -14,7 +14,7 @@ from ..recipes.recipe import Recipe
 from ..runs.distributed import Process
 from ..runs.store import Store
 from ..selection.funnel import Selection
-from .answers import answer, facts_of_rows, notes_on_rows
+from .answers import answer, facts_of_rows, notes_on_rows, notes_on_training
 from .arms import Arm, Pool, check_other_name, make_arms
 from .figures import PRIMARY
 from .material import Material, can_select_again, places_in, select_again
@@ -196,6 +196,7 @@ class Trial:
                 *self.material.notes,
                 *self.notes,
                 *notes_on_rows(self.pool, self.windows, self.sets, trained.arms),
+                *notes_on_training(answers, self.sets[0].name),
             ],
             **facts_of_rows(trained.files, first, self.sets, self.material),
         }

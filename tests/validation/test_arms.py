@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset
 
 from hf_superfilter import SuperfilterError
-from hf_superfilter.validation.answers import notes_on_rows
+from hf_superfilter.validation.answers import notes_on_rows, notes_on_training
 from hf_superfilter.validation.arms import Pool, check_arms, make_arms
 from hf_superfilter.validation.plan import Question, questions_of
 from hf_superfilter.validation.rows import Windows, split_rows
@@ -117,6 +117,21 @@ def test_draws_that_are_the_selection_itself_and_columns_of_few_numbers_are_told
     assert "cannot tell a score from a length" in notes
     few = len(arms[2].draws[0])
     assert few < len(longest) and f"highest:few has {few} rows and not {len(longest)}" in notes
+
+
+def test_students_that_unlearn_are_told():
+    def answer_of(**losses):
+        figures = [
+            {"name": name.replace("_", "-"), "figures": {"held-out": {"quartile mean": loss}}}
+            for name, loss in losses.items()
+        ]
+        return {"name": "steps", "arms": figures}
+
+    assert not notes_on_training([answer_of(selected=4.0, random=4.0, untrained=4.1)], "held-out")
+    assert not notes_on_training([answer_of(selected=4.0, random_tokens=4.0)], "held-out")
+    worse = answer_of(selected=4.0, random_tokens=4.2, untrained=4.1)
+    (note,) = notes_on_training([worse], "held-out")
+    assert "4.100" in note and "after random-tokens rows (4.200)" in note
 
 
 def test_perplexity_needs_its_column_and_a_column_has_to_exist(pool):
