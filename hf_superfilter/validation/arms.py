@@ -137,9 +137,10 @@ def make_arms(
         arms.append(Arm(name, (np.asarray(rows, dtype=np.int64),) * seeds))
     for arm in arms:
         if not arm.is_untrained and not all(map(len, arm.draws)):
-            raise SuperfilterError(
-                f"the arm {arm.name!r} has no row to train on: leave it out, or select more rows"
-            )
+            remedy = "leave it out, or select more rows"
+            if arm.name == SELECTED:
+                remedy = "select rows with a response, or raise max_length if prompts fill it"
+            raise SuperfilterError(f"the arm {arm.name!r} has no row to train on: {remedy}")
     return arms
 
 

@@ -119,6 +119,14 @@ def test_draws_that_are_the_selection_itself_and_columns_of_few_numbers_are_told
     assert few < len(longest) and f"highest:few has {few} rows and not {len(longest)}" in notes
 
 
+def test_a_selection_without_a_response_is_told_and_not_to_be_left_out(pool):
+    bare = Pool(pool.table, pool.rows, pool.tokens, pool.selected[:0])
+    with pytest.raises(SuperfilterError, match="'selected' has no row to train on: select rows"):
+        arm_of(bare, "selected")
+    with pytest.raises(SuperfilterError, match="'longest' has no row to train on: leave it out"):
+        arm_of(bare, "longest")
+
+
 def test_students_that_unlearn_are_told():
     def answer_of(**losses):
         figures = [
