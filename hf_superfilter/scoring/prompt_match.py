@@ -53,8 +53,7 @@ class PromptMatch(ServedSettings):
 
     Args:
         others: prompts to compare with, each a further pass. A response that fits none of them is
-            above 0 by chance, once in `others + 1` rows; so are 93% of Dolly's rows with one other
-            (`python -m benchmarks.embedded_quality`, `embedded:weak`).
+            above 0 by chance, once in `others + 1` rows, so that one alone is not enough.
         prompts: the file of prompts drawn before, to compare with those.
 
     Example:
@@ -62,12 +61,12 @@ class PromptMatch(ServedSettings):
         >>> from hf_superfilter import PromptMatch, score
         >>> prompts = ["Say red, red and red.\\n", "Count: one, two.\\n"]
         >>> rows = Dataset.from_dict({"prompt": prompts, "response": ["Red, red.", "One, two."]})
-        >>> table = score(rows, [PromptMatch("embedded:weak")], "runs/prompt-match")
+        >>> table = score(rows, [PromptMatch("embedded:weak", others=1)], "runs/match")
         >>> table["prompt_match_status"][:]
         ['ok', 'ok']
     """
 
-    others: int = 1
+    others: int = 3
     prompts: str | None = None
     name: str = default_name("prompt_match")
 
@@ -116,7 +115,7 @@ class PromptMatch(ServedSettings):
             raise SuperfilterError(
                 f"others={self.others}: the {len(drawn):,} rows that were looked at have "
                 f"{len(different)} different prompts, and a row is compared with "
-                f"{self.others} that are not its own"
+                f"{self.others} that are not its own: lower others, or leave PromptMatch out"
             )
         lengths = np.array([len(prompt) for prompt in different])
         limit = np.quantile(lengths, LONGEST)

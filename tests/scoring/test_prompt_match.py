@@ -56,7 +56,7 @@ def test_a_chat_has_the_mean_over_the_tokens_of_all_its_turns(weak, drawn):
     assert chat["prompt_match"][0] == pytest.approx(min(by_prompt), abs=2e-5)
 
 
-def test_most_rows_with_a_response_of_another_fall_below_zero_and_few_sound_ones_do(
+def test_most_rows_with_a_response_of_another_fall_below_zero_and_most_sound_ones_do_not(
     sample, tmp_path
 ):
     pairs = format_pairs(sample.select(range(140)))
@@ -66,8 +66,8 @@ def test_most_rows_with_a_response_of_another_fall_below_zero_and_few_sound_ones
     table = Dataset.from_dict({"prompt": prompts * 2, "response": responses + shifted})
     matches = np.array(score(table, [PromptMatch("embedded:weak")], str(tmp_path))["prompt_match"])
     sound, mixed = matches[: len(good)], matches[len(good) :]
-    assert (sound > 0).mean() > 0.8 and (mixed > 0).mean() < 0.65
-    assert np.median(sound) > 5 * abs(np.median(mixed))
+    assert (mixed > 0).mean() < 0.4, "by chance 1 in 4"
+    assert (sound > 0).mean() > 0.6 and np.median(mixed) < 0 < np.median(sound)
 
 
 def test_the_rows_around_a_row_and_the_size_of_a_batch_change_nothing(sample, tmp_path):
@@ -93,7 +93,7 @@ def test_what_cannot_be_compared_is_nan_with_its_reason(weak, drawn):
         (None, None),
     ]
     batch = {"prompt": [p for p, _ in rows], "response": [r for _, r in rows]}
-    columns = PromptMatch(weak, prompts=drawn, max_length=64)(batch)
+    columns = PromptMatch(weak, others=2, prompts=drawn, max_length=64)(batch)
     assert columns["prompt_match_status"] == [
         "ok", "empty_response", "no_prompt", "prompt_too_long", "truncated", "empty_response"
     ]  # fmt: skip
@@ -129,12 +129,14 @@ def test_the_prompts_drawn_are_different_ones_of_the_rows_and_not_the_longest(tm
 def test_rows_of_one_prompt_and_bad_counts_are_told(tmp_path):
     rows = Dataset.from_dict({"prompt": ["Same.\n"] * 9, "response": ["Yes, it is."] * 9})
     with pytest.raises(ValueError, match=r"others=1: the 9 rows .* have 1 different prompts"):
-        PromptMatch("embedded:weak").prepare(rows, str(tmp_path))
+        PromptMatch("embedded:weak", others=1).prepare(rows, str(tmp_path))
     for others in (0, 17, 1.5, True):
         with pytest.raises(ValueError, match=rf"others={others}: .*from 1 to 16"):
             PromptMatch("embedded:weak", others=others)
     with pytest.raises(FileNotFoundError, match=r"no prompts 'x/y\.json': draw them"):
-        PromptMatch("embedded:weak", prompts="x/y.json")({"prompt": ["a"], "response": ["b"]})
+        PromptMatch("embedded:weak", others=1, prompts="x/y.json")(
+            {"prompt": ["a"], "response": ["b"]}
+        )
     (tmp_path / "two.json").write_text(json.dumps(PROMPTS[:2]))
     short = PromptMatch("embedded:weak", prompts=str(tmp_path / "two.json"), others=2)
     with pytest.raises(ValueError, match=r"others=2: .* holds 2 prompts"):
