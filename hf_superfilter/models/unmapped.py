@@ -39,7 +39,9 @@ def weights_file(model: str, revision: str | None, config: Any, kind: Any) -> Pa
     """
     is_adapted = is_peft_available() and find_adapter_config_file(model, revision=revision)
     is_quantized = getattr(config, "quantization_config", None) is not None
-    elsewhere = getattr(config, "transformers_weights", None) or type(config).extra_files
+    # Both are None or missing in transformers 5.0.
+    settings = ("transformers_weights", "extra_files")
+    elsewhere = any(getattr(config, name, None) for name in settings)
     is_part = getattr(kind, "config_class", None) is not type(config)
     if is_adapted or is_quantized or elsewhere or is_part:
         return None
