@@ -13,10 +13,10 @@ import numpy as np
 from ..base import Batch, Columns
 from ..checks import is_count, plain_numbers
 from ..data.chats import Turns, flatten_turns
-from ..errors import NotFoundError, SuperfilterError
+from ..errors import SuperfilterError
 from ..models.tokenization import Pair, Window
-from ..runs.store import Store
 from ._model import ServedSettings, default_name
+from ._prepared import read_prepared, write_once
 from ._rows import as_counts, takes_rows
 
 if TYPE_CHECKING:
@@ -99,12 +99,8 @@ class PromptMatch(ServedSettings):
         """
         if self.prompts is not None:
             return self
-        store = Store(folder)
-        if not store.has(FILE):
-            contents = json.dumps(self._draw_prompts(rows)).encode()
-            with store.file(FILE) as unfinished:
-                unfinished.write_bytes(contents)
-        return dataclasses.replace(self, prompts=f"{store.folder.rstrip('/')}/{FILE}")
+        file = write_once(folder, FILE, lambda: json.dumps(self._draw_prompts(rows)).encode())
+        return dataclasses.replace(self, prompts=file)
 
     def _draw_prompts(self, rows: "Dataset") -> list[str]:
         rng = np.random.default_rng(0)
@@ -222,14 +218,9 @@ def _gains(
 
 def _read(file: str) -> tuple[tuple[str, ...], str]:
     """Read a file of prompts and its digest, again when it changed."""
-    folder, _, name = file.rpartition("/")
-    try:
-        data = Store(folder or ".").read(name)
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"no prompts {file!r}: draw them with PromptMatch(model).prepare(rows, folder)"
-        ) from None
-    return _parse(data), f"sha256:{hashlib.sha256(data).hexdigest()[:16]}"
+    missing = f"no prompts {file!r}: draw them with PromptMatch(model).prepare(rows, folder)"
+    data, digest = read_prepared(file, missing)
+    return _parse(data), digest
 
 
 @lru_cache(maxsize=2)

@@ -1,7 +1,6 @@
 """Stand in for a strong scorer after a look at some of its scores."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -16,10 +15,10 @@ from ..checks import check_column, check_name, check_seed, is_count, pair_of_col
 from ..data.chats import flatten_turns
 from ..data.columns import numbers_of
 from ..embedded import portable_name
-from ..errors import NotFoundError, SuperfilterError, UnreadableFileError, did_you_mean
-from ..runs.store import Store
+from ..errors import SuperfilterError, UnreadableFileError, did_you_mean
 from ._model import default_name, revision_of
 from ._ngrams import TextRanker
+from ._prepared import read_prepared, write_once
 from ._rows import takes_rows
 
 if TYPE_CHECKING:
@@ -131,12 +130,8 @@ class Surrogate(Settings):
         """
         if self.fitted is not None:
             return self
-        store = Store(folder)
-        if not store.has(FILE):
-            contents = json.dumps(self._examples(rows)).encode()
-            with store.file(FILE) as unfinished:
-                unfinished.write_bytes(contents)
-        return dataclasses.replace(self, fitted=f"{store.folder.rstrip('/')}/{FILE}")
+        file = write_once(folder, FILE, lambda: json.dumps(self._examples(rows)).encode())
+        return dataclasses.replace(self, fitted=file)
 
     def _examples(self, rows: "Dataset") -> dict[str, Any]:
         """Collect the texts, features and strong scores of the rows to fit on."""
@@ -242,14 +237,10 @@ def _numbers(batch: Batch, features: Sequence[str]) -> np.ndarray:
 
 def _read(file: str) -> tuple[bytes, str]:
     """Read a file of examples and its digest."""
-    folder, _, name = file.rpartition("/")
-    try:
-        data = Store(folder or ".").read(name)
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"no fitted surrogate {file!r}: make it with Surrogate(of, model).prepare(rows, folder)"
-        ) from None
-    return data, f"sha256:{hashlib.sha256(data).hexdigest()[:16]}"
+    missing = (
+        f"no fitted surrogate {file!r}: make it with Surrogate(of, model).prepare(rows, folder)"
+    )
+    return read_prepared(file, missing)
 
 
 @lru_cache(maxsize=2)
