@@ -12,6 +12,7 @@ import argparse
 import os
 import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from hf_superfilter import (
     IFD,
     Perplexity,
     PromptMatch,
+    Recipe,
     Threshold,
     TopK,
     embedded_model,
@@ -36,16 +38,13 @@ from hf_superfilter import (
     load_rows,
     select,
 )
+from hf_superfilter.cli.demo import MENDED
+from hf_superfilter.recipes.catalogue import packaged_recipes
+from hf_superfilter.recipes.entries import build_all
+from hf_superfilter.yaml_io import load_yaml
 
 KINDS = ("mismatched", "empty", "truncated", "copied_prompt", "gibberish", "near_duplicate")
 BUDGETS = (0.10, 0.30)
-FILTERS = {
-    "`ifd < 1`": [Threshold("ifd", below=1.0)],
-    "`ifd < 1` and `prompt_match > 0`": [
-        Threshold("ifd", below=1.0),
-        Threshold("prompt_match", above=0.0),
-    ],
-}
 
 
 def rank_agreement(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict:
@@ -151,14 +150,16 @@ def spoil(prompt: str, response: str, kind: str, other: str, rng: random.Random)
     return prompt, " ".join(words[:gone] + words[gone + 1 :])
 
 
-def spoilt_dolly(count: int, share: float = 0.03) -> tuple[list[str], list[str], list[str]]:
+def spoilt_dolly(count: int, share: float = 0.03) -> tuple[Dataset, dict[int, int]]:
     """Dolly rows of at least 8 words, each defect in its share of them.
 
-    A near duplicate stands beside its origin.
+    A near duplicate stands beside its origin, whose row number is returned with its own.
     """
     rows = [row for row in dolly(14_000, seed=2) if len(row["output"].split()) >= 8][:count]
     prompts, responses = map(list, as_pairs(rows))
+    categories = [row["category"] for row in rows]
     planted, rng, each = [""] * count, random.Random(3), int(count * share)
+    origins = {}
     for number, kind in enumerate(KINDS):
         for i in range(number * each, (number + 1) * each):
             prompts[i], responses[i] = spoil(
@@ -166,26 +167,68 @@ def spoilt_dolly(count: int, share: float = 0.03) -> tuple[list[str], list[str],
             )
             planted[i] = kind
             if kind == "near_duplicate":
-                prompts.append(prompts[i]), responses.append(rows[i]["output"]), planted.append("")
-    return prompts, responses, planted
+                origins[i] = len(prompts)
+                prompts.append(prompts[i]), responses.append(rows[i]["output"])
+                planted.append(""), categories.append(categories[i])
+    columns = {"prompt": prompts, "response": responses, "planted": planted, "category": categories}
+    return Dataset.from_dict(columns), origins
 
 
-def drop_rates(
-    model: str, prompts: list[str], responses: list[str], planted: list[str]
-) -> dict[str, list[dict]]:
-    """Share of each kind that each recipe of `FILTERS` drops at each budget; `good` is chance."""
-    pairs = Dataset.from_dict({"prompt": prompts, "response": responses})
+def plain(budget: float) -> list[Callable]:
+    return [Threshold("ifd", below=1.0), TopK("ifd", budget)]
+
+
+def matching(budget: float) -> list[Callable]:
+    return [Threshold("prompt_match", above=0.0), *plain(budget)]
+
+
+def demo(budget: float) -> list[Callable]:
+    """The recipe that `hf-superfilter demo` mends plain IFD with, at another budget."""
+    entries = load_yaml(MENDED)
+    entries[-1]["PerCluster"]["k"] = budget
+    return list(build_all(entries, "select"))
+
+
+def cleaned(budget: float) -> list[Callable]:
+    """The packaged recipe, at another budget."""
+    recipe = Recipe.read(packaged_recipes()["superfiltering-cleaned"])
+    return [*recipe.select[:-1], TopK("ifd", budget)]
+
+
+RECIPES = {
+    "`ifd < 1`": plain,
+    "`ifd < 1`, `prompt_match > 0`": matching,
+    "`superfiltering-cleaned`": cleaned,
+    "that of `hf-superfilter demo`": demo,
+}
+
+
+def drop_rates(model: str, pairs: Dataset, origins: dict[int, int]) -> dict[str, list[dict]]:
+    """Share of each kind that each recipe drops at each budget; `good` is chance.
+
+    Of a near duplicate and its origin a recipe should keep at most one, whichever: a pair counts
+    as dropped where one of the two is.
+    """
     with tempfile.TemporaryDirectory() as folder:
         match = PromptMatch(model).prepare(pairs, folder)(pairs[:])["prompt_match"]
-    table = Dataset.from_dict({"ifd": ifd_of(model, prompts, responses), "prompt_match": match})
+    scores = IFD(model)(pairs[:])
+    table = pairs.add_column("prompt_match", match)
+    for name in ("ifd", "ifd_ppl"):
+        table = table.add_column(name, scores[name])
+    planted = pairs["planted"][:]
     rates: dict[str, list[dict]] = {}
-    for filters in FILTERS.values():
+    for recipe in RECIPES.values():
         for budget in BUDGETS:
-            kept = set(select(table, [*filters, TopK("ifd", budget)]).rows.tolist())
+            kept = set(select(table, recipe(budget)).rows.tolist())
             for kind in ("", *KINDS):
                 mine = [i for i, p in enumerate(planted) if p == kind]
                 rates.setdefault(kind or "good", []).append(
                     proportion(sum(i not in kept for i in mine), len(mine))
+                )
+            if origins:
+                both = sum({i, origin} <= kept for i, origin in origins.items())
+                rates.setdefault("one of such a pair", []).append(
+                    proportion(len(origins) - both, len(origins))
                 )
     return rates
 
@@ -198,12 +241,16 @@ def measure(model: str, count: int, *, defects: bool = True) -> dict:
     if not defects:
         return {"figures": figures, "dropped": {}}
     sample = format_pairs(load_rows(embedded_sample()))
-    columns = [sample[name][:] for name in ("prompt", "response", "planted")]
     dropped = {
-        "sample": drop_rates(model, *columns),
+        "The sample": drop_rates(model, sample, {}),
         "Dolly, spoilt": drop_rates(model, *spoilt_dolly(count)),
     }
     return {"figures": figures, "dropped": dropped}
+
+
+def as_cell(share: dict) -> str:
+    value, low, high = (100 * share[name] for name in ("value", "low", "high"))
+    return f"{value:.0f} ({low:.0f}–{high:.0f})"
 
 
 def as_text(measured: dict) -> str:
@@ -214,19 +261,17 @@ def as_text(measured: dict) -> str:
             f"| {name} | {f['value']:.2f} | {f['low']:.2f} to {f['high']:.2f} | {f['rows']:,} |"
         )
     for where, rates in measured["dropped"].items():
-        lines += [
-            "",
-            f"Dropped by {' or '.join(FILTERS)}, then the top share by IFD ({where}); "
-            "a filter that sees nothing drops 90% and 70%:",
-            "",
-        ]
-        heads = [f"{filters}, keep {budget:.0%}" for filters in FILTERS for budget in BUDGETS]
-        lines += [f"| kind | rows | {' | '.join(heads)} |", "|---|---:" + "|---:" * 4 + "|"]
-        for kind, budgets in rates.items():
-            cells = " | ".join(
-                f"{b['value']:.0%} ({b['low']:.0%}–{b['high']:.0%})" for b in budgets
-            )
-            lines.append(f"| {kind} | {budgets[0]['rows']:,} | {cells} |")
+        title = (
+            f"{where}: rows of each kind that a recipe drops, % with 95% intervals. What sees "
+            "nothing drops 90 and 70, and one of a pair at least in 99 and 91 of 100:"
+        )
+        heads = [f"{kind} ({shares[0]['rows']:,})" for kind, shares in rates.items()]
+        lines += ["", title, "", f"| recipe | kept | {' | '.join(heads)} |"]
+        lines.append("|---|---:" + "|---:" * len(heads) + "|")
+        runs = [(recipe, budget) for recipe in RECIPES for budget in BUDGETS]
+        for number, (recipe, budget) in enumerate(runs):
+            cells = " | ".join(as_cell(shares[number]) for shares in rates.values())
+            lines.append(f"| {recipe} | {budget:.0%} | {cells} |")
     return "\n".join(lines)
 
 
