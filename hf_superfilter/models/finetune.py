@@ -74,9 +74,8 @@ def finetune(
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; the processes of a launch have one each.
         dtype: `auto` multiplies in bfloat16 on GPUs that do so natively, `bfloat16` everywhere; all
             else is float32. On a CPU bfloat16 is 1.3 times as fast (embedded:strong, avx512_bf16),
-            but
-            so coarse in the gradients that the ranks of what was learned change: a Spearman
-                correlation of 0.57 with those of float32.
+            but so coarse in the gradients that the ranks of what was learned change: a Spearman
+            correlation of 0.57 with those of float32.
         attn_implementation: as in transformers.
         batch_tokens: tokens of a micro-batch, halved when they do not fit into memory.
 
