@@ -38,6 +38,9 @@ class OpenAIServer:
             `prompt_logprobs`; "echo", as OpenAI's completions; "shifted", that echo with each token
             after itself; "eager", that echo with 16 tokens generated where none is asked for; "",
             silently not at all.
+        thinks: whether a chat begins with a thought, as a model does that thinks before it answers:
+            "switch", unless the chat template is told not to; "always"; "" never.
+        newer: whether it takes the parameters of OpenAI's newer models alone.
     """
 
     def __init__(
@@ -48,9 +51,12 @@ class OpenAIServer:
         fault: Callable[[int], str] = lambda n: "",
         key: str = "",
         prompts: str = "vllm",
+        thinks: str = "",
+        newer: bool = False,
     ) -> None:
         self.tokenizer, self.model = plain(folder)
         self.most, self.fault, self.key, self.prompts = most, fault, key, prompts
+        self.thinks, self.newer = thinks, newer
         self.names = ["tiny"]
         self.asked: list[str] = []
         self.keys: list[str] = []
@@ -95,6 +101,11 @@ class OpenAIServer:
             return 404, _refusal(f"The model `{body['model']}` does not exist.")
         if wanted > self.most:
             return 400, _refusal(f"logprobs must be at most {self.most}")
+        if chat and self.newer and "max_tokens" in body:
+            return 400, _refusal(
+                "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+                "'max_completion_tokens' instead."
+            )
         if chat and not self.tokenizer.chat_template:
             return 400, _refusal(
                 "As of transformers v4.44, default chat template is no longer allowed"
@@ -117,7 +128,14 @@ class OpenAIServer:
             {"token": self.tokenizer.decode([t]), "logprob": p}
             for t, p in zip(tokens.tolist(), numbers.tolist(), strict=True)
         ]
-        if chat:
+        if chat and self._is_thinking(body):
+            thought = {"token": "<think>", "logprob": -1e-4}
+            choice = {
+                "message": {"content": None, "reasoning_content": "<think>"},
+                "logprobs": {"content": [thought | {"top_logprobs": [thought, *named[1:]]}]},
+                "finish_reason": "length",
+            }
+        elif chat:
             choice = {
                 "message": {"content": named[0]["token"]},
                 "logprobs": {"content": [named[0] | {"top_logprobs": named}]},
@@ -128,6 +146,12 @@ class OpenAIServer:
                 top.setdefault(one["token"], one["logprob"])
             choice = {"text": named[0]["token"], "logprobs": {"top_logprobs": [top]}}
         return 200, {"choices": [choice], "usage": {"prompt_tokens": ids.shape[1]}}
+
+    def _is_thinking(self, body: dict[str, Any]) -> bool:
+        options = body.get("chat_template_kwargs") or {}
+        return self.thinks == "always" or (
+            self.thinks == "switch" and options.get("enable_thinking", True)
+        )
 
     def complete_ids(self, body: dict[str, Any]) -> dict[str, Any]:
         """The answer to a prompt of token ids, and about that prompt as far as it tells."""

@@ -18,13 +18,24 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from ..errors import AccessError, SuperfilterError, UnreachableError
+from .openai_chat import (
+    NO_THINKING,
+    OPENING,
+    OUT_OF_TOKENS,
+    REPLACEMENTS,
+    Reply,
+    accepted_names,
+    read_reply,
+    refused_name,
+    thoughts_of,
+)
 from .tokenization import DEFAULT_MAX_LENGTH
 
 if TYPE_CHECKING:
@@ -54,11 +65,30 @@ NO_LOGPROBS = (
 )
 
 
+THINKS = (
+    "the model {!r} at {} thinks before it answers, so that its first token is no answer, and does "
+    "so too where its chat template is told not to (enable_thinking: false): take another model"
+)
+PROBE = "Is water wet? Answer yes or no."
+
+
 class Route(NamedTuple):
-    """Say which address of a server to ask, and for how many log-probabilities."""
+    """Say how to ask a server for the first token of an answer.
+
+    Attributes:
+        path: of the address.
+        logprobs: how many log-probabilities to ask for.
+        no_thinking: whether the chat template is told that the model shall not think.
+    """
 
     path: str
     logprobs: int
+    no_thinking: bool = False
+
+    def __str__(self) -> str:
+        """Return what the manifest records."""
+        asked = f"{self.path}, {self.logprobs} log-probabilities"
+        return f"{asked}, without thinking" if self.no_thinking else asked
 
 
 class RefusedError(SuperfilterError):
@@ -157,26 +187,41 @@ class Server:
         )
 
     def write(
-        self, questions: Sequence[str], max_tokens: int, keep: Callable[[int, str], None]
+        self,
+        questions: Sequence[str],
+        limits: Sequence[int],
+        is_complete: Callable[[str], bool],
+        keep: Callable[[int, Reply], None],
     ) -> None:
         """Ask for a text to each question, as one user turn of a chat.
 
         Args:
             questions: n texts.
-            max_tokens: of an answer.
-            keep: called in this thread with number and text of each answer, as soon as it is there.
+            limits: tokens of a reply, rising. A reply that ended at one before it was complete is
+                asked for with the next; where that was enough, so are those that follow.
+            is_complete: tells whether a text that was cut holds what was asked for.
+            keep: called in this thread with number and reply of each question, as soon as it is
+                there.
 
         Raises:
             ConnectionError: it cannot be reached, or still fails after all retries.
             ValueError: it refuses the question, or the client is not installed.
             PermissionError: it wants a key, or another one.
         """
-        ask_all(
-            self.endpoint,
-            questions,
-            lambda client, text: _write(client, self, text, max_tokens),
-            keep,
-        )
+        first = 0
+
+        def ask(client: Any, question: str) -> Reply:
+            nonlocal first
+            begin = first
+            for place in range(begin, len(limits)):
+                reply = _write(client, self, question, limits[place])
+                if not reply.is_cut or is_complete(reply.text):
+                    break
+            if place > begin and is_complete(reply.text):
+                first = place
+            return reply
+
+        ask_all(self.endpoint, questions, ask, keep)
 
     def provenance(self) -> dict[str, Any]:
         """Return what the manifest records: the server, and how it was asked.
@@ -189,7 +234,7 @@ class Server:
             "revision": "chosen by the server",
             "device": self.endpoint,
             "dtype": "chosen by the server",
-            "asked": f"{route.path}, {route.logprobs} log-probabilities",
+            "asked": str(route),
         }
 
 
@@ -230,12 +275,44 @@ def _find_route(endpoint: str, model: str) -> Route:
             for logprobs in TOP_LOGPROBS:
                 route = Route(path, logprobs)
                 try:
-                    _ask(client, server, route, "Is water wet? Answer yes or no.")
+                    answer = _send(client, server, route, PROBE)
                 except RefusedError as error:
                     refusal = refusal or str(error)
                 else:
-                    return route
+                    return _without_thinking(client, server, route, answer)
     raise SuperfilterError(refusal)
+
+
+def _without_thinking(
+    client: Any, server: Server, route: Route, answer: Mapping[str, Any]
+) -> Route:
+    """Return a route on which the model answers at once.
+
+    Raises:
+        SuperfilterError: it always thinks before.
+    """
+    if not _is_thought(server, answer):
+        return route
+    quiet = route._replace(no_thinking=True)
+    try:
+        answer = _send(client, server, quiet, PROBE)
+    except RefusedError:  # a server that does not know the parameter
+        pass
+    else:
+        if not _is_thought(server, answer):
+            return quiet
+    raise SuperfilterError(THINKS.format(server.model, server.endpoint))
+
+
+def _is_thought(server: Server, answer: Mapping[str, Any]) -> bool:
+    """Tell whether the first token of the answer to the probe begins a thought."""
+    top = _read_top(server, answer)
+    likeliest = max(top, key=lambda entry: entry[1])[0].translate(BLANKS)
+    # Some servers take all that a model says for thoughts, though it was told not to think.
+    if likeliest.strip().casefold() in ("yes", "no"):
+        return False
+    message = answer["choices"][0].get("message") or {}
+    return bool(OPENING.match(likeliest) or thoughts_of(message))
 
 
 def open_client(endpoint: str, retries: int) -> Any:
@@ -279,21 +356,28 @@ def _strip_environment(request: Any) -> None:
 
 def _ask(client: Any, server: Server, route: Route, question: str) -> list[tuple[str, float]]:
     """Return the likeliest first tokens of an answer with their log-probabilities."""
-    options = {"model": server.model, "max_tokens": 1, "temperature": 0}
+    return _read_top(server, _send(client, server, route, question))
 
-    def create() -> Any:
-        if route.path == "completions":
-            return client.completions.with_raw_response.create(
-                prompt=question, logprobs=route.logprobs, **options
-            )
-        return client.chat.completions.with_raw_response.create(
-            messages=[{"role": "user", "content": question}],
-            logprobs=True,
-            top_logprobs=route.logprobs,
-            **options,
+
+def _send(client: Any, server: Server, route: Route, question: str) -> Mapping[str, Any]:
+    """Ask for the first token of an answer."""
+    if route.path == "completions":
+        create = partial(
+            client.completions.with_raw_response.create,
+            model=server.model,
+            prompt=question,
+            logprobs=route.logprobs,
+            max_tokens=1,
+            temperature=0,
         )
+        return read_answer(server.endpoint, server.model, create)
+    extra = {"extra_body": NO_THINKING} if route.no_thinking else {}
+    return _send_chat(
+        client, server, question, 1, logprobs=True, top_logprobs=route.logprobs, **extra
+    )
 
-    answer = read_answer(server.endpoint, server.model, create)
+
+def _read_top(server: Server, answer: Mapping[str, Any]) -> list[tuple[str, float]]:
     try:
         top = _top_logprobs(answer)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -303,22 +387,46 @@ def _ask(client: Any, server: Server, route: Route, question: str) -> list[tuple
     return top
 
 
-def _write(client: Any, server: Server, question: str, max_tokens: int) -> str:
-    """Return the text of an answer."""
-
-    def create() -> Any:
-        return client.chat.completions.with_raw_response.create(
-            model=server.model,
-            messages=[{"role": "user", "content": question}],
-            max_tokens=max_tokens,
-            temperature=0,
-        )
-
-    answer = read_answer(server.endpoint, server.model, create)
+def _write(client: Any, server: Server, question: str, max_tokens: int) -> Reply:
+    """Return the text of an answer, without what the model thought before."""
     try:
-        return str(answer["choices"][0]["message"]["content"] or "")
+        answer = _send_chat(client, server, question, max_tokens)
+    except RefusedError as error:
+        if OUT_OF_TOKENS in str(error.__cause__):
+            return Reply("", is_cut=True)
+        raise
+    try:
+        return read_reply(answer)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise SuperfilterError(NO_PROTOCOL.format(server.endpoint)) from error
+
+
+def _send_chat(
+    client: Any, server: Server, question: str, max_tokens: int, **options: Any
+) -> Mapping[str, Any]:
+    """Send a question as one user turn, with parameters named as the model takes them."""
+    accepted = accepted_names(server.endpoint, server.model)
+    names = dict(accepted)
+    values = {"max_tokens": max_tokens, "temperature": 0}
+    while True:
+        settings = {names[name]: value for name, value in values.items() if names[name]}
+        create = partial(
+            client.chat.completions.with_raw_response.create,
+            model=server.model,
+            messages=[{"role": "user", "content": question}],
+            **settings,
+            **options,
+        )
+        try:
+            answer = read_answer(server.endpoint, server.model, create)
+        except RefusedError as error:
+            refused = refused_name(str(error.__cause__), names)
+            if refused is None:
+                raise
+            names[refused] = REPLACEMENTS[refused]
+        else:
+            accepted.update(names)  # names that worked: the refusal may have had another reason
+            return answer
 
 
 def read_answer(endpoint: str, model: str, create: Callable[[], Any]) -> Mapping[str, Any]:

@@ -13,17 +13,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..checks import is_count
 from ..errors import SuperfilterError, WrongTypeError
+from ..models.openai_chat import Reply
 from ..models.openai_client import BYTES_PER_TOKEN, Server, check_endpoint
 
 logger = logging.getLogger(__name__)
 FILE = "judgements.jsonl"
-REPLY_TOKENS = 64
+REPLY_TOKENS = 64  # enough for a judge that does not think before it scores
 SIMILAR = 1.25  # answers whose lengths have at most this ratio count as equally long
 QUESTION = """\
 Two assistants answered the same request. Judge how helpful, correct and complete each answer is.
@@ -56,6 +57,8 @@ class Judgement:
         longer_wins: share of decided pairs of unequal length whose longer answer won.
         at_equal_length: the win score over pairs of similar length, and how many they are.
         file: the raw replies, one JSON object a line.
+        cut: (n,) bool, pairs whose scores are not known because a reply was cut.
+        reply_tokens: at which it was cut.
     """
 
     students: tuple[str, str]
@@ -65,6 +68,8 @@ class Judgement:
     longer_wins: float | None
     at_equal_length: tuple[float | None, int]
     file: Path
+    cut: np.ndarray
+    reply_tokens: int
 
     @property
     def wins(self) -> int:
@@ -99,7 +104,7 @@ class Judgement:
         if len(read) < 2:
             raise SuperfilterError(
                 f"{len(read)} of {len(self.outcomes)} pairs could be read, and a win score needs 2 "
-                "at least: ask another judge, or give more prompts"
+                f"at least: {self._remedy() or 'ask another judge, or give more prompts'}"
             )
         score = 1 + float(read.mean())
         if (read == read[0]).all():
@@ -109,16 +114,30 @@ class Judgement:
         half = float(stats.t.ppf(0.975, len(read) - 1)) * error
         return score, score - half, score + half
 
+    def _win_score_text(self) -> str:
+        if np.count_nonzero(~np.isnan(self.outcomes)) < 2:
+            return "the win score is not known, too few pairs could be read"
+        score, low, high = self.win_score
+        return f"win score {score:.3f} ({low:.3f} to {high:.3f}); above 1 the first is better"
+
+    def _remedy(self) -> str:
+        """Say what to do about replies that were cut; "" where none was."""
+        count = int(self.cut.sum())
+        if not count:
+            return ""
+        return (
+            f"replies on {count} of {len(self.cut)} pairs were cut at {self.reply_tokens:,} tokens "
+            "before the scores: give more with max_reply_tokens, and only those are asked for again"
+        )
+
     def __repr__(self) -> str:
         return f"Judgement({self.students[0]!r} against {self.students[1]!r}, {self.wins} wins)"
 
     def __str__(self) -> str:
         """Return all of it as text."""
-        score, low, high = self.win_score
         equal, pairs = self.at_equal_length
         lines = [
-            f"{self.students[0]} against {self.students[1]}: win score {score:.3f} "
-            f"({low:.3f} to {high:.3f}); above 1 the first is better",
+            f"{self.students[0]} against {self.students[1]}: {self._win_score_text()}",
             f"{self.wins} wins, {self.ties} ties, {self.losses} losses, {self.unreadable} pairs "
             "with a reply that is not two scores",
             f"both orders agree in {_share(self.orders_agree)} of pairs; the answer shown first "
@@ -127,6 +146,8 @@ class Judgement:
             f"similar length {'not known' if equal is None else f'{equal:.3f}'} ({pairs} pairs)",
             f"raw replies: {self.file}",
         ]
+        if self._remedy():
+            lines.insert(2, self._remedy())
         return "\n".join(lines) + "\n"
 
 
@@ -138,6 +159,7 @@ def judge(
     model: str,
     folder: str | Path,
     max_new_tokens: int = 256,
+    max_reply_tokens: int = 8_192,
 ) -> Judgement:
     """Let a model judge the answers of two students to prompts, in both orders.
 
@@ -153,6 +175,8 @@ def judge(
         model: the judge's name there.
         folder: for the replies.
         max_new_tokens: of an answer that a student writes.
+        max_reply_tokens: of a reply that is not complete after 64, because the judge thinks before
+            it scores.
 
     Raises:
         SuperfilterError: not two students, no prompts, or answers of another number.
@@ -174,8 +198,11 @@ def judge(
         raise SuperfilterError(f"model={model!r}: give the judge's name on the server")
     if not isinstance(folder, (str, Path)):
         raise SuperfilterError(f"folder={folder!r}: name a folder for the replies")
-    if not is_count(max_new_tokens):
-        raise SuperfilterError(f"max_new_tokens={max_new_tokens!r}: give a number, at least 1")
+    for setting, value in (
+        ("max_new_tokens", max_new_tokens), ("max_reply_tokens", max_reply_tokens),
+    ):  # fmt: skip
+        if not is_count(value):
+            raise SuperfilterError(f"{setting}={value!r}: give a number, at least 1")
     server = Server(check_endpoint(endpoint), model)
     answers = [
         _answers(name, student, prompts, max_new_tokens) for name, student in students.items()
@@ -187,19 +214,51 @@ def judge(
     replies = _read_replies(file)
     # Two equal answers make one question of both orders.
     numbers = {key: number for number, key in enumerate(keys)}
-    missing = [number for key, number in numbers.items() if key not in replies]
-    _log_cost([questions[number] for number in missing], len(questions), endpoint)
+    missing = [
+        number
+        for key, number in numbers.items()
+        if key not in replies or _was_cut(replies[key], max_reply_tokens)
+    ]
+    _log_cost([questions[number] for number in missing], len(questions), endpoint, max_reply_tokens)
 
-    def keep(place: int, reply: str) -> None:
+    def keep(place: int, reply: Reply) -> None:
         number = missing[place]
         row, order = divmod(number, 2)
-        entry = {"key": keys[number], "row": row, "order": order, "judge": model, "reply": reply}
+        cut_at = max_reply_tokens if reply.is_cut and scores_in(reply.text) is None else None
+        entry = {
+            "key": keys[number], "row": row, "order": order, "judge": model, "reply": reply.text,
+            "cut_at": cut_at,
+        }  # fmt: skip
         with file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        replies[keys[number]] = reply
+        replies[keys[number]] = KeptReply(reply.text, cut_at)
 
-    server.write([questions[number] for number in missing], REPLY_TOKENS, keep)
-    return _judgement(tuple(students), answers, [replies[key] for key in keys], file)
+    limits = sorted({min(REPLY_TOKENS, max_reply_tokens), max_reply_tokens})
+    server.write([questions[number] for number in missing], limits, _is_complete, keep)
+    return _judgement(
+        tuple(students), answers, [replies[key] for key in keys], file, max_reply_tokens
+    )
+
+
+class KeptReply(NamedTuple):
+    """Hold a reply of the file.
+
+    Attributes:
+        text: what the judge wrote, without its thoughts.
+        cut_at: the tokens after which it was cut before any scores; None where it was not.
+    """
+
+    text: str
+    cut_at: int | None
+
+
+def _was_cut(reply: KeptReply, max_reply_tokens: int) -> bool:
+    """Tell whether a reply was cut and may now be longer."""
+    return reply.cut_at is not None and reply.cut_at < max_reply_tokens
+
+
+def _is_complete(text: str) -> bool:
+    return scores_in(text) is not None
 
 
 def _names_of(students: Any) -> Any:
@@ -250,9 +309,9 @@ def _key(model: str, question: str) -> str:
     return hashlib.sha256(f"{model}\0{question}".encode()).hexdigest()[:16]
 
 
-def _read_replies(file: Path) -> dict[str, str]:
+def _read_replies(file: Path) -> dict[str, KeptReply]:
     """Read the replies of earlier calls; a line that is no reply, or cut short, is left out."""
-    replies: dict[str, str] = {}
+    replies: dict[str, KeptReply] = {}
     if not file.is_file():
         return replies
     text = file.read_text(encoding="utf-8")
@@ -265,17 +324,19 @@ def _read_replies(file: Path) -> dict[str, str]:
         except ValueError:
             continue
         fields = entry if isinstance(entry, dict) else {}
-        key, reply = fields.get("key"), fields.get("reply")
+        key, reply, cut_at = fields.get("key"), fields.get("reply"), fields.get("cut_at")
         if isinstance(key, str) and isinstance(reply, str):
-            replies[key] = reply
+            replies[key] = KeptReply(reply, cut_at if is_count(cut_at) else None)
     return replies
 
 
-def _log_cost(questions: Sequence[str], total: int, endpoint: str) -> None:
-    tokens = sum(len(question.encode()) for question in questions) // BYTES_PER_TOKEN
+def _log_cost(questions: Sequence[str], total: int, endpoint: str, max_reply_tokens: int) -> None:
+    tokens, count = sum(len(question.encode()) for question in questions), len(questions)
     logger.info(
-        "judge: %d of %d questions to ask at %s: about %s tokens to read, at most %s to write",
-        len(questions), total, endpoint, f"{tokens:,}", f"{len(questions) * REPLY_TOKENS:,}",
+        "judge: %d of %d questions to ask at %s: about %s tokens to read, at most %s to write (%s "
+        "by a judge that thinks before it scores)",
+        count, total, endpoint, f"{tokens // BYTES_PER_TOKEN:,}", f"{count * REPLY_TOKENS:,}",
+        f"{count * max_reply_tokens:,}",
     )  # fmt: skip
 
 
@@ -294,10 +355,16 @@ def scores_in(reply: str) -> tuple[float, float] | None:
 
 
 def _judgement(
-    students: tuple[str, ...], answers: list[list[str]], replies: list[str], file: Path
+    students: tuple[str, ...],
+    answers: list[list[str]],
+    replies: list[KeptReply],
+    file: Path,
+    reply_tokens: int,
 ) -> Judgement:
     """Turn 2n replies into outcomes."""
-    pairs = [(scores_in(replies[n]), scores_in(replies[n + 1])) for n in range(0, len(replies), 2)]
+    scores = [scores_in(reply.text) for reply in replies]
+    pairs = list(zip(scores[::2], scores[1::2], strict=True))
+    was_cut = np.array([reply.cut_at is not None for reply in replies], dtype=bool)
     leads = np.full((len(pairs), 2), np.nan)  # sign of the first student's lead in each order
     shown_first = []
     for row, (straight, reverse) in enumerate(pairs):
@@ -323,6 +390,8 @@ def _judgement(
             int(similar.sum()),
         ),
         file=file,
+        cut=was_cut[::2] | was_cut[1::2],
+        reply_tokens=reply_tokens,
     )
 
 

@@ -168,6 +168,32 @@ def test_a_token_that_the_server_chose_counts_also_where_its_list_leaves_it_out(
     ]
 
 
+def test_a_model_that_thinks_before_it_answers_is_told_not_to(chat, rows):
+    with OpenAIServer(chat) as server:
+        plain = ask(server)(rows[:4])
+    with OpenAIServer(chat, thinks="switch") as server:
+        scorer = ask(server)
+        np.testing.assert_array_equal(scorer(rows[:4])["ask_llm"], plain["ask_llm"])
+        assert scorer.provenance()["asked"].endswith("20 log-probabilities, without thinking")
+
+
+def test_a_model_that_cannot_but_think_is_refused_and_gives_no_number(chat, rows):
+    with (
+        OpenAIServer(chat, thinks="always") as server,
+        pytest.raises(ValueError, match=r"'tiny' at .* thinks before it answers"),
+    ):
+        ask(server)(rows[:2])
+
+
+def test_a_model_that_wants_max_completion_tokens_gets_them(chat, rows):
+    with OpenAIServer(chat) as server:
+        plain = ask(server)(rows[:4])
+    with OpenAIServer(chat, newer=True) as server:
+        newer = ask(server)(rows[:4])
+        assert server.requests == 6, "one refusal, the probe, the rows"
+    np.testing.assert_array_equal(newer["ask_llm"], plain["ask_llm"])
+
+
 # Secrets and identity
 
 

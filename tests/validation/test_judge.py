@@ -15,11 +15,19 @@ pytest.importorskip("openai", reason="asking a judge needs OpenAI's client")
 PROMPTS = [f"Request {number}\n" for number in range(6)]
 
 
-class JudgeServer:
-    """Replies to every question with what `opinion(answer 1, answer 2)` returns."""
+def plain(body, reply):
+    """Reply as a model does that does not think before."""
+    return 200, {"choices": [{"message": {"content": reply}}]}
 
-    def __init__(self, opinion):
-        self.opinion, self.questions = opinion, []
+
+class JudgeServer:
+    """Replies to every question with what `opinion(answer 1, answer 2)` returns, as `model` does.
+
+    A model gets the body of a request and the reply, and returns a status and an answer.
+    """
+
+    def __init__(self, opinion, model=plain):
+        self.opinion, self.model, self.questions, self.bodies = opinion, model, [], []
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -29,11 +37,13 @@ class JudgeServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 question = body["messages"][0]["content"]
                 server.questions.append(question)
+                server.bodies.append(body)
                 first = question.split("Answer 1:\n")[1].split("\n\nAnswer 2:\n")
                 second = first[1].split("\n\nWrite one line")[0]
                 reply = server.opinion(first[0], second)
-                text = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
-                self.send_response(200)
+                status, answer = server.model(body, reply)
+                text = json.dumps(answer).encode()
+                self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
@@ -58,9 +68,11 @@ class JudgeServer:
         self.thread.join()
 
 
-def asked(opinion, students, folder, prompts=PROMPTS):
+def asked(opinion, students, folder, prompts=PROMPTS, **options):
     with JudgeServer(opinion) as server:
-        result = judge(students, prompts, endpoint=server.url, model="judge", folder=folder)
+        result = judge(
+            students, prompts, endpoint=server.url, model="judge", folder=folder, **options
+        )
     return result, server.questions
 
 
@@ -215,3 +227,156 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_sent(
     with pytest.raises(SuperfilterError, match=reason):
         judge(students, prompts, endpoint="http://127.0.0.1:9/v1", model="m", folder=tmp_path)
     assert not (tmp_path / FILE).exists()
+
+
+# Models that think, and models that take other parameters
+
+
+THOUGHT = "Answer 1 is right. 5 5 would be fair, but" + " hmm" * 300
+
+
+def replies(content, reasoning="", field="reasoning_content", reason="stop"):
+    message = {"content": content, field: reasoning or None}
+    return 200, {"choices": [{"message": message, "finish_reason": reason}]}
+
+
+def has_room(body):
+    return (body.get("max_tokens") or body["max_completion_tokens"]) >= 300
+
+
+def thinks_in_marks(body, reply):
+    """As vLLM, SGLang and llama.cpp serve a thinking model without a parser of its thoughts."""
+    text = f"<think>\n{THOUGHT}\n</think>\n\n{reply}"
+    return replies(text) if has_room(body) else replies(text[:200], reason="length")
+
+
+def thinks_behind_the_mark(body, reply):
+    """As the same where the chat template writes the opening mark (DeepSeek R1, QwQ)."""
+    text = f"{THOUGHT}\n</think>\n\n{reply}"
+    return replies(text) if has_room(body) else replies(text[:200], reason="length")
+
+
+def thinks_apart(field):
+    """As the same with a parser: `reasoning_content`, or `reasoning` since vLLM 0.11."""
+
+    def model(body, reply):
+        if has_room(body):
+            return replies(reply, THOUGHT, field)
+        return replies(None, THOUGHT[:200], field, reason="length")
+
+    return model
+
+
+def thinks_in_parts(body, reply):
+    """As Mistral's API gives a content of parts."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": THOUGHT}]}
+    if has_room(body):
+        return replies([thought, {"type": "text", "text": reply}])
+    return replies([thought], reason="length")
+
+
+def answers_in_thoughts(body, reply):
+    """As servers do that are told the model does not think, and parse thoughts all the same."""
+    return replies(None, reply)
+
+
+def refusal(name, message):
+    error = {"message": message, "type": "invalid_request_error", "param": name}
+    return 400, {"error": error}
+
+
+def thinks_in_secret(body, reply):
+    """As OpenAI's o-series and GPT-5: two parameters are refused, thoughts are not shown."""
+    if "max_tokens" in body:
+        return refusal(
+            "max_tokens",
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+            "'max_completion_tokens' instead.",
+        )
+    if body.get("temperature", 1) != 1:
+        return refusal(
+            "temperature",
+            "Unsupported value: 'temperature' does not support 0 with this model. Only the default "
+            "(1) value is supported.",
+        )
+    return replies(reply) if has_room(body) else replies("", reason="length")
+
+
+def refuses_small_limits(body, reply):
+    """As OpenAI's do where thoughts take all the tokens."""
+    if not has_room(body):
+        return refusal(
+            None,
+            "Could not finish the message because max_tokens or model output limit was reached. "
+            "Please try again with higher max_tokens.",
+        )
+    return replies(reply)
+
+
+MODELS = {
+    "marks": thinks_in_marks,
+    "closing mark alone": thinks_behind_the_mark,
+    "reasoning_content": thinks_apart("reasoning_content"),
+    "reasoning": thinks_apart("reasoning"),
+    "parts": thinks_in_parts,
+    "all is thought": answers_in_thoughts,
+    "other parameters": thinks_in_secret,
+    "small limits refused": refuses_small_limits,
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_judge_that_thinks_before_it_scores_is_read_as_one_that_does_not(model, tmp_path):
+    with JudgeServer(by_points, model) as server:
+        result = judge(ANSWERS, PROMPTS, endpoint=server.url, model="judge", folder=tmp_path)
+    assert (result.wins, result.ties, result.losses, result.unreadable) == (4, 1, 1, 0)
+    assert not result.cut.any() and "cut" not in str(result)
+
+
+def test_what_a_model_takes_is_learned_from_its_refusals_and_kept(tmp_path):
+    with JudgeServer(by_points, thinks_in_secret) as server:
+        judge(ANSWERS, PROMPTS, endpoint=server.url, model="judge", folder=tmp_path / "first")
+        before = len(server.bodies)
+        judge(ANSWERS, PROMPTS, endpoint=server.url, model="judge", folder=tmp_path / "second")
+    for body in server.bodies[before:]:
+        assert "max_completion_tokens" in body and not {"max_tokens", "temperature"} & set(body)
+
+
+def test_a_reply_that_is_cut_after_the_scores_is_complete(tmp_path):
+    def explains(body, reply):
+        return replies(f"{reply}\nBecause it is shorter, and", reason="length")
+
+    with JudgeServer(by_points, explains) as server:
+        result = judge(ANSWERS, PROMPTS, endpoint=server.url, model="judge", folder=tmp_path)
+    assert result.wins == 4 and len(server.bodies) == 11
+
+
+def test_replies_that_are_cut_are_said_as_such_and_asked_for_again_with_more_tokens(tmp_path):
+    with JudgeServer(by_points, thinks_apart("reasoning")) as server:
+        options = {"endpoint": server.url, "model": "judge", "folder": tmp_path}
+        cut = judge(ANSWERS, PROMPTS, max_reply_tokens=200, **options)
+        assert cut.unreadable == cut.cut.sum() == 6
+        sentence = "replies on 6 of 6 pairs were cut at 200 tokens before the scores: give more"
+        assert sentence in str(cut) and "the win score is not known" in str(cut)
+        with pytest.raises(SuperfilterError, match="cut at 200 tokens"):
+            cut.win_score  # noqa: B018
+        before = len(server.bodies)
+        judge(ANSWERS, PROMPTS, max_reply_tokens=200, **options)
+        assert len(server.bodies) == before, "more would not come"
+        assert judge(ANSWERS, PROMPTS, max_reply_tokens=400, **options).wins == 4
+
+
+def test_a_refusal_for_another_reason_is_reported_as_the_server_says_it(tmp_path):
+    def small(body, reply):
+        # vLLM's words where question and reply together do not fit into the model's window.
+        return refusal(
+            "max_tokens",
+            "'max_tokens' or 'max_completion_tokens' is too large: 64. This model's maximum "
+            "context length is 32 tokens and your request has 30 input tokens.",
+        )
+
+    with (
+        JudgeServer(by_points, small) as server,
+        pytest.raises(SuperfilterError, match="is too large: 64"),
+    ):
+        judge(ANSWERS, PROMPTS, endpoint=server.url, model="judge", folder=tmp_path)
