@@ -15,18 +15,28 @@ import numpy as np
 from .errors import SuperfilterError, WrongTypeError
 
 
+def plain_number(value: Any) -> Any:
+    """Turn a numpy scalar into a Python number; return anything else as it is.
+
+    A float goes by its text, so that float32 0.29 becomes 0.29 and not 0.28999999166.
+
+    Example:
+        >>> import numpy as np
+        >>> plain_number(np.float32(0.29)), plain_number(np.int64(7)), plain_number(None)
+        (0.29, 7, None)
+    """
+    if isinstance(value, np.floating):
+        return float(str(value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def plain_numbers(settings: object, *names: str) -> None:
     """Turn numpy scalars among settings into Python numbers.
 
-    The repr and the YAML of a frozen dataclass need them. A float goes by its text, so that float32
-    0.29 becomes 0.29 and not 0.28999999166.
+    The repr and the YAML of a frozen dataclass need them.
     """
     for name in names:
-        value = getattr(settings, name)
-        if isinstance(value, np.floating):
-            object.__setattr__(settings, name, float(str(value)))
-        elif isinstance(value, np.generic):
-            object.__setattr__(settings, name, value.item())
+        object.__setattr__(settings, name, plain_number(getattr(settings, name)))
 
 
 def is_number(value: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import is_count, is_number
+from ..checks import is_count, is_number, plain_number
 from ..data.columns import numbers_of
 from ..errors import SuperfilterError
 from ..runs.manifest import read_manifest
@@ -158,6 +158,9 @@ def cascade(
         The two stages are Superfiltering's weak-to-strong step (arXiv 2402.00530) taken as a
         cascade.
     """
+    keep, pool, below, audit, seed, recall, confidence = (
+        plain_number(value) for value in (keep, pool, below, audit, seed, recall, confidence)
+    )
     _check_shares(keep, pool, audit, len(rows), recall, confidence)
     if isinstance(weak, list | tuple) and not weak:
         raise SuperfilterError("weak=[]: give a first stage at least, such as Surrogate()")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import check_type, is_count
+from ..checks import check_type, is_count, plain_number
 from ..data.columns import numbers_of
 from ..errors import SuperfilterError, did_you_mean
 from ..metrics.rank_consistency.agreement import rank_consistency
@@ -128,6 +128,7 @@ def compare_models(
             f"models={models!r}: give the names of at least two different models, the strongest "
             "last"
         )
+    sample, resamples, seed = map(plain_number, (sample, resamples, seed))
     if sample is not None and not is_count(sample, 2):
         raise SuperfilterError(
             f"sample={sample!r}: give a number of rows, at least 2, or None for all"

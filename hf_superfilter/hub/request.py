@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..checks import is_count
+from ..checks import is_count, plain_number
 from ..errors import SuperfilterError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def parse_shard_size(size: int | str, size_in_bytes: int = SHARD_BYTES) -> int:
     """
     from datasets.utils.py_utils import convert_file_size_to_int
 
+    size, size_in_bytes = plain_number(size), plain_number(size_in_bytes)
     if size_in_bytes != SHARD_BYTES:
         if not is_count(size_in_bytes):
             raise SuperfilterError(

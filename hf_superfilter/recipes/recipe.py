@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import UNREADABLE, scorer_name
-from ..checks import one_name
+from ..checks import one_name, plain_numbers
 from ..data.pairs import format_pairs
 from ..data.sources import load_rows, revision_of_rows
 from ..data.templates import date_in_template
@@ -97,6 +97,7 @@ class Recipe:
                 _check_text(key, getattr(self, key))
         _check_columns(self.columns)
         _check_template_kwargs(self.template_kwargs)
+        plain_numbers(self, "max_unreadable")
         check_share(self.max_unreadable)
 
     @classmethod

@@ -32,7 +32,7 @@ from ..base import (
     scorer_name,
     takes_rank,
 )
-from ..checks import check_name, is_count
+from ..checks import check_name, is_count, plain_number
 from ..errors import SuperfilterError, WrongTypeError
 from ..tables.in_memory import rows_in_memory
 from ..tables.media import read_batch
@@ -125,6 +125,7 @@ def score(
     adapted: list[Any] = [as_scorer(scorer) for scorer in _listed(scorers)]
     names = [scorer_name(scorer) for scorer in adapted]
     process = this_process(expect_processes)
+    chunk_size, max_unreadable = plain_number(chunk_size), plain_number(max_unreadable)
     _check_arguments(names, chunk_size)
     check_share(max_unreadable)
     store = Store(folder)

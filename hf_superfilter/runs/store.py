@@ -65,6 +65,29 @@ class Store:
         """Return whether this process may write; always True for a URL, which cannot be asked."""
         return not self.exclusive or os.access(self.folder, os.W_OK)
 
+    def check_folder(self, *, writable: bool = True) -> None:
+        """Refuse a place that can be no folder of a run, before any work is done for it.
+
+        Args:
+            writable: whether objects will be written.
+
+        Raises:
+            SuperfilterError: it is a file or beneath one, or nothing can be written there.
+        """
+        if not self.exclusive:
+            return
+        place = Path(self.folder).absolute()
+        existing = next(path for path in (place, *place.parents) if path.exists())
+        reason = ""
+        if not existing.is_dir():
+            reason = f"{str(existing)!r} is a file"
+        elif writable and not os.access(existing, os.W_OK | os.X_OK):
+            reason = f"nothing can be written to {str(existing)!r}"
+        if reason:
+            raise SuperfilterError(
+                f"the run folder {self.folder!r} cannot be used ({reason}): choose another"
+            )
+
     def has(self, name: str) -> bool:
         """Return whether an object exists."""
         if self.exclusive:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..base import Batch, Columns, Settings
-from ..checks import check_name, check_switch, is_count, pair_of_columns
+from ..checks import check_name, check_switch, is_count, pair_of_columns, plain_numbers
 from ..embedded import model_folder, portable_name
 from ..errors import SuperfilterError, did_you_mean
 from ..models.fork_safety import after_fork
@@ -86,6 +86,7 @@ class ModelSettings(Settings):
                 raise SuperfilterError(f"{setting}={value!r}: give text")
 
     def _check_counts(self) -> None:
+        plain_numbers(self, "max_length", "batch_tokens")
         for setting in ("max_length", "batch_tokens"):
             value = getattr(self, setting)
             if value is not None and not is_count(value, 2):

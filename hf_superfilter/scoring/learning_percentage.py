@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..base import Batch, Columns
-from ..checks import check_seed, check_switch, is_count, is_number, is_url
+from ..checks import check_seed, check_switch, is_count, is_number, is_url, plain_numbers
 from ..data.chats import flatten_turns
 from ..embedded import model_folder
 from ..errors import SuperfilterError
@@ -98,6 +98,7 @@ class LearningPercentage(ModelSettings):
     def __post_init__(self) -> None:
         """Check the training too."""
         super().__post_init__()
+        plain_numbers(self, "epochs", "learning_rate", "batch_rows", "seed")
         check_switch("approximate", self.approximate)
         minimum = 1 if self.approximate else 2
         if not is_count(self.epochs, minimum):

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..base import UNREADABLE_STATUS, Batch, Columns, Settings
-from ..checks import check_column, check_name, check_seed, is_count, pair_of_columns
+from ..checks import (
+    check_column,
+    check_name,
+    check_seed,
+    is_count,
+    pair_of_columns,
+    plain_numbers,
+)
 from ..data.chats import flatten_turns
 from ..data.columns import numbers_of
 from ..embedded import portable_name
@@ -75,6 +82,7 @@ class Surrogate(Settings):
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        plain_numbers(self, "sample", "seed")
         check_column(self.of)
         object.__setattr__(self, "columns", pair_of_columns(self.columns))
         if self.model is not None:

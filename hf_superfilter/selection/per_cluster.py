@@ -13,6 +13,7 @@ from ..checks import (
     check_switch,
     check_vector_column,
     is_number,
+    plain_number,
     plain_numbers,
 )
 from ..data.columns import are_finite, best_first, refuse_undefined, vectors_or_nan
@@ -117,12 +118,15 @@ class PerCluster(Settings):
             raise SuperfilterError(f"temperature={self.temperature!r}: give a number above 0")
         if self.shares is None:
             return
-        is_table = isinstance(self.shares, Mapping) and len(self.shares) > 0
-        if not is_table or not all(is_number(w) and w > 0 for w in self.shares.values()):
+        weights = {}
+        if isinstance(self.shares, Mapping):
+            weights = {group: plain_number(weight) for group, weight in self.shares.items()}
+        if not weights or not all(is_number(w) and w > 0 for w in weights.values()):
             raise SuperfilterError(
                 f"shares={self.shares!r}: give groups and weights above 0, such as "
                 "{'en': 3, 'zh': 1}"
             )
+        object.__setattr__(self, "shares", weights)
         if self.group is None:
             raise SuperfilterError(
                 f"shares={self.shares!r}: name the column of groups, such as group='language'"

@@ -146,26 +146,30 @@ def compare_recipes(
     check_recipes(recipes)
     settings = student if isinstance(student, StudentSettings) else StudentSettings(student)
     process, names = this_process(), list(recipes)
+    Store(folder).check_folder()
     places = _score_folders(recipes)
+    design = Design(ARMS, seeds, draws, seed, steps, None, None)
     materials = {
-        name: material_of(recipe, f"{folder}/scores-{places[name]}", held_out, seed)
+        name: material_of(recipe, f"{folder}/scores-{places[name]}", held_out, design.seed)
         for name, recipe in recipes.items()
     }
-    design = Design(ARMS, 1, draws, seed, steps, None, None)
     trial = Trial(settings, materials[names[0]], design, Store(folder), process)
     trial.add_sets({} if target is None else {TARGET: target})
     for name in names[1:]:
         trial.others[name] = materials[name].selected
     ranked_on = trial.sets[-1].name
-    first, first_sizes = _measured(trial, design)
+    first, first_sizes = _measured(trial, replace(design, seeds=1))
     behind = _clearly_behind(first[ranked_on], [SELECTED, *names[1:]])
-    stopped = {name for name in behind if trial.others.pop(name, None) is not None}
-    later, later_sizes = _measured(trial, replace(design, seeds=seeds))
+    for name in behind - {SELECTED}:
+        trial.others.pop(name)
+    arms = tuple(arm for arm in ARMS if arm not in behind)
+    later, later_sizes = _measured(trial, replace(design, arms=arms))
     if not process.is_main:
         return None
     measured = {part: {**first[part], **runs} for part, runs in later.items()}
     rows = {name: len(material.selected) for name, material in materials.items()}
     sizes = {**first_sizes, **later_sizes}
+    stopped = {_name(arm, names) for arm in behind}
     ranking = _ranking(names, rows, sizes, measured, ranked_on, settings.model, stopped)
     text = json.dumps(ranking.facts(), indent=1, ensure_ascii=False, allow_nan=False)
     Store(folder).write(RANKING, text.encode())

@@ -41,6 +41,7 @@ def forecast_validation(
         sets: more rows to measure on, the target among them.
     """
     lines = []
+    Store(folder).check_folder(writable=False)
     if isinstance(selection, Recipe):
         material = stand_in_of(selection, held_out, design.seed)
         unknown = [name for name in design.arms if _needs_scores(name)]
@@ -71,6 +72,7 @@ def forecast_comparison(
     Args are those of `compare_recipes`; random rows stand in for what the recipes select.
     """
     check_recipes(recipes)
+    Store(folder).check_folder(writable=False)
     materials = {name: stand_in_of(recipe, held_out, seed) for name, recipe in recipes.items()}
     first, *others = recipes
     design = Design(ARMS, seeds, draws, seed, steps, None, None)

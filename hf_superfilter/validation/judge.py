@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checks import is_count
+from ..checks import is_count, plain_number
 from ..errors import SuperfilterError, WrongTypeError
 from ..models.openai_chat import Reply
 from ..models.openai_client import BYTES_PER_TOKEN, Server, check_endpoint
+from ..runs.store import Store
 
 logger = logging.getLogger(__name__)
 FILE = "judgements.jsonl"
@@ -198,11 +199,13 @@ def judge(
         raise SuperfilterError(f"model={model!r}: give the judge's name on the server")
     if not isinstance(folder, (str, Path)):
         raise SuperfilterError(f"folder={folder!r}: name a folder for the replies")
+    max_new_tokens, max_reply_tokens = map(plain_number, (max_new_tokens, max_reply_tokens))
     for setting, value in (
         ("max_new_tokens", max_new_tokens), ("max_reply_tokens", max_reply_tokens),
     ):  # fmt: skip
         if not is_count(value):
             raise SuperfilterError(f"{setting}={value!r}: give a number, at least 1")
+    Store(folder).check_folder()
     server = Server(check_endpoint(endpoint), model)
     answers = [
         _answers(name, student, prompts, max_new_tokens) for name, student in students.items()

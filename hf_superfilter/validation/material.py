@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checks import is_count, plain_number
 from ..errors import NotFoundError, SuperfilterError, WrongTypeError
 from ..recipes.entries import build
 from ..recipes.recipe import FILE, SCORED, Recipe
@@ -232,11 +233,11 @@ def _check_pairs(table: "Dataset") -> None:
 def _sizes(held_out: int | float | None, rows: int) -> tuple[int, int]:
     """Return how many rows are held out to measure on, and to tune on."""
     tuning = min(MOST_TUNING, max(LEAST_TUNING, rows // TUNING_PART))
+    held_out = plain_number(held_out)
     if held_out is None:
         return min(MOST_HELD_OUT, rows // HELD_OUT_PART), tuning
     is_share = isinstance(held_out, float) and 0 < held_out < 1
-    is_number = isinstance(held_out, int) and not isinstance(held_out, bool) and held_out > 0
-    if not is_share and not is_number:
+    if not is_share and not is_count(held_out):
         raise SuperfilterError(
             f"held_out={held_out!r}: give a number of rows, or a share of all rows between 0 and 1"
         )

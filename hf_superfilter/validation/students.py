@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import check_switch, is_count, is_number
+from ..checks import check_switch, is_count, is_number, plain_numbers
 from ..embedded import model_folder, portable_name
 from ..errors import SuperfilterError
 from ..revisions import resolve_revision
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "validation"
 VERSION = 1  # raise it when the same settings measure other numbers
 MEASURES = ("nats", "tokens", "end_nats", "ends")
-PROBED_ROWS = 16
+PROBED_ROWS = 16  # measured, and trained on in a step at most, for an estimate
 RATE = "rate"  # the question of the runs that choose a learning rate, which may diverge
 
 
@@ -82,6 +82,7 @@ class StudentSettings:
                 f"student={self.model!r}: give a Hub id, a local folder or 'embedded:weak'"
             )
         object.__setattr__(self, "model", portable_name(str(self.model)))
+        plain_numbers(self, "learning_rate", "batch_rows", "max_length", "lora")
         rate = self.learning_rate
         if rate is not None and (not is_number(rate) or rate <= 0):
             raise SuperfilterError(
@@ -305,10 +306,12 @@ class Bench:
         if not pending:
             return f"all {len(runs)} runs are finished already"
         longest = max(pending, key=lambda run: run.steps)
-        rows = self.windows.take(longest.rows[: 8 * self.settings.batch_rows]).rows
-        plan = Plan(learning_rate=1e-5, batch_rows=self.settings.batch_rows)
+        batch_rows = min(self.settings.batch_rows, PROBED_ROWS)
+        rows = self.windows.take(longest.rows[: 8 * batch_rows]).rows
+        plan = Plan(learning_rate=1e-5, batch_rows=batch_rows)
         spread = np.linspace(0, len(sets[0]) - 1, PROBED_ROWS).astype(np.int64)
         step, row = self.student.seconds_of(rows, plan, sets[0].take(spread).rows)
+        step *= self.settings.batch_rows / batch_rows
         measured = sum(map(len, sets))
         seconds = sum(run.steps * step + measured * row for run in pending)
         seconds += tuning * (longest.steps * step)

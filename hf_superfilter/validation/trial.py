@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import check_seed, is_count
+from ..checks import check_seed, is_count, plain_numbers
 from ..errors import SuperfilterError, WrongTypeError
 from ..recipes.recipe import Recipe
 from ..runs.distributed import Process
@@ -51,6 +51,7 @@ class Design:
 
     def __post_init__(self) -> None:
         """Check the counts."""
+        plain_numbers(self, "seeds", "draws", "seed", "steps", "epochs", "tokens")
         for name, least in (("seeds", 1), ("draws", 2)):
             value = getattr(self, name)
             if not is_count(value, least):

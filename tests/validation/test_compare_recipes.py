@@ -84,6 +84,24 @@ def test_an_arm_that_is_clearly_behind_is_named_and_one_that_may_be_chance_is_no
     assert _clearly_behind(measured, ["selected", "near", "far"]) == {"far"}
 
 
+def test_the_first_recipe_stops_after_one_run_too_where_it_is_clearly_behind(gpt2, tmp_path):
+    """At this rate a student learns to end at once from the shortest responses, and no more."""
+    recipes = {
+        "short": recipe(TopK("length", 24, largest=False)),
+        "long": recipe(TopK("length", 24)),
+    }
+    student = StudentSettings(gpt2, learning_rate=0.05, batch_rows=4, max_length=48)
+    options = {"held_out": 32, "steps": 8, "draws": 4}
+    ranking = compare_recipes(recipes, student, folder=tmp_path, seeds=2, **options)
+    stopped = {place.recipe: place.stopped for place in ranking.places}
+    assert stopped == {"short": True, "long": False}
+    files = [path.name.rsplit("-", 1)[0] for path in (tmp_path / "validation").glob("*.parquet")]
+    assert sorted(name for name in files if "random" not in name) == [
+        "steps-long-1", "steps-long-2", "steps-selected-1",
+    ]  # fmt: skip
+    assert "short: " in str(ranking) and "left out after one run" in str(ranking)
+
+
 def test_recipes_whose_scorers_agree_share_a_folder():
     recipes = {
         "a": recipe(TopK("length", 5)),

@@ -19,15 +19,20 @@ from hf_superfilter import (
     StudentSettings,
     SuperfilterError,
     TopK,
+    compare_recipes,
+    judge,
     score,
     select,
     validate,
 )
 from hf_superfilter.models.student import FixedSteps, Student
 from hf_superfilter.models.trainer import Plan
+from hf_superfilter.validation.forecast import forecast_validation
 from hf_superfilter.validation.rows import split_rows, windows_of
 from hf_superfilter.validation.students import window_reader
+from hf_superfilter.validation.trial import Design
 
+RECIPE = Recipe("embedded:sample", [Length()], [TopK("length", 20)])
 ARMS = ("selected", "random", "longest", "untrained")
 TINY = {"held_out": 16, "arms": ARMS, "steps": 3, "seeds": 2, "draws": 2}
 
@@ -147,6 +152,57 @@ def test_run_again_it_trains_nothing_and_more_draws_train_only_those(done, table
     assert more.facts["plan"]["arms"][1]["runs"] == 3
     now = {path: path.stat().st_mtime_ns for path in folder.glob("validation/*.parquet")}
     assert files.items() <= now.items() and len(now) == len(files) + 1
+
+
+def test_numbers_of_numpy_are_numbers(done, table, student, tmp_path):
+    result, folder = done
+    settings = StudentSettings(
+        student.model,
+        learning_rate=np.float64(3e-3),
+        batch_rows=np.int64(4),
+        max_length=np.int32(64),
+    )
+    assert settings == student and "np." not in repr(settings)
+    options = {"held_out": 16, "steps": 3, "seeds": 2, "draws": 2, "seed": 0}
+    numbers = {name: np.int64(value) for name, value in options.items()}
+    selection = select(table, TopK("length", np.float64(0.3)))
+    again = validate(selection, settings, folder=folder, arms=ARMS, **numbers)
+    assert again.facts == result.facts
+    share = {**TINY, "held_out": np.float32(0.2), "epochs": np.float32(0.5), "steps": None}
+    few = validate(selection, settings, folder=tmp_path, **{**share, "arms": "selected,random"})
+    assert few.facts["plan"]["sets"][0]["rows"] <= 16
+
+
+def test_an_estimate_is_cheap_whatever_the_rows_of_a_step(table, student, tmp_path):
+    large = replace(student, batch_rows=10**8)  # a single step would take hours
+    design = Design(("selected", "random"), 1, 2, 0, 3, None, None)
+    lines = forecast_validation(
+        select(table, TopK("length", 0.3)), large, design, folder=str(tmp_path), held_out=16
+    )
+    assert "3 of 3 runs to do" in lines[-1] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("beneath", [False, True])
+def test_a_folder_that_is_a_file_is_refused_before_anything_is_done(
+    table, student, tmp_path, beneath
+):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    place = file / "run" if beneath else file
+    selection = select(table, TopK("length", 0.3))
+    for call in (
+        lambda: validate(selection, student, folder=place, **TINY),
+        lambda: compare_recipes({"a": RECIPE, "b": RECIPE}, student, folder=place),
+        lambda: judge(
+            {"a": ["x"], "b": ["y"]}, ["p"], endpoint="http://127.0.0.1:9/v1", model="m",
+            folder=place,
+        ),
+    ):  # fmt: skip
+        with pytest.raises(
+            SuperfilterError, match=r"cannot be used \('.*file' is a file\): choose"
+        ):
+            call()
+    assert file.read_text() == "mine"
 
 
 PROGRAM = """
