@@ -71,15 +71,28 @@ class Ratio:
             The variance, and its degrees of freedom.
         """
         differences = self.sums.mean(axis=0) - other.sums.mean(axis=0)
-        variance, freedom = 0.0, 0.0
+        variances, freedom = self._over_rows(differences[None])
+        return float(variances[0]), freedom
+
+    def run_variance(self) -> float:
+        """Return the variance over rows of what tells a run from the mean of its arm's runs.
+
+        It is the part of the variance between runs that single rows make by chance: a mean over
+        more rows holds less of it. Summed over s runs, to be divided by s - 1.
+        """
+        return float(self._over_rows(self.sums - self.sums.mean(axis=0))[0].sum())
+
+    def _over_rows(self, sums: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return the variance over rows of the figure of (k, n) numerators, and its freedom."""
+        variances, freedom = np.zeros(len(sums)), 0.0
         for rows in self.groups:
-            total, count = float(self.weights[rows].sum()), len(rows)
-            ratio = differences[rows].sum() / total
-            residuals = (differences[rows] - ratio * self.weights[rows]) / total
+            own, weights, count = sums[:, rows], self.weights[rows], len(rows)
+            ratios = own.sum(axis=1, keepdims=True) / weights.sum()
+            residuals = (own - ratios * weights) / weights.sum()
             if count > 1:
-                variance += float((residuals**2).sum()) * count / (count - 1)
+                variances += (residuals**2).sum(axis=1) * count / (count - 1)
                 freedom += count - 1
-        return variance / len(self.groups) ** 2, freedom
+        return variances / len(self.groups) ** 2, freedom
 
 
 def ratio_of(figure: str, runs: Runs) -> Ratio:

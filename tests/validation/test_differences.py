@@ -12,8 +12,10 @@ from hf_superfilter.validation.differences import (
     SAME,
     WORSE,
     Difference,
+    Part,
     compare_arms,
     corrected_p,
+    critical_value,
     difference,
     spread_of,
 )
@@ -118,6 +120,55 @@ def test_an_interval_covers_the_true_difference():
         one = difference("selected", "random", "held-out", PRIMARY, measured)
         covered += one.low <= -0.02 <= one.high
     assert covered >= 93
+
+
+def test_a_standard_error_is_the_spread_that_values_have():
+    """What rows do to single runs by chance counts once: twice, it would be 1.19 times as much."""
+    values, squares = [], []
+    for seed in range(200):
+        world = World(seed)
+        measured = {"selected": world.fixed(), "random": world.random()}
+        one = difference("selected", "random", "held-out", PRIMARY, measured)
+        values.append(one.value)
+        squares.append(one.error**2)
+    assert np.sqrt(np.mean(squares)) / np.std(values) == pytest.approx(1, abs=0.1)
+
+
+def test_what_a_difference_owes_to_single_rows_stays_in_its_error():
+    """A selection that is better on some rows and worse on others may be either on new ones."""
+    world = World(2)
+    one, other = world.random(), world.random()
+    alike = difference("random", "random-tokens", "held-out", "row mean",
+                       {"random": one, "random-tokens": other})  # fmt: skip
+    effect = world.rng.normal(0, 0.5, ROWS)
+    shifted = replace(one, nats=one.nats + effect * one.tokens)
+    mixed = difference("random", "random-tokens", "held-out", "row mean",
+                       {"random": shifted, "random-tokens": other})  # fmt: skip
+    added = mixed.error**2 - alike.error**2
+    assert added == pytest.approx(effect.var(ddof=1) / ROWS, rel=0.1)
+
+
+@pytest.mark.parametrize("draws", [2, 3, 5])
+def test_few_draws_do_not_make_random_rows_different(draws):
+    """With two draws, t of Satterthwaite's degrees of freedom would call 15 of 100 different."""
+    rng, called, tokens = np.random.default_rng(0), 0, np.ones(40, dtype=np.int64)
+
+    def runs(count):
+        nats = rng.normal(0, 0.3, (count, 1)) + rng.normal(0, 1, (count, len(tokens)))
+        return Runs(nats, nats, tokens, tokens)
+
+    for _ in range(500):
+        measured = {"selected": runs(1), "random": runs(draws)}
+        called += difference("selected", "random", "x", "row mean", measured).p < 0.05
+    assert called <= 35  # 25 are due, and 35 has a chance of 1 in 40
+
+
+@pytest.mark.parametrize("freedom", [1, 4, 300])
+def test_of_a_single_part_the_critical_value_is_students_t(freedom):
+    parts = [Part("draws", 0.3, freedom)]
+    assert critical_value(0.975, parts) == pytest.approx(stats.t.ppf(0.975, freedom))
+    two = [Part("draws", 0.1, freedom), Part("draws", 0.2, freedom)]
+    assert critical_value(0.975, two) == pytest.approx(stats.t.ppf(0.975, freedom))
 
 
 def test_the_smallest_visible_difference_is_seen_in_about_80_of_100_cases():
