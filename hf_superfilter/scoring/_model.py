@@ -14,6 +14,7 @@ from ..base import Batch, Columns, Settings
 from ..checks import check_name, check_switch, is_count, pair_of_columns, plain_numbers
 from ..embedded import model_folder, portable_name
 from ..errors import SuperfilterError, did_you_mean
+from ..models.first_import import import_transformers
 from ..models.fork_safety import after_fork
 from ..revisions import resolve_revision
 from ..runs.distributed import device_number
@@ -164,6 +165,7 @@ class ModelSettings(Settings):
 
     def language_model(self, rank: int | None = None) -> "CausalLM":
         """Load the model, once per process for all its scorers."""
+        import_transformers()
         from ..models.causal_lm import load_causal_lm
 
         return load_causal_lm(*self.resolved(rank))

@@ -10,6 +10,7 @@ from ..base import UNREADABLE_STATUS, Batch, Columns
 from ..data.chats import Turns, flatten_turns
 from ..embedded import model_folder
 from ..errors import SuperfilterError
+from ..models.first_import import import_transformers
 from ..models.tokenization import SCORED
 from ..revisions import resolve_revision
 from ._model import SERVER_SETTINGS, ModelSettings, check_server, default_name
@@ -182,6 +183,7 @@ class AskLLM(ModelSettings):
         return self._server()
 
     def _local_reader(self) -> "TokenReader":
+        import_transformers()
         from ..models.next_token import load_reader
 
         folder = model_folder(self.model)

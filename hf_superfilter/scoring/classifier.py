@@ -9,6 +9,7 @@ from ..base import UNREADABLE_STATUS, Batch, Columns
 from ..checks import is_count
 from ..data.chats import Turns, flatten_turns
 from ..errors import SuperfilterError, did_you_mean
+from ..models.first_import import import_transformers
 from ._model import DTYPES, ModelSettings, default_name
 from ._rows import as_counts, takes_rows
 
@@ -77,6 +78,7 @@ class Classifier(ModelSettings):
 
     def classifier(self, rank: int | None = None) -> "TextClassifier":
         """Load the model, once per process for all its scorers."""
+        import_transformers()
         from ..models.classifier import load_classifier
 
         return load_classifier(*self.resolved(rank))

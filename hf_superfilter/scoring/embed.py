@@ -8,6 +8,7 @@ import numpy as np
 from ..base import UNREADABLE_STATUS, Batch, Columns
 from ..checks import check_switch
 from ..data.chats import Turns, flatten_turns
+from ..models.first_import import import_transformers
 from ._model import DTYPES, ModelSettings, default_name
 from ._rows import as_counts, takes_rows
 
@@ -68,6 +69,7 @@ class Embed(ModelSettings):
 
     def encoder(self, rank: int | None = None) -> "TextEncoder":
         """Load the model, once per process for all its scorers."""
+        import_transformers()
         from ..models.encoder import load_encoder
 
         return load_encoder(*self.resolved(rank))
