@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..base import TEMPLATE_DATE
 from ..errors import SuperfilterError
-from .messages import Message, compact_json, message_text
+from .messages import REASONING_KEYS, Message, compact_json, message_text
 
 DATE_DIRECTIVES = "aAbBcdfHIjmMpSUwWxXyYzZ%"
 # What a row's conversation, as the template writes it, may have different from the scored texts.
@@ -19,6 +20,11 @@ SHOWN = 40  # characters of a text that a difference quotes
 MARK = "qz{}{}zq"  # which message, and which part of it: n(ame), r(easoning), t(ext)
 PARTS = {"t": "text", "r": "reasoning", "n": "tool calls"}
 
+
+# message.thinking, message["thinking"], message.get("thinking"), "thinking" in message
+READ_FIELD = re.compile(
+    rf"(?:\.|(?P<quote>[\"']))({'|'.join(REASONING_KEYS)})(?(quote)(?P=quote)|\b)"
+)
 
 # transformers drops keys without a value, and some templates look for the value None.
 NONE_CONTENT = (
@@ -156,7 +162,8 @@ class ChatTemplate:
         if tools and "tools" not in chat_template:
             messages, tools = with_tools(messages, tools), None
         form = self.call_forms[chat_template]
-        entries = [_chat_entry(message, form) for message in messages]
+        key = _reasoning_key(chat_template)
+        entries = [_chat_entry(message, form, key) for message in messages]
         if form is not None and form.content == "none":
             chat_template = NONE_CONTENT + chat_template
         try:
@@ -197,7 +204,18 @@ class ChatTemplate:
         return None
 
 
-def _chat_entry(message: Message, form: CallForm | None) -> dict[str, Any]:
+def _reasoning_key(chat_template: str) -> str:
+    """Name the field in which a template looks for the reasoning of a message.
+
+    Example:
+        >>> _reasoning_key("{{ message.thinking if enable_thinking }}"), _reasoning_key("")
+        ('thinking', 'reasoning_content')
+    """
+    fields = {match[2] for match in READ_FIELD.finditer(chat_template)}
+    return next((key for key in REASONING_KEYS if key in fields), REASONING_KEYS[0])
+
+
+def _chat_entry(message: Message, form: CallForm | None, reasoning_key: str) -> dict[str, Any]:
     """Return a message as a chat template takes it; calls are text where it writes none."""
     extra = dict(message.extra)
     if form is None:
@@ -211,7 +229,7 @@ def _chat_entry(message: Message, form: CallForm | None) -> dict[str, Any]:
         if not text and form.content != "empty":
             del entry["content"]
     if message.reasoning:
-        entry["reasoning_content"] = message.reasoning
+        entry[reasoning_key] = message.reasoning
     return entry
 
 

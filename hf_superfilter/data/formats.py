@@ -165,6 +165,10 @@ ALIASES = {
     "chosen": ("chosen_response", "preferred_output"),
     "rejected": ("rejected_response", "non_preferred_output"),
 }
+# Further names of a format's own.
+FORMAT_ALIASES = {("alpaca", "input"): "context", ("dolly", "context"): "input"}
+# Columns that often hold a part of the prompt.
+PROMPT_PARTS = ("input", "context", "history", "system_prompt", "tools", "functions")
 # Of the columns that may hold the prompt of a preference, the first is read.
 PROMPT_FIELDS = ("prompt", "conversations", "messages", "instruction", "question", "input")
 PREFERENCE_WORDS = ("chosen", "rejected", "preferred")
@@ -344,6 +348,8 @@ def _column_of(field: str, format: str, schema: Mapping[str, Any]) -> str | None
         spellings = ALIASES["system"]
     if field in OUTPUT:
         spellings = (SOURCE_PREFIX + field, *spellings)
+    if (format, field) in FORMAT_ALIASES:
+        spellings = (*spellings, FORMAT_ALIASES[format, field])
     for spelling in spellings:
         column = spelling if field in SHARED_FIELDS else _find(spelling, schema)
         if column and column in schema and _may_hold(field, schema[column], format):
@@ -398,6 +404,13 @@ def _log_choice(format: str, columns: Mapping[str, str], schema: Mapping[str, An
     unread = [column for column in schema if column not in read]
     suffix = f"; not read: {', '.join(unread)}" if unread else ""
     logger.info("format %r, from the columns %s%s", format, ", ".join(read), suffix)
+    parts = [name for name in unread if name in PROMPT_PARTS and not is_null(schema[name])]
+    if parts:
+        logger.warning(
+            "format %r does not read %s, which may belong to the prompt: if so, name another "
+            "format or columns=, or join the texts first, with dataset.map",
+            format, ", ".join(map(repr, parts)),
+        )  # fmt: skip
     sides = [name for name in unread if any(word in name.lower() for word in PREFERENCE_WORDS)]
     if sides and format != "preference":
         logger.warning(

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from ..errors import SuperfilterError, WrongTypeError, did_you_mean
@@ -50,9 +51,17 @@ CALL_KEYS = {"name", "id", "type", "index", "function", "custom", *ARGUMENT_KEYS
 # A string of JSON, or the blanks between its tokens.
 JSON_STRING_OR_BLANKS = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\r\n]+', re.DOTALL)
 # Models write their reasoning in tags; where a template opens them, only the closing one is there.
-TAGGED_REASONING = re.compile(
-    r"\s*(?:<(?:think|thinking|thought)>)?(.*?)</(?:think|thinking|thought)>\s*", re.DOTALL
+TAG_NAMES = "think|thinking|thought|reasoning|seed:think"
+TAG_PAIRS = (
+    (rf"<(?:{TAG_NAMES})>", rf"</(?:{TAG_NAMES})>"),
+    (r"\[THINK\]", r"\[/THINK\]"),  # Mistral
+    (  # Harmony, of gpt-oss
+        re.escape("<|channel|>analysis<|message|>"),
+        re.escape("<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ),
 )
+OPENING, CLOSING = ("|".join(tags) for tags in zip(*TAG_PAIRS, strict=True))
+TAGGED_REASONING = re.compile(rf"\s*(?:{OPENING})?(.*?)(?:{CLOSING})\s*", re.DOTALL)
 
 
 class Message(NamedTuple):
@@ -216,6 +225,27 @@ def parse_json(value: Any) -> Any:
     return parsed if isinstance(parsed, (dict, list)) else value
 
 
+def parse_cell(cell: Any) -> Any:
+    """Return what `parse_json` does; None for a text that holds nothing."""
+    is_nothing = isinstance(cell, str) and cell.strip() in ("", "null")
+    return None if is_nothing else parse_json(cell)
+
+
+def is_chat_text(cell: Any) -> bool:
+    """Check for messages that are written as JSON text.
+
+    Example:
+        >>> is_chat_text('[{"role": "user", "content": "Hi"}]'), is_chat_text('[{"a": 1}]')
+        (True, False)
+    """
+    if not isinstance(cell, str) or cell.lstrip()[:1] != "[":
+        return False
+    records = parse_json(cell)
+    return bool(records) and all(
+        isinstance(record, Mapping) and ("role" in record or "from" in record) for record in records
+    )
+
+
 def check_name(name: object, names: Collection[str], what: str, remedy: str) -> None:
     """Raise SuperfilterError where a name is not one of those that are known."""
     if name not in names:
@@ -253,14 +283,14 @@ def _read_message(message: Mapping[str, Any], column: str) -> list[Message]:
     check_name(spelling, ROLE_OF, f"column {column!r}: the role", "rename it with dataset.map")
     role = ROLE_OF[spelling]
     value = _first(message, ("content", "value"))
+    if role == "assistant" and _holds_results(value):
+        return _read_around_results(message, value, column)
     is_call = spelling in ("function_call", "tool_call")
     if (is_call or role == "tool") and not isinstance(value, (str, type(None))):
         value = _json_or_parts(value)
 
     content = _read_content(value, column)
-    for key in REASONING_KEYS:
-        if message.get(key):
-            content.reasoning.insert(0, _read_content(message[key], column).texts[0])
+    reasoning = _read_reasoning(message, content, column)
     if message.get("refusal"):
         content.texts.append(read_text(message["refusal"], column))
     if message.get("audio"):
@@ -277,20 +307,62 @@ def _read_message(message: Mapping[str, Any], column: str) -> list[Message]:
         text = ""
     if content.calls:
         extra["tool_calls"] = [call.entry for call in content.calls]
-    if content.results and not text:
+    if content.results and not (text or calls or reasoning):
         return content.results
     return [
         *content.results,
         Message(
             role,
             text,
-            reasoning="\n".join(content.reasoning),
+            reasoning=reasoning,
             calls=calls,
             extra=extra,
             trained=_is_trained(message, column),
             media=content.media,
         ),
     ]
+
+
+def _read_reasoning(message: Mapping[str, Any], content: Content, column: str) -> str:
+    """Join the reasoning of a message's fields and parts, each text once.
+
+    Servers write one and the same reasoning into several fields, and into tags of the text too.
+    """
+    texts = []
+    for key in reversed(REASONING_KEYS):
+        parts = _read_content(message.get(key), column)
+        texts.append("".join([*parts.reasoning, *parts.texts]))
+    tagged = TAGGED_REASONING.match("".join(content.texts))
+    unread = {tagged.group(1).strip()} if tagged else set()
+    joined = []
+    for text in [*texts, *content.reasoning]:
+        if text and text.strip() not in unread:
+            joined.append(text)
+            unread.add(text.strip())
+    return "\n".join(joined)
+
+
+def _holds_results(value: Any) -> bool:
+    return isinstance(value, list) and any(map(_is_result, value))
+
+
+def _is_result(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in RESULT_PARTS
+
+
+def _read_around_results(message: Mapping[str, Any], parts: Any, column: str) -> list[Message]:
+    """Read an assistant's message as several, cut where results of its tools stand in it."""
+    runs = [(is_result, list(run)) for is_result, run in groupby(parts, key=_is_result)]
+    lasting = {key: message[key] for key in (*WEIGHT_KEYS, "masked") if key in message}
+    rest = {key: value for key, value in message.items() if key not in ("content", "value")}
+    messages: list[Message] = []
+    for is_result, run in runs:
+        if is_result:
+            messages += _read_content(run, column).results
+            continue
+        messages += _read_message({**rest, "role": "assistant", "content": run}, column)
+        rest = lasting  # reasoning, calls and refusal beside the parts belong to the first
+    return messages
 
 
 def _json_or_parts(value: Any) -> Any:
@@ -369,7 +441,7 @@ def _calls_of_part(part: Mapping[str, Any], column: str) -> list[Call]:
 
 
 def _call_records(message: Mapping[str, Any], column: str) -> list[Any]:
-    records = parse_json(message.get("tool_calls") or [])
+    records = parse_cell(message.get("tool_calls")) or []
     if isinstance(records, Mapping):
         records = read_records(records, column)
     records = [*_check_type(records, list, column)]

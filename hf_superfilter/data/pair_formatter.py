@@ -16,7 +16,9 @@ from .formats import FORMATS, OUTPUT, is_null
 from .messages import (
     Message,
     compact_json,
+    is_chat_text,
     message_text,
+    parse_cell,
     parse_json,
     read_history,
     read_messages,
@@ -26,7 +28,7 @@ from .messages import (
 from .templates import Template, plain
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 MEDIA_COLUMN = "media_left_out"
 DIFFERENCE_COLUMN = "template_difference"
 MESSAGE_FIELDS = ("messages", "conversations")
+CHAT_TEXT_FIELDS = ("prompt", "completion", "chosen", "rejected")
+LOOKED_AT = 20  # rows that tell whether texts are messages
 MESSAGE_OR_TEXT_FIELDS = ("prompt", "completion", "chosen", "rejected", "input")
 
 
@@ -52,7 +56,7 @@ class PairFormatter:
     reasoning: str
     into: tuple[str, ...]
     is_stream: bool = False
-    version: int = 4  # raise it when the text changes: the cache sees the fields, not the code
+    version: int = 5  # raise it when the text changes: the cache sees the fields, not the code
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Format n rows; every new column has n values."""
@@ -140,7 +144,9 @@ class PairFormatter:
         if field == "input" and isinstance(cell, Mapping):  # OpenAI's preference files
             return read_messages(cell.get("messages"), column)
         may_be_messages = field in MESSAGE_OR_TEXT_FIELDS and self.is_chat
-        if field in MESSAGE_FIELDS or (may_be_messages and not isinstance(cell, str | None)):
+        is_chat_cell = field in CHAT_TEXT_FIELDS and is_chat_text(cell)
+        is_text = isinstance(cell, str | None) and not is_chat_cell
+        if field in MESSAGE_FIELDS or (may_be_messages and not is_text):
             return read_messages(cell, column)
         return read_text(cell, column)
 
@@ -180,7 +186,7 @@ def drop_arrow_fill(value: Any, kind: Any) -> Any:
 
 def _read_tools(cell: Any, column: str) -> Tools | None:
     """Read tool schemas: a list of them, or its JSON text."""
-    schemas = parse_json(cell)
+    schemas = parse_cell(cell)
     if not schemas:
         return None
     if isinstance(schemas, Mapping):
@@ -223,10 +229,19 @@ def holds_chats(format: str, columns: Mapping[str, str], schema: Mapping[str, An
     return not all(isinstance(kind, str | Value | None) for kind in kinds)
 
 
+def hold_chat_texts(dataset: Dataset | IterableDataset, columns: Mapping[str, str]) -> bool:
+    """Whether columns of text hold messages as JSON text, as in a CSV: by the first rows."""
+    names = [columns[field] for field in CHAT_TEXT_FIELDS if field in columns]
+    if not names:
+        return False
+    rows = dataset.select_columns(names).take(LOOKED_AT)
+    return any(is_chat_text(cell) for row in rows for cell in row.values())
+
+
 def reader_of(dataset: Dataset, format: str, columns: Mapping[str, str]) -> PairFormatter:
     """Return a formatter that reads the conversations of a data set."""
     kinds = {field: dataset.features[column] for field, column in columns.items()}
-    is_chat = holds_chats(format, columns, dataset.features)
+    is_chat = holds_chats(format, columns, dataset.features) or hold_chat_texts(dataset, columns)
     return PairFormatter(format, columns, kinds, is_chat, plain, "keep", OUTPUT)
 
 

@@ -14,7 +14,13 @@ from ..errors import SuperfilterError, did_you_mean
 from ..tables.media import read_row
 from ..tables.origin import origin_of, record_origin
 from .formats import OUTPUT, REQUIRED, SOURCE_PREFIX, choose_columns
-from .pair_formatter import DIFFERENCE_COLUMN, MEDIA_COLUMN, PairFormatter, holds_chats
+from .pair_formatter import (
+    DIFFERENCE_COLUMN,
+    MEDIA_COLUMN,
+    PairFormatter,
+    hold_chat_texts,
+    holds_chats,
+)
 from .templates import Template, make_template, plain
 
 if TYPE_CHECKING:
@@ -154,10 +160,17 @@ def _add_columns(dataset: Any, request: _Request) -> Any:
         into = (*into, reasoning_column(into[1]))
     if format == "preference" or "label" in columns:
         into = (*into, f"{into[1]}_rejected")
+    holds_texts = hold_chat_texts(dataset, columns)
+    if format == "pairs" and holds_texts:
+        logger.warning(
+            "the column %r holds messages as JSON text, which is scored as it stands: to read "
+            "them, take format='prompt-completion', columns={'completion': %r}",
+            columns["prompt"], columns["response"],
+        )  # fmt: skip
     if format == "pairs" and "label" not in columns and request.reasoning == "keep":
         return _copy_pairs(dataset, columns, request)
 
-    is_chat = holds_chats(format, columns, schema)
+    is_chat = format != "pairs" and (holds_texts or holds_chats(format, columns, schema))
     kinds = {field: schema[column] for field, column in columns.items() if dataset.features}
     dataset, columns = _keep_read_columns(dataset, format, columns, is_chat, request)
     formatter = PairFormatter(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -37,8 +37,9 @@ class Reasoning(ModelSettings):
     answer. Two passes. Long traces of hard questions are worth training on after Select2Reason
     (arXiv 2505.17266): `Combine({"difficulty": 3, "reasoning_tokens": 1})`.
 
-    The reasoning is what stands in `<think>`, `<thinking>` or `<thought>` tags at the beginning of
-    a response, the opening one perhaps in the prompt; or what `format_pairs(reasoning="split")`
+    The reasoning is what stands at the beginning of a response in tags (`think`, `thinking`,
+    `thought`, `reasoning`, `seed:think`, `[THINK]`) or in gpt-oss's channel `analysis`, the opening
+    mark perhaps in the prompt; or what `format_pairs(reasoning="split")`
     took from a field such as `reasoning_content` into the column `response_reasoning`. A token that
     holds a character of the answer belongs to the answer.
 
@@ -57,6 +58,8 @@ class Reasoning(ModelSettings):
         >>> columns["reasoning_status"], bool(columns["reasoning_tokens"][0] > 5)
         (['ok'], True)
     """
+
+    arithmetic: ClassVar[int] = 2  # 2: more kinds of tags are reasoning
 
     name: str = default_name("reasoning")
 

@@ -90,6 +90,21 @@ def test_a_thought_before_the_last_answer_is_said_once_with_its_rows_and_place(c
     ]
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("read", ["m.{}", "m['{}']", "m.get('{}')"])
+def test_an_earlier_thought_reaches_a_template_under_the_field_that_it_reads(field, read, caplog):
+    # As gpt-oss reads `thinking`, and Qwen3 `reasoning_content`, whatever the data calls it.
+    writes = f"({{{{ {read.format(field)} or '' if not reasoning_effort }}}})"
+    thought = {"role": "assistant", "content": "a", "reasoning": "hm"}
+    chat = [CHAT[0], thought, CHAT[0], CHAT[3]]
+    template = OPENING + writes + "{{ m.content }}" + CLOSING
+    table, lines = formatted([chat], template, caplog)
+    assert table[0]["prompt"][1].startswith(
+        "<user>()One and nothing?<end><assistant>(hm)a<end><user>"
+    )
+    assert not [line for line in lines if "leaves out" in line]
+
+
 def test_earlier_thoughts_that_a_template_leaves_out_are_said(caplog):
     thought = {**CHAT[3], "reasoning_content": "hm"}
     chat = [CHAT[0], thought, CHAT[0], CHAT[3]]

@@ -168,6 +168,57 @@ def test_the_choice_of_auto_is_logged_and_follows_the_documented_order(caplog):
     assert detect_format(["text", "response", "instruction", "output"]) == "alpaca"
 
 
+@pytest.mark.parametrize(
+    ("answer", "material"),
+    [("output", "input"), ("output", "context"), ("response", "input"), ("response", "context")],
+)
+def test_the_material_of_an_instruction_is_read_under_either_name(answer, material):
+    assert pairs([{"instruction": "Add.", material: "2 2", answer: "4"}]) == [("Add.\n2 2\n", "4")]
+
+
+@pytest.mark.parametrize(
+    ("row", "unread"),
+    [
+        ({"prompt": "a", "response": "b", "system_prompt": "c"}, "'system_prompt'"),
+        ({"question": "a", "answer": "b", "context": "c"}, "'context'"),
+        ({"instruction": "a", "output": "b", "context": "c", "input": "d"}, "'context'"),
+        ({"instruction": "a", "output": "b", "input": None, "source": "d"}, None),
+    ],
+)
+def test_a_column_that_may_belong_to_the_prompt_and_is_not_read_is_told(row, unread, caplog):
+    format_pairs(Dataset.from_list([row]))
+    told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(told) == (unread is not None)
+    assert unread is None or f"does not read {unread}, which may belong to the prompt" in told[0]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_messages_as_json_text_are_messages_in_every_column_of_a_format(is_stream):
+    ask, answers = CHAT[1:2], [[{"role": "assistant", "content": text}] for text in "12"]
+    chosen, rejected = ([*ask, *answer] for answer in answers)
+    for row in (
+        {"prompt": ask, "completion": answers[0]},
+        {"prompt": ask, "chosen": chosen, "rejected": rejected},
+        {"chosen": chosen, "rejected": rejected},
+    ):
+        rows = Dataset.from_list([{name: json.dumps(cell) for name, cell in row.items()}])
+        table = format_pairs(rows.to_iterable_dataset() if is_stream else rows)
+        (formatted,) = table
+        assert formatted["prompt"] == ["One?\n"] and formatted["response"] == ["1"]
+        assert formatted.get("response_rejected", ["2"]) == ["2"]
+
+
+def test_json_text_is_no_chat_where_a_prompt_only_speaks_of_one(caplog):
+    chat = json.dumps([{"role": "user", "content": "One?"}])
+    assert pairs([{"instruction": "Count.", "input": chat, "output": "1"}]) == [
+        (f"Count.\n{chat}\n", "1")
+    ]
+    assert pairs([{"prompt": "[1]", "completion": "a"}]) == [("[1]", "a")]
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert pairs([{"prompt": chat, "response": "a"}]) == [(chat, "a")]
+    assert "'prompt' holds messages as JSON text, which is scored as it stands" in caplog.text
+
+
 def test_columns_are_renamed_before_detection_and_a_system_text_is_read_only_when_named():
     rows = [{"question": "a", "output": "b", "system": "Be brief."}]
     named = {"instruction": "question", "system": "system"}

@@ -51,11 +51,30 @@ def test_reasoning_belongs_to_the_response_unless_it_is_dropped(key):
         [{"type": "reasoning", "value": "a"}, {"type": "text", "value": "b"}],
         "<think>\na\n</think>\n\nb",
         "a\n</think>b",
+        "[THINK]a[/THINK]b",
+        "<seed:think>a</seed:think>b",
+        "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b",
     ],
 )
 def test_reasoning_is_known_as_a_typed_part_and_in_tags(content):
     assert response({"content": content}, reasoning="drop") == "b"
     assert response({"content": content}, reasoning="only") == "a"
+
+
+def test_reasoning_that_several_fields_repeat_counts_once():
+    # Servers of several versions write one text under two names, and in tags of the text as well.
+    message = {"content": "4", "reasoning": "two and two", "reasoning_content": "two and two"}
+    assert response(message) == "two and two\n4"
+    tagged = "<think>\ntwo and two\n</think>\n\n4"
+    assert response({**message, "content": tagged}) == tagged
+    assert response({**message, "content": tagged}, reasoning="only") == "two and two"
+    assert response({**message, "thinking": "2 + 2"}) == "2 + 2\ntwo and two\n4"
+
+
+@pytest.mark.parametrize("kind", ["text", "thinking"])
+def test_reasoning_in_parts_is_read_whole(kind):
+    parts = [{"type": kind, kind: "two "}, {"type": kind, kind: "and two"}]
+    assert response({"content": "4", "reasoning_content": parts}) == "two and two\n4"
 
 
 def test_reasoning_in_tags_stays_as_it_is_written_when_it_is_kept():
@@ -147,6 +166,29 @@ def test_nulls_that_arrow_fills_in_are_no_arguments():
 def test_a_tool_result_in_any_json_form_is_context(content, written):
     chat = [ASK, {"role": "tool", "content": content}, {"role": "assistant", "content": "Done."}]
     assert formatted(*chat) == [(f"Go.\n{written}\n", "Done.")]
+
+
+@pytest.mark.parametrize("opening", [[], [{"type": "text", "text": "I add."}]])
+def test_a_tool_result_within_an_answer_stands_behind_its_call(opening):
+    call = {"type": "tool_use", "id": "1", **CALL}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": "1"}
+    parts = [*opening, call, result, {"type": "text", "text": "It is 1."}]
+    asks = "".join([*("I add.\n" for _ in opening), WRITTEN])
+    turns = formatted(ASK, {"role": "assistant", "content": parts, "reasoning_content": "hm"})
+    assert turns == [
+        ("Go.\n", f"hm\n{asks}"),
+        (f"Go.\nhm\n{asks}\n1\n", "It is 1."),
+    ]
+    turns = formatted(ASK, {"role": "assistant", "content": parts, "weight": 0}, {**ASK})
+    assert turns == []
+
+
+@pytest.mark.parametrize("nothing", [None, "", " ", "null", "[]"])
+def test_tools_and_calls_as_json_text_without_anything_are_none(nothing):
+    chat = json.dumps([ASK, {"role": "assistant", "content": "4", "tool_calls": nothing}])
+    table = format_pairs(Dataset.from_dict({"messages": [chat] * 2, "tools": [nothing, "[]"]}))
+    assert table["prompt"][:] == [["Go.\n"]] * 2
+    assert table["response"][:] == [["4"]] * 2
 
 
 def test_tool_results_in_a_users_message_stand_before_its_text():
