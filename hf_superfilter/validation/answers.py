@@ -153,12 +153,18 @@ def notes_on_rows(
 
 
 def notes_on_training(answers: Sequence[Mapping[str, Any]], held_out: str) -> list[str]:
-    """Say where students unlearn: untrained they do better than after random rows."""
+    """Say what training on random rows gains, or where students unlearn by it."""
     notes = []
     for answer_facts in answers:
         losses = {arm["name"]: arm["figures"][held_out][PRIMARY] for arm in answer_facts["arms"]}
         random = next(name for name in RANDOM_ARMS if name in losses)
-        if losses.get(UNTRAINED, math.inf) < losses[random]:
+        gain = losses.get(UNTRAINED, math.nan) - losses[random]
+        if gain >= 0:
+            notes.append(
+                f"{answer_facts['name']}: for scale, {random} rows lower the untrained student's "
+                f"loss on {held_out} by {gain:.3f}"
+            )
+        elif gain < 0:
             notes.append(
                 f"{answer_facts['name']}: the untrained student is better on {held_out} "
                 f"({losses[UNTRAINED]:.3f}) than after {random} rows ({losses[random]:.3f}), so "

@@ -26,7 +26,7 @@ Scandinavian Journal of Statistics 6, 1979).
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +74,8 @@ class Difference:
         smallest: the smallest difference that would have been seen in 80 of 100 cases, at the
             level that the family leaves to one comparison.
         beaten, draws: the runs of the random arm whose loss is higher than the arm's mean, of all.
+        shares: of the variance: rows; orders; draw, that the arm is one set of rows; draws, of the
+            random arm.
     """
 
     arm: str
@@ -89,6 +91,7 @@ class Difference:
     smallest: float
     beaten: int
     draws: int
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def word(self) -> str:
@@ -154,6 +157,10 @@ def difference(
         smallest=smallest,
         beaten=int(np.count_nonzero(drawn > values.mean())),
         draws=len(drawn),
+        shares={
+            source: sum(part.variance for part in parts if part.source == source) / error**2
+            for source in dict.fromkeys(part.source for part in parts)
+        },
     )
 
 
@@ -161,7 +168,7 @@ class Part(NamedTuple):
     """Hold a part of the variance of a difference.
 
     Attributes:
-        source: rows, orders or draws.
+        source: rows, orders, draw or draws, as in `Difference`.
         variance: in squared nats.
         freedom: its degrees of freedom.
     """
@@ -198,7 +205,7 @@ def _variance_of_runs(arm: str, runs: int, spread: Spread) -> tuple[Part, float]
     as_drawn, as_ordered = spread.draw - order * (1 - 1 / runs), order / runs
     if as_drawn >= as_ordered:
         noise = spread.draw_rows - order_rows * (1 - 1 / runs)
-        return Part("draws", as_drawn, spread.draw_freedom), noise
+        return Part("draw", as_drawn, spread.draw_freedom), noise
     return Part("orders", as_ordered, spread.order_freedom), order_rows / runs
 
 

@@ -205,7 +205,10 @@ def judge(
     ):  # fmt: skip
         if not is_count(value):
             raise SuperfilterError(f"{setting}={value!r}: give a number, at least 1")
-    Store(folder).check_folder()
+    store = Store(folder)
+    if not store.exclusive:
+        raise SuperfilterError(f"folder={folder!r}: replies are kept in a local folder, name one")
+    store.check_folder()
     server = Server(check_endpoint(endpoint), model)
     answers = [
         _answers(name, student, prompts, max_new_tokens) for name, student in students.items()
@@ -232,8 +235,7 @@ def judge(
             "key": keys[number], "row": row, "order": order, "judge": model, "reply": reply.text,
             "cut_at": cut_at,
         }  # fmt: skip
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        store.append(FILE, json.dumps(entry, ensure_ascii=False))
         replies[keys[number]] = KeptReply(reply.text, cut_at)
 
     limits = sorted({min(REPLY_TOKENS, max_reply_tokens), max_reply_tokens})

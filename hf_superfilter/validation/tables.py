@@ -5,8 +5,6 @@ from typing import Any
 
 from .figures import PRIMARY
 
-MOST_NOTES = 12
-
 
 def text_of(facts: Mapping[str, Any]) -> str:
     """Return verdict, arms, comparisons and notes of a validation as text."""
@@ -31,7 +29,7 @@ def _question_text(question: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     lines = [f"{question['words']} ({question['name']} {question['amount']:,})"]
     for verdict in question["verdicts"]:
         lines.append(f"verdict: {verdict['text']}")
-        lines += [f"  {note}" for note in verdict["notes"][:MOST_NOTES]]
+        lines += [f"  {note}" for note in verdict["notes"]]
     lines += ["", *_arm_lines(question, plan), ""]
     lines += ["differences in nats per token with 95% intervals, negative is better", ""]
     lines += _difference_lines(question["comparisons"] + question["baselines"])

@@ -100,10 +100,43 @@ class Trial:
         self.windows = self._read(material.table, "the table")
         self.others: dict[str, np.ndarray] = {}
         self.notes: list[str] = []
-        self.sets = [self._read(material.held_out, HELD_OUT).measurable()]
+        self.sets = [self._measurable(material.held_out, HELD_OUT)]
+        self._note_untrainable()
 
     def _read(self, table: "Dataset", name: str) -> Windows:
         return windows_of(table, self.reader, self.settings.max_length, name)
+
+    def _measurable(self, table: "Dataset", name: str) -> Windows:
+        """Cut rows to measure on; say how many have nothing to measure."""
+        rows = self._read(table, name)
+        kept = rows.measurable()
+        if len(kept) < len(rows):
+            self.notes.append(
+                f"{len(rows) - len(kept)} of the {len(rows)} rows of {name} are not measured"
+                f"{self._reason(rows)}"
+            )
+        return kept
+
+    def _note_untrainable(self) -> None:
+        """Say how many rows of the selection have nothing to train on."""
+        rows = self.windows.take(self.material.selected)
+        lost = len(rows) - len(self.pool.selected)
+        if lost:
+            self.notes.append(
+                f"{lost} of the {len(rows)} rows selected are not trained on{self._reason(rows)}"
+            )
+
+    def _reason(self, rows: Windows) -> str:
+        """Say why some rows have no response token."""
+        full = int(np.count_nonzero(rows.is_cut & (rows.tokens == 0)))
+        empty = int(np.count_nonzero(rows.tokens == 0)) - full
+        reasons = []
+        if full:
+            limit = self.settings.max_length
+            reasons.append(f"{full} prompts fill the {limit} tokens read of a row (max_length)")
+        if empty:
+            reasons.append(f"{empty} have no response")
+        return f": {', '.join(reasons)}"
 
     @cached_property
     def pool(self) -> Pool:
@@ -153,7 +186,7 @@ class Trial:
     def add_sets(self, sets: "Mapping[str, Dataset]") -> None:
         """Add rows to measure on."""
         for name, rows in sets.items():
-            part = self._read(rows, name).measurable()
+            part = self._measurable(rows, name)
             self.sets.append(part)
             digests = digests_of(rows.select(part.numbers))
             known = sum(digest in self._trained_on for digest in digests)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from .arms import words_of
 from .differences import BETTER, DEPENDS, SAME, WORSE, Difference, difference, holm
 from .figures import FIGURES, PRIMARY, Measured
+from .notes import notes_on_figures, notes_on_length, notes_on_power, notes_on_sets
 
 MEANS = ("token mean", "row mean")
 QUARTERS = ("quartile 1", "quartile 2", "quartile 3", "quartile 4")
@@ -94,18 +95,25 @@ def verdict_of(
     own = [one for one in primary if one.arm == arm]
     words = {one.against: one for one in own if one.rows_of == held_out}
     halves = [words[name] for name in HALVES if name in words] or list(words.values())
+    compared = {one.against for one in halves}
     equals = {name: _held_equal(arm, name, sizes or {}) for name in words}
     doubts = _doubts(halves, own, others, held_out, equals)
     word, text = _headline(arm, halves, doubts, equals)
     notes = []
+    if word == DEPENDS:
+        notes += notes_on_sets(halves, [held_out], equals)
     if equals.get("random-tokens") != "equal tokens" and word == BETTER:
         notes.append("not compared with random rows of equal tokens, so length may be all of it")
-    notes += _length_notes(words.get("random-lengths"), word, equals)
-    notes += _other_notes(others, held_out)
+    notes += notes_on_length(words.get("random-lengths"), word, equals)
+    elsewhere = [one for one in own if one.rows_of != held_out and one.against in compared]
+    notes += notes_on_sets(elsewhere, dict.fromkeys(one.rows_of for one in own), equals)
+    if word == SAME:
+        notes += notes_on_power(halves)
+    notes += notes_on_figures(others, held_out)
     if target is None:
         notes.append(
-            "measured on rows of the same source, which favours random rows; give a target for the "
-            "other half"
+            "measured on rows of the same source alone, which favours random rows: give a target, "
+            "rows of another source"
         )
     return Verdict(arm, word, text, tuple(notes))
 
@@ -206,41 +214,3 @@ def _opposed_figures(
     shown = [one for one in relevant if one.word not in seen]
     parts = [f"{PRIMARY}: {word}" for word in seen]
     return parts + list(dict.fromkeys(f"{one.figure}: {one.word}" for one in shown))
-
-
-def _length_notes(lengths: Difference | None, word: str, equals: Mapping[str, str]) -> list[str]:
-    if lengths is None:
-        return []
-    held = equals[lengths.against]
-    if held != "equal lengths":
-        return [f"not compared with random rows of equal lengths: those have {held}"]
-    if lengths.word == BETTER:
-        return [
-            f"more than its length: {-lengths.value:.3f} nats better than random rows of equal "
-            "lengths"
-        ]
-    if lengths.word == WORSE:
-        return [f"{lengths.value:.3f} nats worse than random rows of equal lengths"]
-    if word == BETTER:
-        return [
-            "no more than its length: no difference seen to random rows of equal lengths (below "
-            f"{lengths.smallest:.3f})"
-        ]
-    return [
-        f"no difference seen to random rows of equal lengths (below {lengths.smallest:.3f})",
-    ]
-
-
-def _other_notes(others: Sequence[Difference], held_out: str) -> list[str]:
-    """Say which other figures differ, whatever the primary one says."""
-    notes = []
-    for figure in FIGURES:
-        seen = [
-            one
-            for one in others
-            if one.figure == figure and one.rows_of == held_out and one.word != SAME
-        ]
-        if seen:
-            parts = [f"{one.word} than {one.against} by {abs(one.value):.3f}" for one in seen]
-            notes.append(f"{figure}: {', '.join(parts)}")
-    return notes

@@ -217,6 +217,51 @@ def test_better_than_as_many_rows_and_tokens_is_better_and_equal_lengths_tell_sc
     assert any(note.startswith("more than its length") for note in judged(measured).notes)
 
 
+@pytest.mark.parametrize(
+    ("shares", "draws", "advice"),
+    [
+        ({"rows": 0.9, "draw": 0.08, "draws": 0.02}, 2, "take more than 2 draws"),
+        ({"rows": 0.6, "draw": 0.3, "draws": 0.1}, 5, "hold out more rows, which make 60% of"),
+        (
+            {"draw": 0.8, "draws": 0.2},
+            5,
+            "select more rows, since 100% of the variance is that one",
+        ),
+    ],
+)
+def test_no_difference_comes_with_what_would_have_been_seen_and_what_shows_more(
+    shares, draws, advice
+):
+    one = Difference("selected", "random", "held-out", PRIMARY, 0.01, -0.03, 0.05, 0.02,
+                     0.6, 0.6, 0.0714, 1, draws, shares)  # fmt: skip
+    verdict = verdict_of("selected", [one], [], held_out="held-out", target="target")
+    assert verdict.word == SAME
+    assert verdict.notes[0].startswith("a difference of 0.071 would have been seen in 80 of 100")
+    assert f"; to see a smaller one {advice}" in verdict.notes[0]
+
+
+def test_the_shares_of_a_variance_are_those_of_rows_orders_and_draws():
+    world = World(1)
+    measured = {"selected": world.fixed(), "random": world.random(4), "untrained": world.fixed()}
+    for arm, sources in (("selected", {"rows", "draw", "draws"}), ("untrained", {"rows", "draws"})):
+        shares = difference(arm, "random", "held-out", PRIMARY, measured).shares
+        assert set(shares) <= sources and sum(shares.values()) == pytest.approx(1)
+    measured = {"selected": world.fixed(), "random": world.random(4)}
+    shares = difference("selected", "random", "held-out", PRIMARY, measured).shares
+    assert shares["draw"] > shares["draws"]  # the luck of one draw, and of the mean of four
+
+
+def test_what_depends_says_by_how_much_on_every_set():
+    world = World(9)
+    here = {"selected": world.fixed(), "random": world.random(shift=0.2)}
+    there = {"selected": world.fixed(shift=0.2), "random": world.random()}
+    notes = judged(here, {"held-out": here, "target": there}, target="target").notes
+    for name, word in (("held-out", "better"), ("target", "worse")):
+        (note,) = [note for note in notes if note.startswith(f"on {name}: ")]
+        assert note.endswith(f"{word} at equal rows")
+        assert float(note.split()[2]) == pytest.approx(0.2, abs=0.02)
+
+
 def test_a_loss_on_the_target_makes_it_depend_and_without_one_the_verdict_says_so():
     world = World(5)
     here = {"selected": world.fixed(), "random": world.random(shift=0.2)}

@@ -18,6 +18,7 @@ from hf_superfilter import (
     Recipe,
     StudentSettings,
     SuperfilterError,
+    Threshold,
     TopK,
     compare_recipes,
     judge,
@@ -342,6 +343,28 @@ def test_rows_from_elsewhere_lose_those_held_out_and_a_set_of_known_rows_is_told
     measured = np.flatnonzero(tokens[:40])
     known = sum(texts[row] not in held_out for row in measured)
     assert f"{known} of the {len(measured)} rows of a part are rows that students may be" in notes
+
+
+def test_rows_without_a_response_in_the_window_are_counted(table, student, tmp_path):
+    long, empty = "word " * 100, [""] * 6
+    prompts = [long if row % 10 == 0 else f"Say {row}.\n" for row in range(len(table))]
+    responses = [*table["response"][:-6], *empty]
+    rows = Dataset.from_dict({"prompt": prompts, "response": responses})
+    rows = rows.add_column("all", [1.0] * len(rows))
+    options = {**TINY, "arms": ("selected", "random"), "steps": 1, "seeds": 1, "held_out": 20}
+    selection = select(rows, Threshold("all", above=0.5))
+    result = validate(selection, student, folder=tmp_path, **options)
+    split = split_rows(rows, 20, 16, seed=0)
+    notes = "\n".join(result.facts["notes"])
+    for numbers, words in (
+        (split.held_out, "of the 20 rows of held-out are not measured"),
+        (split.pool, f"of the {len(split.pool)} rows selected are not trained on"),
+    ):
+        full = sum(prompts[row] == long and bool(responses[row].strip()) for row in numbers)
+        none = sum(not responses[row].strip() for row in numbers)
+        assert full and none
+        assert f"{full + none} {words}: {full} prompts fill the 64 tokens read of a row" in notes
+        assert f"(max_length), {none} have no response" in notes
 
 
 def test_a_student_whose_losses_are_no_numbers_is_told_and_leaves_no_result(table, gpt2, tmp_path):
