@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ SAMPLED_ROWS = 1_000  # whose prompts are looked at
 KEPT_PROMPTS = 64
 LONGEST = 0.9  # quantile of the prompts' lengths up to which they are kept: the rest cost most
 MOST_OTHERS = 16
+TELLING = 32  # characters of a response that no prompt of another row holds by chance
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,7 +44,9 @@ class PromptMatch(ServedSettings):
 
     `score` draws the prompts (`prepare`) by itself: 64 different ones of 1,000 rows, the longest
     tenth left out, kept as `prompts.json` in the run folder; with `map` call `prepare(rows,
-    folder)` before. A row is compared with the same prompts whatever rows are around it.
+    folder)` before. A row is compared with the same prompts whatever rows are around it, and with
+    earlier or later prompts of its own chat, and such as hold its response, only where there are
+    not enough others.
 
     Columns, float64, counts int64: `prompt_match`; `prompt_match_tokens`, the response tokens
     compared, those of the shortest comparison where a window was cut; `prompt_match_status`, `ok`,
@@ -65,6 +68,8 @@ class PromptMatch(ServedSettings):
         >>> table["prompt_match_status"][:]
         ['ok', 'ok']
     """
+
+    arithmetic: ClassVar[int] = 2  # 2: no prompts of the row's own chat
 
     others: int = 3
     prompts: str | None = None
@@ -203,8 +208,19 @@ def _prompts_of_others(pool: Sequence[str], prompt: str, response: str, count: i
     """Pick prompts that are not the row's own, by its texts alone."""
     digest = hashlib.sha256(f"{prompt}\0{response}".encode(errors="surrogatepass")).digest()
     first = int.from_bytes(digest[:8], "big") % len(pool)
-    turned = [*pool[first:], *pool[:first]]
-    return [other for other in turned if other != prompt][:count]
+    turned = [other for other in [*pool[first:], *pool[:first]] if other != prompt]
+    strangers = [other for other in turned if not _is_related(other, prompt, response)]
+    if len(strangers) < count:
+        strangers += [other for other in turned if other not in strangers]
+    return strangers[:count]
+
+
+def _is_related(other: str, prompt: str, response: str) -> bool:
+    """Tell whether a prompt is of the same chat, or gives the response away."""
+    own, text = prompt.strip(), response.strip()
+    if own and (other.startswith(own) or own.startswith(other.strip())):
+        return True
+    return len(text) >= TELLING and text in other
 
 
 def _gains(

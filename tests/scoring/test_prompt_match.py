@@ -56,6 +56,26 @@ def test_a_chat_has_the_mean_over_the_tokens_of_all_its_turns(weak, drawn):
     assert chat["prompt_match"][0] == pytest.approx(min(by_prompt), abs=2e-5)
 
 
+def test_the_prompts_of_its_own_chat_are_no_strangers_to_a_response(weak, tmp_path):
+    answer = "Three quotes for the roof will be obtained by June, said the chair."
+    asked = "What was decided?\n"
+    related = [f"{asked}{answer}\nAnd then?\n", f"They said: {answer}\n"]
+    strangers = ["Name a colour.\n", "Count to ten.\n"]
+    written = tmp_path / "prompts.json"
+
+    def match(*prompts):
+        written.write_text(json.dumps(prompts))
+        scorer = PromptMatch(weak, others=2, prompts=str(written), dtype="float32")
+        return scorer({"prompt": [asked], "response": [answer]})["prompt_match"][0]
+
+    own = token_losses(weak, asked, answer).mean()
+    others = [token_losses(weak, stranger, answer).mean() for stranger in strangers]
+    expected = pytest.approx(min(others) - own, abs=2e-5)
+    assert match(related[0], strangers[0], related[1], strangers[1]) == expected
+    # Where there are too few others they are taken too, and the answer is copied from them.
+    assert match(*related, strangers[0]) < -1
+
+
 def test_most_rows_with_a_response_of_another_fall_below_zero_and_most_sound_ones_do_not(
     sample, tmp_path
 ):
