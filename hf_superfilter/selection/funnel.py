@@ -322,6 +322,7 @@ def select(
     place = None if run is None else folder_or_url(run)
     selection = Selection(table, pool, tuple(steps), dropped_by, place, source_columns)
     _log_high_ifd(selection)
+    _log_nothing_kept(selection)
     return selection
 
 
@@ -337,6 +338,17 @@ def _log_high_ifd(selection: Selection) -> None:
             "select with Threshold(%r, below=1.0) first",
             f"{high:,}", f"{len(selection):,}", by, by,
         )  # fmt: skip
+
+
+def _log_nothing_kept(selection: Selection) -> None:
+    """Log the step that dropped the last rows, such as a share of less than one row."""
+    for step in selection.steps:
+        if not step.rows_out:
+            logger.warning(
+                "nothing is kept: %s drops all of the %s rows that reach it",
+                step.selector, f"{step.rows_in:,}",
+            )  # fmt: skip
+            return
 
 
 def _check_table(table: Any) -> None:

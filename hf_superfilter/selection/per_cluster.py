@@ -155,7 +155,8 @@ class PerCluster(Settings):
         """Return the whole numbers in whose proportion the clusters share k."""
         sizes = np.bincount(labels[labels >= 0])
         if self.temperature is not None:
-            return _whole(sizes ** (1 / self.temperature))
+            shares = sizes / max(sizes, default=1)  # at most 1: no power overflows
+            return _whole(shares ** (1 / self.temperature))
         if self.shares is None:
             return sizes
         first = np.unique(labels, return_index=True)[1]

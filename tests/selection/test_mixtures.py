@@ -3,6 +3,7 @@
 from collections import Counter
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from datasets import Dataset
 
@@ -78,3 +79,11 @@ def test_it_reads_from_a_recipe_as_it_is_written():
         "select: [{PerCluster: {by: length, k: 9, group: category, shares: {code: 2, qa: 1}}}]\n"
     )
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.05])
+def test_a_tiny_temperature_leaves_the_rows_to_the_largest_group(temperature):
+    groups = ["en"] * 2_000 + ["ga"] * 1_000
+    table = Dataset.from_dict({"ifd": np.arange(3_000) / 3_000, "language": groups})
+    mixture = PerCluster("ifd", 10, group="language", temperature=temperature)
+    assert select(table, mixture).rows.tolist() == list(range(1_999, 1_989, -1))

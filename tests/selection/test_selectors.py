@@ -5,6 +5,7 @@ import importlib
 import math
 import pickle
 import pkgutil
+import re
 import warnings
 from decimal import Decimal
 from itertools import pairwise
@@ -211,6 +212,18 @@ def test_a_share_is_one_of_all_rows_also_after_a_threshold(values, share):
 
 def test_a_share_below_one_row_keeps_none():
     assert len(select(table_of([1.0, 2.0]), [TopK("ifd", 0.1)]).subset) == 0
+
+
+@pytest.mark.parametrize(
+    ("selectors", "step"),
+    [
+        ([TopK("ifd", 0.1)], r"TopK\(by='ifd', k=0.1\) drops all of the 2 rows"),
+        ([Threshold("ifd", above=9), Threshold("ifd", below=9)], r"above=9\) drops all of the 2"),
+    ],
+)
+def test_the_step_that_drops_all_rows_is_told(selectors, step, caplog):
+    assert len(select(table_of([1.0, 2.0]), selectors)) == 0
+    assert re.search(step, caplog.text)
 
 
 def test_one_is_a_row_and_one_point_zero_is_all_rows():
