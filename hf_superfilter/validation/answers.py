@@ -152,25 +152,41 @@ def notes_on_rows(
     return notes
 
 
-def notes_on_training(answers: Sequence[Mapping[str, Any]], held_out: str) -> list[str]:
-    """Say what training on random rows gains, or where students unlearn by it."""
+def notes_on_training(
+    answers: Sequence[Mapping[str, Any]], rows_of: str, *, same_source: bool = True
+) -> list[str]:
+    """Say where students unlearn: untrained they do better than after random rows."""
     notes = []
+    remedy = ": give a lower learning_rate or more steps" if same_source else " there"
     for answer_facts in answers:
-        losses = {arm["name"]: arm["figures"][held_out][PRIMARY] for arm in answer_facts["arms"]}
-        random = next(name for name in RANDOM_ARMS if name in losses)
-        gain = losses.get(UNTRAINED, math.nan) - losses[random]
-        if gain >= 0:
+        untrained, random, loss = _losses(answer_facts, rows_of)
+        if untrained < loss:
             notes.append(
-                f"{answer_facts['name']}: for scale, {random} rows lower the untrained student's "
-                f"loss on {held_out} by {gain:.3f}"
-            )
-        elif gain < 0:
-            notes.append(
-                f"{answer_facts['name']}: the untrained student is better on {held_out} "
-                f"({losses[UNTRAINED]:.3f}) than after {random} rows ({losses[random]:.3f}), so "
-                "differences say which rows do less harm: give a lower learning_rate or more steps"
+                f"{answer_facts['name']}: the untrained student is better on {rows_of} "
+                f"({untrained:.3f}) than after {random} rows ({loss:.3f}), so "
+                f"differences say which rows do less harm{remedy}"
             )
     return notes
+
+
+def notes_on_scale(answers: Sequence[Mapping[str, Any]], rows_of: str) -> list[str]:
+    """Say what training on random rows gains, beside which differences can be read."""
+    notes = []
+    for answer_facts in answers:
+        untrained, random, loss = _losses(answer_facts, rows_of)
+        if loss <= untrained < math.inf:
+            notes.append(
+                f"{answer_facts['name']}: for scale, {random} rows lower the untrained student's "
+                f"loss on {rows_of} by {untrained - loss:.3f}"
+            )
+    return notes
+
+
+def _losses(answer_facts: Mapping[str, Any], rows_of: str) -> tuple[float, str, float]:
+    """Return the loss of the untrained student, inf without it, and a random arm with its loss."""
+    losses = {arm["name"]: arm["figures"][rows_of][PRIMARY] for arm in answer_facts["arms"]}
+    random = next(name for name in RANDOM_ARMS if name in losses)
+    return losses.get(UNTRAINED, math.inf), random, losses[random]
 
 
 def differences_by_row(

@@ -14,7 +14,7 @@ from ..recipes.recipe import Recipe
 from ..runs.distributed import Process
 from ..runs.store import Store
 from ..selection.funnel import Selection
-from .answers import answer, facts_of_rows, notes_on_rows, notes_on_training
+from .answers import answer, facts_of_rows, notes_on_rows, notes_on_scale, notes_on_training
 from .arms import Arm, Pool, check_other_name, make_arms
 from .figures import PRIMARY
 from .material import Material, can_select_again, places_in, select_again
@@ -112,8 +112,8 @@ class Trial:
         kept = rows.measurable()
         if len(kept) < len(rows):
             self.notes.append(
-                f"{len(rows) - len(kept)} of the {len(rows)} rows of {name} are not measured"
-                f"{self._reason(rows)}"
+                f"not measured: {len(rows) - len(kept)} of the {len(rows)} rows of {name} "
+                f"({self._reasons(rows)})"
             )
         return kept
 
@@ -123,20 +123,22 @@ class Trial:
         lost = len(rows) - len(self.pool.selected)
         if lost:
             self.notes.append(
-                f"{lost} of the {len(rows)} rows selected are not trained on{self._reason(rows)}"
+                f"not trained on: {lost} of the {len(rows)} rows selected ({self._reasons(rows)})"
             )
 
-    def _reason(self, rows: Windows) -> str:
+    def _reasons(self, rows: Windows) -> str:
         """Say why some rows have no response token."""
         full = int(np.count_nonzero(rows.is_cut & (rows.tokens == 0)))
         empty = int(np.count_nonzero(rows.tokens == 0)) - full
         reasons = []
         if full:
             limit = self.settings.max_length
-            reasons.append(f"{full} prompts fill the {limit} tokens read of a row (max_length)")
+            reasons.append(
+                f"prompts that fill the {limit} tokens read of a row, max_length: {full}"
+            )
         if empty:
-            reasons.append(f"{empty} have no response")
-        return f": {', '.join(reasons)}"
+            reasons.append(f"no response: {empty}")
+        return "; ".join(reasons)
 
     @cached_property
     def pool(self) -> Pool:
@@ -230,10 +232,18 @@ class Trial:
                 *self.material.notes,
                 *self.notes,
                 *notes_on_rows(self.pool, self.windows, self.sets, trained.arms),
-                *notes_on_training(answers, self.sets[0].name),
+                *notes_on_scale(answers, HELD_OUT),
+                *notes_on_training(answers, HELD_OUT),
+                *self._notes_elsewhere(answers),
             ],
             **facts_of_rows(trained.files, first, self.sets, self.material),
         }
+
+    def _notes_elsewhere(self, answers: Sequence[Mapping[str, Any]]) -> list[str]:
+        notes = []
+        for part in self.sets[1:]:
+            notes += notes_on_training(answers, part.name, same_source=False)
+        return notes
 
     def train(self, design: Design) -> Trained:
         """Train and measure every student of a design that is missing."""

@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset
 
 from hf_superfilter import SuperfilterError
-from hf_superfilter.validation.answers import notes_on_rows, notes_on_training
+from hf_superfilter.validation.answers import notes_on_rows, notes_on_scale, notes_on_training
 from hf_superfilter.validation.arms import Pool, check_arms, make_arms
 from hf_superfilter.validation.plan import Question, questions_of
 from hf_superfilter.validation.rows import Windows, split_rows
@@ -140,6 +140,11 @@ def test_students_that_unlearn_are_told():
     worse = answer_of(selected=4.0, random_tokens=4.2, untrained=4.1)
     (note,) = notes_on_training([worse], "held-out")
     assert "4.100" in note and "after random-tokens rows (4.200)" in note
+    assert "give a lower learning_rate" in note and not notes_on_scale([worse], "held-out")
+    (elsewhere,) = notes_on_training([worse], "held-out", same_source=False)
+    assert elsewhere.endswith("which rows do less harm there")
+    (scale,) = notes_on_scale([answer_of(selected=4.0, random=4.0, untrained=4.1)], "held-out")
+    assert scale.endswith("lower the untrained student's loss on held-out by 0.100")
 
 
 def test_perplexity_needs_its_column_and_a_column_has_to_exist(pool):

@@ -357,14 +357,14 @@ def test_rows_without_a_response_in_the_window_are_counted(table, student, tmp_p
     split = split_rows(rows, 20, 16, seed=0)
     notes = "\n".join(result.facts["notes"])
     for numbers, words in (
-        (split.held_out, "of the 20 rows of held-out are not measured"),
-        (split.pool, f"of the {len(split.pool)} rows selected are not trained on"),
+        (split.held_out, "not measured: {} of the 20 rows of held-out"),
+        (split.pool, f"not trained on: {{}} of the {len(split.pool)} rows selected"),
     ):
         full = sum(prompts[row] == long and bool(responses[row].strip()) for row in numbers)
         none = sum(not responses[row].strip() for row in numbers)
         assert full and none
-        assert f"{full + none} {words}: {full} prompts fill the 64 tokens read of a row" in notes
-        assert f"(max_length), {none} have no response" in notes
+        reasons = f"prompts that fill the 64 tokens read of a row, max_length: {full}; no response"
+        assert f"{words.format(full + none)} ({reasons}: {none})" in notes
 
 
 def test_a_student_whose_losses_are_no_numbers_is_told_and_leaves_no_result(table, gpt2, tmp_path):
