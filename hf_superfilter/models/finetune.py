@@ -27,6 +27,7 @@ from .loading import (
     load_weights,
     pick_device,
     pick_dtype,
+    save_model,
     use_fast_layers,
 )
 from .self_check import check_causal_lm
@@ -195,8 +196,7 @@ class Saver:
         if folder.is_dir():
             return
         unfinished = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.unfinished")
-        self.training.model.save_pretrained(unfinished)
-        self.tokenizer.save_pretrained(unfinished)
+        save_model(self.training.model, self.tokenizer, unfinished)
         try:
             unfinished.rename(folder)
         except OSError:  # another process wrote it at this very moment

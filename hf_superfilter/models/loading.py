@@ -1,5 +1,6 @@
-"""Load models, tokenizers and configs from a folder or the Hub; pick device and dtype."""
+"""Load models, tokenizers and configs from a folder or the Hub, and save them; pick devices."""
 
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -379,6 +380,23 @@ def _read(
             f"attn_implementation={attn_implementation!r} does not work here: {error}"
         ) from error
     return loaded, sorted(report["missing_keys"])
+
+
+def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
+    """Write weights and tokenizer to a folder.
+
+    Raises:
+        OSError: they cannot be written, mostly because the disk is full; no folder stays.
+    """
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except (OSError, SafetensorError) as error:  # the latter is no OSError, whatever its reason
+        shutil.rmtree(folder, ignore_errors=True)
+        raise OSError(
+            f"the weights could not be written to {folder} ({error}): what is finished is safe; "
+            "make room and run the same command again"
+        ) from error
 
 
 def use_fast_layers(

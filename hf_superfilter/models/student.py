@@ -27,6 +27,7 @@ from .loading import (
     load_tokenizer,
     load_weights,
     pick_device,
+    save_model,
     use_fast_layers,
     window_of,
 )
@@ -214,12 +215,15 @@ class Student:
         return step, row
 
     def save(self, folder: str | Path) -> None:
-        """Write the model as it is now, adapters merged, with its tokenizer."""
+        """Write the model as it is now, adapters merged, with its tokenizer.
+
+        Raises:
+            OSError: the weights cannot be written, mostly because the disk is full.
+        """
         model = self.model
         if self._adapters is not None:
             model = copy.deepcopy(self._adapters).merge_and_unload()
-        model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_model(model, self.tokenizer, folder)
 
     def _training(self, steps: FixedSteps | None) -> Training:
         return Training(

@@ -286,11 +286,15 @@ class Bench:
 
     def _keep(self, folder: Path) -> None:
         """Write a student's weights, and rename the folder when all of them are there."""
+        for abandoned in folder.parent.glob(f"{folder.name}.*.unfinished"):
+            shutil.rmtree(abandoned, ignore_errors=True)  # of a process that was killed
         unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        self.student.save(unfinished)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+        try:
+            self.student.save(unfinished)
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def estimate(self, runs: Sequence[Run], sets: Sequence[Windows], tuning: int = 0) -> str:
         """Time a few steps and rows, and say how long the missing runs will take.

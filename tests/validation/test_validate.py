@@ -393,6 +393,29 @@ def test_kept_students_load_with_transformers(table, gpt2, tmp_path):
     AutoModelForCausalLM.from_pretrained(folders[0])
 
 
+def test_a_disk_that_fills_up_is_one_sentence_and_leaves_no_half_of_a_model(
+    table, student, tmp_path
+):
+    resource = pytest.importorskip("resource", reason="limits the size of files")
+    options = {**TINY, "arms": ("selected", "random"), "steps": 1, "seeds": 1}
+    selection, keeping = select(table, TopK("length", 0.3)), replace(student, keep=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"weights could not be written .* make room and run"):
+            validate(selection, keeping, folder=tmp_path, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.glob("validation/models/*"))
+    assert not list(tmp_path.glob("validation/*.parquet")), "no run is finished"
+    validate(selection, keeping, folder=tmp_path, **options)
+    (kept,) = tmp_path.glob("validation/models/steps-selected-1-*")
+    half = kept.with_name(f"{kept.name}.1.unfinished")  # of a process that was killed
+    kept.rename(half)
+    validate(selection, keeping, folder=tmp_path, **options)
+    assert kept.is_dir() and not half.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
