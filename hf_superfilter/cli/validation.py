@@ -221,7 +221,8 @@ def compare(
     if ranking is None:
         return  # of several processes that were launched, the main one goes on
     show(str(ranking).rstrip())
-    following = ("run", recipes[0], "--dry-run")
+    best = recipes[list(by_name).index(ranking.best)]
+    following = ("run", best, "--dry-run")
     show_end(
         f"\ncompared {len(recipes)} recipes on {student}",
         f"results: {in_folder(folder, RANKING)}",

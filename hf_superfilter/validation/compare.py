@@ -88,7 +88,7 @@ class RecipeRanking:
 
     def __str__(self) -> str:
         """Return the ranks as a table of text."""
-        table = [["recipe", "rows", "loss", "behind the best", "best is better", "at the target"]]
+        table = [["recipe", "rows", "loss", "behind the best", "best is better", "at another size"]]
         lines = []
         for place in self.places:
             row = [place.recipe, f"{place.rows:,}", f"{place.loss:.4f}", "", "", ""]
@@ -101,7 +101,7 @@ class RecipeRanking:
             lines.append(f"{place.recipe}: {place.verdict}{stopped}")
         notes = [
             f"by {PRIMARY} on {self.ranked_on}, student {self.student}",
-            f"'at the target' takes {TRANSFER:.0%} of pairs to rank alike with a model of another "
+            f"'at another size' takes {TRANSFER:.0%} of pairs to rank alike with a model of another "
             "size (DataDecide, arXiv 2504.11393, for pretraining data: not measured for yours)",
         ]
         return "\n".join([*aligned(table), "", *lines, "", *notes]) + "\n"

@@ -90,8 +90,8 @@ def test_the_first_recipe_stops_after_one_run_too_where_it_is_clearly_behind(gpt
         "short": recipe(TopK("length", 24, largest=False)),
         "long": recipe(TopK("length", 24)),
     }
-    student = StudentSettings(gpt2, learning_rate=0.05, batch_rows=4, max_length=48)
-    options = {"held_out": 32, "steps": 8, "draws": 4}
+    student = StudentSettings(gpt2, learning_rate=0.015, batch_rows=4, max_length=32)
+    options = {"held_out": 24, "steps": 5, "draws": 4}
     ranking = compare_recipes(recipes, student, folder=tmp_path, seeds=2, **options)
     stopped = {place.recipe: place.stopped for place in ranking.places}
     assert stopped == {"short": True, "long": False}
