@@ -214,7 +214,7 @@ class Server:
             nonlocal first
             begin = first
             for place in range(begin, len(limits)):
-                reply = _write(client, self, question, limits[place])
+                reply = self._reply(client, question, limits[begin : place + 1])
                 if not reply.is_cut or is_complete(reply.text):
                     break
             if place > begin and is_complete(reply.text):
@@ -222,6 +222,20 @@ class Server:
             return reply
 
         ask_all(self.endpoint, questions, ask, keep)
+
+    def _reply(self, client: Any, question: str, limits: Sequence[int]) -> Reply:
+        """Ask with the last of some limits; the replies with the ones before were cut."""
+        try:
+            return _write(client, self, question, limits[-1])
+        except RefusedError as error:
+            if len(limits) == 1:
+                raise
+            raise SuperfilterError(
+                f"the server at {self.endpoint} refuses a reply of {limits[-1]:,} tokens, which "
+                f"{self.model!r} needs since {limits[-2]:,} were too few "
+                f"({_one_line(error.__cause__ or error)}): give fewer, max_reply_tokens of a "
+                "judge, or serve it with a longer window"
+            ) from error
 
     def provenance(self) -> dict[str, Any]:
         """Return what the manifest records: the server, and how it was asked.

@@ -101,7 +101,7 @@ class RecipeRanking:
             lines.append(f"{place.recipe}: {place.verdict}{stopped}")
         notes = [
             f"by {PRIMARY} on {self.ranked_on}, student {self.student}",
-            f"'at another size' takes {TRANSFER:.0%} of pairs to rank alike with a model of another "
+            f"'at another size' takes {TRANSFER:.0%} of pairs to rank alike with a model of that "
             "size (DataDecide, arXiv 2504.11393, for pretraining data: not measured for yours)",
         ]
         return "\n".join([*aligned(table), "", *lines, "", *notes]) + "\n"

@@ -366,6 +366,19 @@ def test_replies_that_are_cut_are_said_as_such_and_asked_for_again_with_more_tok
         assert judge(ANSWERS, PROMPTS, max_reply_tokens=400, **options).wins == 4
 
 
+def test_a_longer_reply_that_the_server_refuses_is_said_to_be_too_long(tmp_path):
+    def small_window(body, reply):
+        if body.get("max_tokens", 0) > 4_000:
+            return refusal(None, "max_tokens is too large: the window is 4096 tokens.")
+        return thinks_in_marks(body, reply)
+
+    with JudgeServer(by_points, small_window) as server:
+        options = {"endpoint": server.url, "model": "judge", "folder": tmp_path}
+        with pytest.raises(SuperfilterError, match=r"8,192 tokens, .* give fewer, max_reply_tok"):
+            judge(ANSWERS, PROMPTS, **options)
+        assert judge(ANSWERS, PROMPTS, max_reply_tokens=2_000, **options).wins == 4
+
+
 def test_a_refusal_for_another_reason_is_reported_as_the_server_says_it(tmp_path):
     def small(body, reply):
         # vLLM's words where question and reply together do not fit into the model's window.
