@@ -43,14 +43,21 @@ def run_recipe(recipe: Any, folder: str, expect_processes: int | None = None) ->
 def show_selection_end(
     selection: "Selection", run: str, name: str | None = None, *, selected: str | None = None
 ) -> None:
-    """End a command that selected in a run: rows kept, files, and how to publish them."""
+    """End a command that selected in a run: rows kept, files, and how to publish them.
+
+    Where nothing is kept there is nothing to publish: the next command selects again.
+    """
     folder = selection_folder(run, name)
     file = selected or in_folder(folder, "selected.parquet")
     option = ["--name", name] if name else []
+    following = ["publish", run, "user/name", *option, "--dry-run"]
+    if not len(selection):
+        by = ["--by", selection.ranked_by] if selection.ranked_by else []
+        following = ["select", run, *by, "--k", "10%", *option]
     show_end(
         f"kept {len(selection.rows):,} of {len(selection.table):,} rows, best first",
         f"selected rows: {file}, report: {in_folder(folder, 'report.html')}",
-        *("publish", run, "user/name", *option, "--dry-run"),
+        *following,
     )
 
 

@@ -47,7 +47,8 @@ class ModelSettings(Settings):
         attn_implementation: as in transformers.
         max_length: tokens read of a row; None is 1,024, or the model's window where that is
             shorter.
-        batch_tokens: tokens of a batch, for speed and memory; scores do not depend on it.
+        batch_tokens: tokens of a batch, for speed and memory; scores do not depend on it but for
+            rounding, which in bfloat16 is some tenths of a percent.
     """
 
     dtypes: ClassVar[tuple[str, ...]] = DTYPES

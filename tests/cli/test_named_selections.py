@@ -51,6 +51,14 @@ def test_replacing_a_selection_is_said(command, run):
     assert "replaced the selection without a name" in picks(command, "--k", "2")
 
 
+def test_after_a_selection_of_no_rows_the_next_command_selects_again(command, run):
+    code, out, error = command("select", "run", "--by", "length", "--above", "1e9")
+    assert code == 0
+    assert "nothing is kept: Threshold(by='length', above=1000000000.0) drops all of the" in error
+    *_, last = out.splitlines()
+    assert last == "next: hf-superfilter select run --by length --k 10%"
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", "", "data"])
 def test_a_name_that_no_subset_could_have_is_refused(refused, run, name):
     assert "a subset's name is made of" in refused(
