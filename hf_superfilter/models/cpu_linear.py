@@ -32,6 +32,7 @@ UINT8_ZERO = (
     128  # activations are unsigned: with signed ones this kernel is a thousand times slower
 )
 SMALLEST_SCALE = 1e-12  # of a row of zeros
+ROUNDED_AT_ONCE = 4_096  # rows of weights: those of a vocabulary would take as much memory again
 TYPICAL_ROWS = 2_048  # of states, for which oneDNN picks the layout of packed weights
 PACKED_BYTES = 1 << 30  # of the weights of a model that is packed
 # The layer in front of an MLP's activation, and oneDNN's names of activations.
@@ -359,12 +360,16 @@ class Int8Linear(torch.nn.Module):
             weight = weight.T
         steps = INT8_STEPS if has_vnni() else INT8_STEPS // 2
         self.out_features, self.in_features = weight.shape
-        self.scales = weight.abs().amax(1).clamp_(min=SMALLEST_SCALE).div_(steps)
+        largest = torch.maximum(weight.amax(1), -weight.amin(1))
+        self.scales = largest.clamp_(min=SMALLEST_SCALE).div_(steps)
         self.zeros = torch.zeros(self.out_features, dtype=torch.int64)
         self.bias = None if layer.bias is None else layer.bias.detach()
-        rounded = (weight / self.scales[:, None]).round_().to(torch.int8)
         # The kernel reads memory in order, whatever the strides say.
-        self.weight = torch.ops.onednn.qlinear_prepack(rounded.contiguous(), None)
+        rounded = torch.empty(weight.shape, dtype=torch.int8)
+        parts = [tensor.split(ROUNDED_AT_ONCE) for tensor in (rounded, weight, self.scales)]
+        for target, part, scales in zip(*parts, strict=True):
+            target.copy_((part / scales[:, None]).round_())
+        self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Map (..., in) float32 states to (..., out) float32."""

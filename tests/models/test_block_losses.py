@@ -36,10 +36,10 @@ SIZES = {
 }
 
 
-def losses(model, ids):
+def losses(model, ids, dtype=torch.bfloat16):
     """Losses by `LogitsAt`, and plain ones from float32 logits of the same weights."""
-    model = model.bfloat16().eval()
-    logits_at = LogitsAt(model, torch.bfloat16)
+    model = model.to(dtype).eval()
+    logits_at = LogitsAt(model, dtype)
     cells = torch.arange(ids.shape[1] - 1).numpy()
     with torch.inference_mode():
         fast = logits_at.losses(ids.numpy(), cells + 1, cells)
@@ -49,16 +49,18 @@ def losses(model, ids):
 
 @pytest.mark.parametrize("vocabulary", [7, 2_048, 2_049, 5_000])
 @pytest.mark.parametrize("tied", [True, False])
-def test_losses_are_those_of_the_plain_model_for_any_vocabulary(vocabulary, tied):
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 0.02), (torch.float32, 1e-5)])
+def test_losses_are_those_of_the_plain_model_for_any_vocabulary(vocabulary, tied, dtype, error):
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=tied, **SIZES)
     ids = torch.randint(0, vocabulary, (1, 30))
-    logits_at, fast, plain = losses(LlamaForCausalLM(config), ids)
+    logits_at, fast, plain = losses(LlamaForCausalLM(config), ids, dtype)
     assert logits_at._blocks is not None
-    torch.testing.assert_close(fast, plain, rtol=0, atol=0.02)
+    torch.testing.assert_close(fast, plain, rtol=0, atol=error)
 
 
-def test_a_bias_and_a_factor_of_the_logits_count():
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 0.05), (torch.float32, 1e-4)])
+def test_a_bias_and_a_factor_of_the_logits_count(dtype, error):
     torch.manual_seed(0)
     ids = torch.randint(0, 3_000, (1, 30))
     phi = PhiForCausalLM(PhiConfig(vocab_size=3_000, **SIZES))
@@ -68,19 +70,24 @@ def test_a_bias_and_a_factor_of_the_logits_count():
     with torch.no_grad():
         cohere.lm_head.weight.mul_(20)
     for model in (phi, cohere):
-        logits_at, fast, plain = losses(model, ids)
+        logits_at, fast, plain = losses(model, ids, dtype)
         assert logits_at._blocks is not None
         assert plain.std() > 0.1
-        torch.testing.assert_close(fast, plain, rtol=0, atol=0.05)
+        torch.testing.assert_close(fast, plain, rtol=0, atol=error)
 
 
-def test_logits_that_are_bent_behind_the_head_are_not_computed_in_blocks():
+# At a cap of 1,000 logits up to 50 change by a thousandth, less than bfloat16 rounds them.
+@pytest.mark.parametrize(
+    ("dtype", "cap", "error"),
+    [(torch.bfloat16, 30.0, 0.05), (torch.float32, 30.0, 1e-5), (torch.float32, 1_000.0, 1e-5)],
+)
+def test_logits_that_are_bent_behind_the_head_are_not_computed_in_blocks(dtype, cap, error):
     torch.manual_seed(0)
     ids = torch.randint(0, 3_000, (1, 30))
-    config = Gemma2Config(vocab_size=3_000, final_logit_softcapping=30.0, **SIZES)
-    logits_at, fast, plain = losses(Gemma2ForCausalLM(config), ids)
+    config = Gemma2Config(vocab_size=3_000, final_logit_softcapping=cap, **SIZES)
+    logits_at, fast, plain = losses(Gemma2ForCausalLM(config), ids, dtype)
     assert logits_at._blocks is None
-    torch.testing.assert_close(fast, plain, rtol=0, atol=0.05)
+    torch.testing.assert_close(fast, plain, rtol=0, atol=error)
 
 
 def test_a_large_constant_in_all_logits_costs_no_precision():
