@@ -20,8 +20,10 @@ from hf_superfilter import IFD, score
 from .rows import as_pairs, real_rows
 
 FIRST = """
+import gc
 import time
-from importlib import import_module
+from hf_superfilter.models import first_import
+gc.set_threshold(first_import.YOUNG, first_import.NEVER, first_import.NEVER)  # as there
 begin, done = time.process_time(), []
 
 def mark(name):
@@ -31,6 +33,7 @@ import numpy; mark("numpy")
 import torch; mark("torch")
 import transformers.modeling_utils; mark("transformers' modeling_utils, and what it imports")
 import transformers.models.gpt2.modeling_gpt2; mark("its GPT-2")
+first_import.import_transformers()
 import hf_superfilter
 scorer = hf_superfilter.IFD("embedded:weak"); mark("hf_superfilter")
 lm = scorer.language_model(); mark("loading the model and its self-check")
