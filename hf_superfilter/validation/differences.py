@@ -157,10 +157,7 @@ def difference(
         smallest=smallest,
         beaten=int(np.count_nonzero(drawn > values.mean())),
         draws=len(drawn),
-        shares={
-            source: sum(part.variance for part in parts if part.source == source) / error**2
-            for source in dict.fromkeys(part.source for part in parts)
-        },
+        shares=_shares(parts),
     )
 
 
@@ -171,11 +168,13 @@ class Part(NamedTuple):
         source: rows, orders, draw or draws, as in `Difference`.
         variance: in squared nats.
         freedom: its degrees of freedom.
+        by_rows: how much of it single rows make by chance.
     """
 
     source: str
     variance: float
     freedom: float
+    by_rows: float = 0.0
 
 
 def _parts(names: tuple[str, str], own: Ratio, reference: Ratio, spread: Spread) -> list[Part]:
@@ -185,28 +184,40 @@ def _parts(names: tuple[str, str], own: Ratio, reference: Ratio, spread: Spread)
         for name, ratio in zip(names, (own, reference), strict=True)
     ]
     variance, freedom = own.row_variance(reference)
-    by_chance = sum(noise for _, noise in runs)
-    parts = [Part("rows", max(0.0, variance - by_chance), freedom), *(part for part, _ in runs)]
+    by_rows = sum(part.by_rows for part in runs)
+    parts = [Part("rows", max(0.0, variance - by_rows), freedom), *runs]
     return [part for part in parts if part.variance > 0]
 
 
-def _variance_of_runs(arm: str, runs: int, spread: Spread) -> tuple[Part, float]:
-    """Return what draws and orders add to the variance of an arm's mean.
-
-    Returns:
-        The part, and how much of it single rows make by chance.
-    """
+def _variance_of_runs(arm: str, runs: int, spread: Spread) -> Part:
+    """Return what draws and orders add to the variance of an arm's mean."""
     if arm == UNTRAINED:
-        return Part("orders", 0.0, 0.0), 0.0
+        return Part("orders", 0.0, 0.0)
     if arm in RANDOM_ARMS:
-        return Part("draws", spread.draw / runs, spread.draw_freedom), spread.draw_rows / runs
+        return Part("draws", spread.draw / runs, spread.draw_freedom, spread.draw_rows / runs)
     # A draw's run has another order too: its variance cannot really be the smaller one.
     order, order_rows = min(spread.order, spread.draw), min(spread.order_rows, spread.draw_rows)
     as_drawn, as_ordered = spread.draw - order * (1 - 1 / runs), order / runs
     if as_drawn >= as_ordered:
-        noise = spread.draw_rows - order_rows * (1 - 1 / runs)
-        return Part("draw", as_drawn, spread.draw_freedom), noise
-    return Part("orders", as_ordered, spread.order_freedom), order_rows / runs
+        by_rows = spread.draw_rows - order_rows * (1 - 1 / runs)
+        return Part("draw", as_drawn, spread.draw_freedom, by_rows)
+    return Part("orders", as_ordered, spread.order_freedom, order_rows / runs)
+
+
+def _shares(parts: Sequence[Part]) -> dict[str, float]:
+    """Return the shares of a variance by what would make them smaller.
+
+    What single rows make of the other parts by chance counts with the rows: more rows held out
+    make it smaller too.
+    """
+    total = sum(part.variance for part in parts)
+    shares: dict[str, float] = {}
+    for part in parts:
+        by_rows = part.variance if part.source == "rows" else min(part.by_rows, part.variance)
+        for source, variance in (("rows", by_rows), (part.source, part.variance - by_rows)):
+            if variance > 0:
+                shares[source] = shares.get(source, 0.0) + variance / total
+    return shares
 
 
 def critical_value(probability: float, parts: Sequence[Part]) -> float:
