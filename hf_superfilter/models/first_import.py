@@ -1,7 +1,7 @@
 """Import torch and transformers, and look for garbage among what they make only seldom.
 
 They make 600,000 objects, of which 400,000 stay. By itself Python looks at those again and again
-while the rest comes, a tenth of the time of a first score.
+while the rest comes, a twentieth of the time of a first score.
 """
 
 import gc
