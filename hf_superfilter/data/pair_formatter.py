@@ -241,7 +241,9 @@ def hold_chat_texts(dataset: Dataset | IterableDataset, columns: Mapping[str, st
 def reader_of(dataset: Dataset, format: str, columns: Mapping[str, str]) -> PairFormatter:
     """Return a formatter that reads the conversations of a data set."""
     kinds = {field: dataset.features[column] for field, column in columns.items()}
-    is_chat = holds_chats(format, columns, dataset.features) or hold_chat_texts(dataset, columns)
+    is_chat = holds_chats(format, columns, dataset.features)
+    if format != "pairs":  # those are texts as they stand
+        is_chat = is_chat or hold_chat_texts(dataset, columns)
     return PairFormatter(format, columns, kinds, is_chat, plain, "keep", OUTPUT)
 
 

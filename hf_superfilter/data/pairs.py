@@ -160,8 +160,7 @@ def _add_columns(dataset: Any, request: _Request) -> Any:
         into = (*into, reasoning_column(into[1]))
     if format == "preference" or "label" in columns:
         into = (*into, f"{into[1]}_rejected")
-    holds_texts = hold_chat_texts(dataset, columns)
-    if format == "pairs" and holds_texts:
+    if format == "pairs" and hold_chat_texts(dataset, columns):
         logger.warning(
             "the column %r holds messages as JSON text, which is scored as it stands: to read "
             "them, take format='prompt-completion', columns={'completion': %r}",
@@ -170,7 +169,9 @@ def _add_columns(dataset: Any, request: _Request) -> Any:
     if format == "pairs" and "label" not in columns and request.reasoning == "keep":
         return _copy_pairs(dataset, columns, request)
 
-    is_chat = format != "pairs" and (holds_texts or holds_chats(format, columns, schema))
+    is_chat = format != "pairs" and (
+        holds_chats(format, columns, schema) or hold_chat_texts(dataset, columns)
+    )
     kinds = {field: schema[column] for field, column in columns.items() if dataset.features}
     dataset, columns = _keep_read_columns(dataset, format, columns, is_chat, request)
     formatter = PairFormatter(

@@ -205,6 +205,14 @@ def test_what_a_layout_cannot_hold_is_refused_by_name(name, layout, reason, tmp_
     assert layout in str(error.value) and not (tmp_path / "x.jsonl").exists()
 
 
+def test_pairs_whose_texts_are_json_are_written_as_the_texts_that_were_scored(tmp_path):
+    text = json.dumps([{"role": "user", "content": "One?"}])
+    rows = Dataset.from_list([{"prompt": text, "response": "1"}])
+    (written,) = read_jsonl(export(rows, tmp_path / "x.jsonl", "messages"))
+    assert format_pairs(rows)[0]["prompt"] == text
+    assert [message["content"] for message in written["messages"]] == [text, "1"]
+
+
 def test_a_column_that_a_trainer_would_take_for_its_own_is_not_written(tmp_path, caplog):
     rows = Dataset.from_list([{"messages": HI_HELLO, "prompt": "x", "text": "y", "id": 1}])
     path = export(rows, tmp_path / "x.jsonl", "messages")
