@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..base import Batch, Columns, CountedColumns, Settings
-from ..checks import check_column, check_name, is_number
+from ..checks import check_column, check_name, is_number, plain_number
 from ..data.columns import numbers_of, shares_below
 from ..errors import SuperfilterError, did_you_mean
 from ..runs.store import Store
@@ -68,7 +68,7 @@ class Combine(Settings):
         weights = {}
         for column, weight in self.weights.items():
             check_column(column)
-            number = weight.item() if isinstance(weight, np.generic) else weight
+            number = plain_number(weight)
             if not is_number(number) or number == 0:
                 raise SuperfilterError(
                     f"weights={self.weights!r}: the weight of {column!r} is {weight!r}; give a "
