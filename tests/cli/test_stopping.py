@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -108,12 +109,18 @@ def test_ctrl_c_ends_a_process_that_is_deep_in_a_kernel(tmp_path, times):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what runs in the background with Ctrl-C ignored, this suite perhaps too.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
-    assert process.stdout.readline() == "in C\n"
-    for _ in range(times):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.1)
-    _, error = process.communicate(timeout=120)
+    try:
+        assert process.stdout.readline() == "in C\n"
+        for _ in range(times):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        _, error = process.communicate(timeout=120)
+    finally:
+        process.kill()  # where it does not end by itself
+        process.communicate()
     assert process.returncode == 130
     assert error.count("stopped at 1 of 2 rows; the same command goes on") == 1
     assert "Traceback" not in error
