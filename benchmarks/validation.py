@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=0.10)
     parser.add_argument("--arms", default=BASE_ARMS)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, help="of each arm's own rows, not equal steps")
     parser.add_argument("--others", action="store_true", help="more selections")
     parser.add_argument("--vectors", action="store_true", help="those that need embeddings too")
     arguments = parser.parse_args()
@@ -152,6 +153,7 @@ def main() -> None:
         target=target_rows(),
         held_out=HELD_OUT,
         seeds=arguments.seeds,
+        epochs=arguments.epochs,
     )
     print(result)
     text = json.dumps(result.facts, indent=1, ensure_ascii=False)
