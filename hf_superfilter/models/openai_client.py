@@ -48,7 +48,8 @@ CONCURRENT_REQUESTS = 16
 RETRIES = 6  # the client waits 0.5 s, 1 s, 2 s ... up to 8 s, or as long as the server says
 BYTES_PER_TOKEN = 4  # of UTF-8 text, where the tokenizer is not here
 TOP_LOGPROBS = (20, 5)  # to request: the most of OpenAI and vLLM, then of TGI as it comes
-REFUSALS = (400, 404, 405, 422, 501)
+PASSING = (408, 409, 429)  # what the client asks again after; of other 4xx the request is at fault
+NOT_IMPLEMENTED = 501
 BLANKS = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": " "})  # as vocabularies write them
 PLAIN_HEADERS = (
     "host", "accept", "accept-encoding", "connection", "content-type", "content-length",
@@ -63,8 +64,11 @@ NO_LOGPROBS = (
     "--max-logprobs 20; TGI: --max-top-n-tokens 20; llama.cpp, SGLang: a current version), or take "
     "another model"
 )
-
-
+REFUSES = (
+    "{} refuses the question to {!r} ({}): check the model's name and the endpoint, which mostly "
+    "ends in /v1, and lower max_length if the text is too long"
+)
+FAILS = "{} still fails after some retries ({}): run it again, finished chunks are kept"
 THINKS = (
     "the model {!r} at {} thinks before it answers, so that its first token is no answer, and does "
     "so too where its chat template is told not to (enable_thinking: false): take another model"
@@ -341,7 +345,15 @@ def open_client(endpoint: str, retries: int) -> Any:
     key = _key_for(endpoint) or "none"
     hooks = [] if _owns_environment(endpoint) else [_strip_environment]
     # A server that sends its questions elsewhere would send the rows there.
-    http_client = openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"request": hooks})
+    try:
+        http_client = openai.DefaultHttpxClient(
+            follow_redirects=False, event_hooks={"request": hooks}
+        )
+    except (ImportError, ValueError) as error:  # of a kind of proxy that it does not know
+        raise SuperfilterError(
+            f"the proxy that the environment names cannot be used ({_one_line(error)}): correct "
+            f"HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, or set NO_PROXY={urlsplit(endpoint).hostname}"
+        ) from error
     return openai.OpenAI(
         base_url=endpoint, api_key=key, max_retries=retries, http_client=http_client
     )
@@ -357,7 +369,22 @@ def _owns_environment(endpoint: str) -> bool:
 
 def _key_for(endpoint: str) -> str:
     """Return the key of the environment if it belongs to this server, else ''."""
-    return os.environ.get("OPENAI_API_KEY", "") if _owns_environment(endpoint) else ""
+    return _own_key() if _owns_environment(endpoint) else ""
+
+
+def _own_key() -> str:
+    """Return the key of the environment, without the newline that files end in.
+
+    Raises:
+        SuperfilterError: it cannot stand in a header.
+    """
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise SuperfilterError(
+            "OPENAI_API_KEY holds a character that no key has, such as a quotation mark of a text "
+            "processor or a line break: set it again"
+        )
+    return key
 
 
 def _strip_environment(request: Any) -> None:
@@ -472,7 +499,25 @@ def read_answer(endpoint: str, model: str, create: Callable[[], Any]) -> Mapping
         answer: Mapping[str, Any] = response.http_response.json()
     except ValueError as error:
         raise SuperfilterError(NO_PROTOCOL.format(endpoint)) from error
+    _check_reported(answer, endpoint, model)
     return answer
+
+
+def _check_reported(answer: Any, endpoint: str, model: str) -> None:
+    """Refuse an answer that reports an error under the status of success.
+
+    LM Studio and gateways answer so, OpenRouter also within a choice.
+    """
+    choices = answer.get("choices") if isinstance(answer, Mapping) else None
+    parts = [answer, *(choices if isinstance(choices, list) else [])]
+    errors = [part.get("error") for part in parts if isinstance(part, Mapping)]
+    for reported in filter(None, errors):
+        facts = reported if isinstance(reported, Mapping) else {"message": reported}
+        where, reason = f"the server at {endpoint}", _one_line(facts.get("message") or facts)
+        code = facts.get("code")
+        if isinstance(code, int) and (code in PASSING or code >= 500):
+            raise FailedError(FAILS.format(where, f"{code}: {reason}"))
+        raise RefusedError(REFUSES.format(where, model, reason))
 
 
 @lru_cache(maxsize=16)
@@ -514,21 +559,16 @@ def _translated(error: Any, endpoint: str, model: str) -> Exception:
             f"{where} redirects to {target!r}, which is not followed: give that as the endpoint if "
             "you trust it"
         )
-    if error.status_code in REFUSALS:
-        return RefusedError(
-            f"{where} refuses the question to {model!r} ({reason}): check the model's name "
-            "and the endpoint, which mostly ends in /v1, and lower max_length if the text is too "
-            "long"
-        )
-    return FailedError(
-        f"{where} still fails after some retries ({reason}): run it again, finished chunks are kept"
-    )
+    is_refusal = 400 <= error.status_code < 500 and error.status_code not in PASSING
+    if is_refusal or error.status_code == NOT_IMPLEMENTED:
+        return RefusedError(REFUSES.format(where, model, reason))
+    return FailedError(FAILS.format(where, reason))
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: object) -> str:
     """Shorten an error's text to one line, without the key, should the server quote it."""
     text = " ".join(str(error).split())
-    key = os.environ.get("OPENAI_API_KEY")
+    key = _own_key()
     if key:
         text = text.replace(key, "***")
     return text[:200]

@@ -15,7 +15,7 @@ from datasets.fingerprint import Hasher
 from openai_server import OpenAIServer, forget_environment
 from reference import OneQuestionAtATime
 
-from hf_superfilter import AskLLM, Recipe, TopK, score
+from hf_superfilter import AskLLM, Recipe, SuperfilterError, TopK, score
 from hf_superfilter.models import openai_client as remote
 
 pytest.importorskip("openai", reason="OpenAI's client is installed with the extra 'api'")
@@ -224,6 +224,45 @@ def test_a_wrong_key_is_said_without_it(monkeypatch, chat, rows):
     ):
         ask(server)(rows[:1])
     assert KEY not in str(error.value) and "***" in str(error.value)
+
+
+def test_a_key_read_from_a_file_with_its_newline_is_the_key_and_never_told(monkeypatch, chat, rows):
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
+    with OpenAIServer(chat, key=KEY) as server:
+        ask(server)(rows[:1])
+        assert set(server.keys) == {KEY}
+    with (
+        OpenAIServer(chat, key="another") as server,
+        pytest.raises(PermissionError, match="OPENAI_API_KEY") as error,
+    ):
+        ask(server)(rows[:1])
+    assert KEY not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["\u201csk-quoted\u201d", "sk-one\nsk-two"])
+def test_a_key_that_cannot_be_sent_is_one_sentence_without_it(key, monkeypatch, chat, rows):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with (
+        OpenAIServer(chat) as server,
+        pytest.raises(SuperfilterError, match="OPENAI_API_KEY holds a character") as error,
+    ):
+        ask(server)(rows[:1])
+    assert "sk-" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "reason"),
+    [
+        ("socks://127.0.0.1:1080/", "Unknown scheme for proxy URL"),
+        ("socks5://127.0.0.1:1080", "socksio"),
+    ],
+)
+def test_a_proxy_that_the_client_does_not_know_is_one_sentence(proxy, reason, monkeypatch, rows):
+    """The first is what desktops set, the second needs a package more."""
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(SuperfilterError, match=rf"{reason}.*NO_PROXY=gpu.example"):
+        AskLLM("tiny", QUESTION, **WORDS, endpoint="http://gpu.example/v1")(rows[:1])
 
 
 def test_the_key_goes_to_its_own_server_only(monkeypatch):
