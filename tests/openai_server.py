@@ -165,8 +165,8 @@ class OpenAIServer:
         choice: dict[str, Any] = {"text": self.tokenizer.decode([t for t, _ in generated])}
         if self.prompts == "vllm" and body.get("prompt_logprobs") is not None:
             entries = [
-                {str(t): {"logprob": p, "rank": 1, "decoded_token": self.tokenizer.decode([t])}}
-                for t, p in zip(ids[1:], of_prompt, strict=True)
+                self._entry(row, [t, *row.topk(body["prompt_logprobs"]).indices.tolist()])
+                for row, t in zip(logprobs[:-1], ids[1:], strict=True)
             ]
             choice["prompt_logprobs"] = [None, *entries]
         told = [p for _, p in generated]
@@ -187,6 +187,17 @@ class OpenAIServer:
                 named = [{self.tokenizer.decode([t]): p} for t, p in tops]
                 choice["logprobs"]["top_logprobs"] = [None, *named[1:]]
         return {"choices": [choice], "usage": {"prompt_tokens": len(ids)}}
+
+    def _entry(self, row: torch.Tensor, tokens: list[int]) -> dict[str, Any]:
+        """What vLLM tells of one place of a prompt: the token there, and the likeliest ones."""
+        return {
+            str(token): {
+                "logprob": float(row[token]),
+                "rank": 1 + int((row > row[token]).sum()),
+                "decoded_token": self.tokenizer.decode([token]),
+            }
+            for token in tokens
+        }
 
 
 def _refusal(message: str) -> dict[str, Any]:

@@ -12,12 +12,15 @@ models without a token in front: two prompts that differ in their last token alo
 
     "... is wet?"    what is likeliest in place of the "?" is the same for both,
     "... is wet!"    unless the server has read the "?" before
+
+And so is one that tells logits, as vLLM does with `--logprobs-mode raw_logits`; those of GPT-2 are
+all below 0, as log-probabilities are. The likeliest of V tokens has 1 / V at least.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -39,11 +42,14 @@ PROBE = "Water is wet, and the sky is blue. Is water wet?"
 MOST_DIFFERENT = 0.1  # of the tokens that an echo spells, as decoders tidy up some
 BYTE_SPELLINGS = ("bytes:", "<0x")
 SAME_NATS = 0.1  # between two requests, as batches and number formats differ
+LEAST_LOGPROB = -1_000.0  # vLLM and OpenAI tell -9999 of what they do not know
+MOST_LOGPROB = 1e-3  # 0, as rounded
 NO_PROMPT_LOGPROBS = (
     "the server at {} does not tell the log-probabilities of a prompt's tokens ({}): serve the "
     "model with vLLM, or with another server whose completions take echo and logprobs, or score "
     "with a model here"
 )
+NO_LOGPROBS = "some are no log-probabilities, {:.4g} for one"
 
 
 class Route(NamedTuple):
@@ -51,6 +57,12 @@ class Route(NamedTuple):
 
     name: str
     options: Mapping[str, Any]
+
+    def with_likeliest(self) -> "Route":
+        """Return how to ask for the likeliest token in every place too."""
+        if self.name == "echo":
+            return ROUTES[-1]
+        return Route(self.name, {"max_tokens": 1, "extra_body": {"prompt_logprobs": 1}})
 
 
 # At least one token has to be generated, but by servers that take 0 with `echo`.
@@ -120,18 +132,20 @@ class RemoteLM:
         return np.concatenate([nats[number] for number in range(len(scored))]), counts
 
     def _nats(self, client: Any, window: Window) -> np.ndarray:
-        logprobs = self._logprobs(client, self.route, list(window.ids))
-        return -np.array(logprobs[window.start :])
+        return -self._logprobs(client, self.route, list(window.ids))[window.start :]
 
-    def _logprobs(self, client: Any, route: Route, ids: list[int]) -> list[float]:
-        """Return the log-probability of every token but the first, whose place holds nan."""
+    def _logprobs(self, client: Any, route: Route, ids: list[int]) -> np.ndarray:
+        """Return the log-probability of every token; nan for the first and where none is known."""
         ids = [int(number) for number in ids]
-        choice = self._choice(client, route, ids)
+        return self._read(route, self._choice(client, route, ids), ids)
+
+    def _read(self, route: Route, choice: Mapping[str, Any], ids: Sequence[int]) -> np.ndarray:
+        """Read the log-probabilities of the tokens that were sent, and check them."""
         read = _read_prompt_logprobs if route.name == "prompt_logprobs" else _read_echo
+        spelled = _spelled_by_prompt if route.name == "prompt_logprobs" else _spelled_by_echo
         try:
-            logprobs = read(choice, ids)
-            if route.name == "echo":
-                self._check_spelling(choice, ids)
+            logprobs = np.array(read(choice, ids), dtype=float)
+            self._check_spelling(spelled(choice, ids), ids)
         except WrongAnswerError as error:
             raise WrongAnswerError(
                 f"the server at {self.endpoint} answers about other tokens than were sent "
@@ -139,28 +153,29 @@ class RemoteLM:
             ) from None
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise RefusedError(NO_PROMPT_LOGPROBS.format(self.endpoint, error)) from error
-        if not all(math.isfinite(logprob) and logprob <= 1e-3 for logprob in logprobs[1:]):
-            raise RefusedError(
-                NO_PROMPT_LOGPROBS.format(self.endpoint, "some are no log-probabilities")
-            )
+        if (logprobs[1:] > MOST_LOGPROB).any():
+            self._refuse_numbers(NO_LOGPROBS.format(np.nanmax(logprobs[1:])))
+        logprobs[~(logprobs > LEAST_LOGPROB)] = math.nan
         return logprobs
 
-    def _check_spelling(self, choice: Mapping[str, Any], ids: Sequence[int]) -> None:
-        """Refuse an echo whose tokens, where it spells them, are other ones than were sent.
+    def _refuse_numbers(self, reason: str) -> NoReturn:
+        raise NoLogprobsError(NO_PROMPT_LOGPROBS.format(self.endpoint, reason))
+
+    def _check_spelling(self, spelled: Sequence[Any], ids: Sequence[int]) -> None:
+        """Refuse an answer whose tokens, where it spells them, are other ones than were sent.
 
         Special tokens and parts of characters are spelled in many ways, and so not compared.
         """
-        spelled = choice["logprobs"].get("tokens")
-        if not isinstance(spelled, list) or not all(isinstance(text, str) for text in spelled):
-            return
         compared, different = 0, []
         for number, text in zip(ids, spelled, strict=False):
+            if not isinstance(text, str):
+                continue
             own = self.tokenizer.decode([number]).strip()
             told = text.translate(BLANKS).strip()
             if not own or not told or "\ufffd" in own + told or told.startswith(BYTE_SPELLINGS):
                 continue
             compared += 1
-            if own != told:
+            if told not in (own, f"token_id:{number}"):
                 different.append(f"{told!r} where {own!r} was sent")
         if len(different) > MOST_DIFFERENT * compared:
             raise WrongAnswerError(different[0])
@@ -189,47 +204,72 @@ class RemoteLM:
         with open_client(self.endpoint, retries=2) as client:  # a wrong address is soon reported
             for route in ROUTES:
                 try:
-                    self._logprobs(client, route, ids)
-                    if route.name == "echo":
-                        self._check_echo(client, ids)
+                    self._check_route(client, route, ids)
                 except (RefusedError, FailedError, WrongAnswerError) as error:
                     refusals.append(error)
                 else:
                     return route
         raise self._refusal(refusals)
 
-    def _check_echo(self, client: Any, ids: list[int]) -> None:
+    def _check_route(self, client: Any, route: Route, ids: list[int]) -> None:
+        """Refuse a route on which a token of the probe is not known, or its number is a logit."""
+        if np.isnan(self._logprobs(client, route, ids)[1:]).any():
+            self._refuse_numbers("of some it knows none")
+        telling = route.with_likeliest()
+        choice = self._choice(client, telling, ids)
+        numbers, likeliest = self._read(telling, choice, ids), self._likeliest(telling, choice, ids)
+        least = -math.log(len(self.tokenizer)) - 1  # a server may pad the vocabulary
+        odd = likeliest[(likeliest < least) | (likeliest > MOST_LOGPROB)]
+        if len(odd):
+            self._refuse_numbers(NO_LOGPROBS.format(odd[0]))
+        if route.name == "echo":
+            self._check_echo(client, telling, ids, numbers, likeliest[-1])
+
+    def _check_echo(
+        self, client: Any, route: Route, ids: list[int], numbers: np.ndarray, likeliest: float
+    ) -> None:
         """Refuse a server whose log-probabilities belong to the tokens before or after them.
 
         The last token of a prompt changes its own number and no earlier one. A server that does not
         tell the likeliest tokens cannot be checked for numbers of the token after.
+
+        Args:
+            client: of the server.
+            route: on which it tells the likeliest tokens too.
+            ids: of the probe.
+            numbers: what it says of them.
+            likeliest: and of the likeliest in the last one's place; nan where it does not.
         """
-        route = Route("echo", {"max_tokens": 1, "echo": True, "logprobs": 1})
-        choices = [self._choice(client, route, [*ids[:-1], last]) for last in (ids[-1], ids[0])]
-        numbers = [np.array(_read_echo(choice, ids)[1:-1]) for choice in choices]
-        if np.abs(numbers[0] - numbers[1]).max() > SAME_NATS:
+        other = [*ids[:-1], ids[0]]
+        choice = self._choice(client, route, other)
+        changes = np.abs(self._read(route, choice, other) - numbers)
+        if changes[1:-1].max() > SAME_NATS:
             raise WrongAnswerError(
                 f"the server at {self.endpoint} tells of a token what belongs to the one behind "
                 "it: serve the model with vLLM, or score with a model here"
             )
-        likeliest = []
-        for choice in choices:
-            tops = (choice.get("logprobs") or {}).get("top_logprobs") or []
-            top = tops[len(ids) - 1] if len(tops) >= len(ids) else None
-            if not isinstance(top, Mapping) or not top:
-                return
-            likeliest.append(max(top.values()))
-        if abs(likeliest[0] - likeliest[1]) > SAME_NATS:
+        if abs(likeliest - self._likeliest(route, choice, other)[-1]) > SAME_NATS:
             raise WrongAnswerError(
                 f"the server at {self.endpoint} tells of each token how likely it is after itself: "
                 "serve the model with vLLM, or score with a model here"
             )
 
+    def _likeliest(self, route: Route, choice: Mapping[str, Any], ids: Sequence[int]) -> np.ndarray:
+        """Return the log-probability of the likeliest token in every place but the first.
+
+        Places of which the server does not tell it hold nan.
+        """
+        try:
+            return np.array(_read_likeliest(route, choice, len(ids)), dtype=float)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise RefusedError(NO_PROMPT_LOGPROBS.format(self.endpoint, error)) from error
+
     def _refusal(self, refusals: Sequence[Exception]) -> Exception:
         """Choose what to report: a wrong answer, else what the plainest way to ask met."""
-        for error in refusals:
-            if isinstance(error, WrongAnswerError):
-                return error
+        for kind in (WrongAnswerError, NoLogprobsError):
+            for error in refusals:
+                if isinstance(error, kind):
+                    return error
         last = refusals[-1]
         if isinstance(last, FailedError):
             return FailedError(
@@ -273,6 +313,10 @@ class WrongAnswerError(SuperfilterError):
     """Report that a server's numbers do not belong to the tokens that were sent."""
 
 
+class NoLogprobsError(RefusedError):
+    """Report that numbers of a server are no log-probabilities."""
+
+
 def _read_prompt_logprobs(choice: Mapping[str, Any], ids: Sequence[int]) -> list[float]:
     """Read vLLM's answer: for each position a mapping from token ids to log-probabilities."""
     positions = choice.get("prompt_logprobs")
@@ -286,6 +330,12 @@ def _read_prompt_logprobs(choice: Mapping[str, Any], ids: Sequence[int]) -> list
             raise WrongAnswerError(f"token {number} is not among {', '.join(entries)}")
         logprobs.append(float(entries[str(number)]["logprob"]))
     return logprobs
+
+
+def _spelled_by_prompt(choice: Mapping[str, Any], ids: Sequence[int]) -> list[Any]:
+    """List how vLLM spells the tokens of a prompt, None for the first and where it does not."""
+    entries = zip(ids[1:], choice["prompt_logprobs"][1:], strict=True)
+    return [None, *(entry[str(number)].get("decoded_token") for number, entry in entries)]
 
 
 def _read_echo(choice: Mapping[str, Any], ids: Sequence[int]) -> list[float]:
@@ -303,3 +353,20 @@ def _read_echo(choice: Mapping[str, Any], ids: Sequence[int]) -> list[float]:
     if any(logprob is None for logprob in logprobs[1 : len(ids)]):
         raise LookupError("some tokens have no log-probability")
     return [math.nan, *map(float, logprobs[1 : len(ids)])]
+
+
+def _spelled_by_echo(choice: Mapping[str, Any], ids: Sequence[int]) -> list[Any]:
+    """List how an echo spells the tokens of a prompt; [] where it does not."""
+    spelled = choice["logprobs"].get("tokens")
+    return spelled[: len(ids)] if isinstance(spelled, list) else []
+
+
+def _read_likeliest(route: Route, choice: Mapping[str, Any], count: int) -> list[float]:
+    """Read the log-probability of the likeliest token in every place but the first of `count`."""
+    if route.name == "prompt_logprobs":
+        entries = [list(entry.values()) for entry in choice["prompt_logprobs"][1:]]
+        tops = [[one["logprob"] for one in entry if one.get("rank") == 1] for entry in entries]
+    else:
+        listed = [*(choice["logprobs"].get("top_logprobs") or []), *[None] * count][1:count]
+        tops = [list(top.values()) if isinstance(top, Mapping) else [] for top in listed]
+    return [max(map(float, top), default=math.nan) for top in tops]

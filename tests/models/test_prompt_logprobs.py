@@ -1,6 +1,8 @@
 """IFD and perplexity by a model behind a server: the numbers of the model here, or a sentence."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -284,6 +286,180 @@ def test_an_echo_that_is_a_place_late_is_refused(kind, reason, weak, batch):
         IFD("tiny", endpoint=server.url, tokenizer=weak)(batch)
 
 
+class NamingServer(OpenAIServer):
+    """An echo that names its tokens by number, as vLLM's with --return-tokens-as-token-ids."""
+
+    def complete_ids(self, body):
+        answer = super().complete_ids(body)
+        named = [f"token_id:{number}" for number in body["prompt"]]
+        answer["choices"][0].get("logprobs", {})["tokens"] = named
+        return answer
+
+
+def test_an_echo_that_names_its_tokens_by_number_gives_the_same_numbers(weak, batch):
+    with NamingServer(weak, prompts="echo") as server:
+        served = Perplexity("tiny", endpoint=server.url, tokenizer=weak)(batch)
+    assert_equal_columns(served, Perplexity(weak, dtype="float32")(batch))
+
+
+def test_the_tokenizer_of_another_model_is_refused_where_the_server_spells_tokens(
+    weak, batch, tmp_path
+):
+    """Every number of the other vocabulary is one of the served model's, and means another text."""
+    for name in ("config.json", "tokenizer_config.json"):
+        shutil.copy(f"{weak}/{name}", tmp_path)
+    facts = json.loads(Path(weak, "tokenizer.json").read_text(encoding="utf-8"))
+    special = {token["content"] for token in facts["added_tokens"]}
+    vocabulary = facts["model"]["vocab"]
+    texts = [text for text in vocabulary if text not in special]
+    numbers = [vocabulary[text] for text in texts]
+    vocabulary.update(zip(texts, reversed(numbers), strict=True))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(facts), encoding="utf-8")
+    with (
+        OpenAIServer(weak) as server,
+        pytest.raises(SuperfilterError, match=r"about other tokens .* is the tokenizer of 'tiny'"),
+    ):
+        IFD("tiny", endpoint=server.url, tokenizer=str(tmp_path))(batch)
+
+
+class ChangedNumbers(OpenAIServer):
+    """A server that tells `change(log-probability)` in every place of a prompt."""
+
+    def change(self, number, asked):
+        raise NotImplementedError
+
+    def complete_ids(self, body):
+        answer, asked = super().complete_ids(body), self.tokenizer.decode(body["prompt"])
+        choice = answer["choices"][0]
+        for entries in choice.get("prompt_logprobs", [])[1:]:
+            for entry in entries.values():
+                entry["logprob"] = self.change(entry["logprob"], asked)
+        told = choice.get("logprobs", {})
+        numbers = told.get("token_logprobs", [])
+        numbers[1:] = [self.change(number, asked) for number in numbers[1:]]
+        for top in filter(None, told.get("top_logprobs", [])):
+            top.update({text: self.change(number, asked) for text, number in top.items()})
+        return answer
+
+
+class LogitsServer(ChangedNumbers):
+    """Logits, as vLLM tells them with --logprobs-mode raw_logits: GPT-2's are all below 0."""
+
+    def change(self, number, asked):
+        return number - 40
+
+
+class ListingServer(ChangedNumbers):
+    """OpenAI's and vLLM's -9999 for what is not among the likeliest tokens."""
+
+    def change(self, number, asked):
+        return number if number > -4 else -9999.0
+
+
+class UnderflowServer(ChangedNumbers):
+    """The same of one token alone, as of a model in float16 whose logits overflow."""
+
+    def change(self, number, asked):
+        return -9999.0 if "underflow" in asked and number < -11 else number
+
+
+@pytest.mark.parametrize("prompts", ["vllm", "echo"])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(LogitsServer, r"some are no log-probabilities, -4\d"), (ListingServer, "it knows none")],
+)
+def test_numbers_that_look_like_log_probabilities_are_refused(kind, reason, prompts, weak, batch):
+    with kind(weak, prompts=prompts) as server, pytest.raises(SuperfilterError, match=reason):
+        IFD("tiny", endpoint=server.url, tokenizer=weak)(batch)
+
+
+@pytest.mark.parametrize("prompts", ["vllm", "echo"])
+def test_a_token_without_a_log_probability_leaves_its_row_undefined(prompts, weak):
+    rows = {
+        "prompt": ["Say hello.", "Say underflow."],
+        "response": ["Hello there, my friend.", "An underflow is a number. " * 8 + "Qz\u00ff"],
+    }
+    here = IFD(weak, dtype="float32")(rows)
+    with UnderflowServer(weak, prompts=prompts) as server:
+        served = IFD("tiny", endpoint=server.url, tokenizer=weak)(rows)
+    assert served["ifd"][0] == pytest.approx(here["ifd"][0], rel=1e-4)
+    assert np.isnan(served["ifd"][1]) and served["ifd_status"] == ["ok", "not_finite"]
+
+
+class ShortServer(OpenAIServer):
+    """An echo that knows nothing where a token is generated too."""
+
+    def complete_ids(self, body):
+        answer = super().complete_ids(body)
+        if body["max_tokens"]:
+            answer["choices"][0]["logprobs"] = {
+                "token_logprobs": [None] * (len(body["prompt"]) + 1)
+            }
+        return answer
+
+
+def test_an_echo_that_cannot_be_checked_is_one_sentence(weak):
+    with (
+        ShortServer(weak, prompts="echo") as server,
+        pytest.raises(SuperfilterError, match="does not tell the log-probabilities"),
+    ):
+        IFD("tiny", endpoint=server.url, tokenizer=weak)(ONE)
+
+
+class RefusingServer(OpenAIServer):
+    """A server that refuses any text that holds a word, under a status and with a body."""
+
+    status, body = 413, {"error": {"message": "Request Entity Too Large"}}
+
+    def answer(self, path, body):
+        if "friend" in self.tokenizer.decode(body["prompt"]):
+            return self.status, self.body
+        return super().answer(path, body)
+
+
+class NoCreditServer(RefusingServer):
+    """A gateway without money."""
+
+    status, body = 402, {"error": {"message": "Insufficient credits", "code": 402}}
+
+
+class ReportingServer(RefusingServer):
+    """LM Studio's and OpenRouter's answer: an error under the status of success."""
+
+    status, body = 200, {"error": {"message": "Insufficient credits", "code": 402}}
+
+
+class TextServer(RefusingServer):
+    """The same as text."""
+
+    status, body = 200, {"error": "Unexpected endpoint or method. (POST /completions)"}
+
+
+WITHIN = {"choices": [{"error": {"message": "Provider returned error", "code": 502}, "text": ""}]}
+
+
+class WithinServer(RefusingServer):
+    """The same within a choice."""
+
+    status, body = 200, WITHIN
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "sentence"),
+    [
+        (RefusingServer, ValueError, "refuses the question .*413.*Too Large.*lower max_length"),
+        (NoCreditServer, ValueError, "refuses the question .*402.*Insufficient credits"),
+        (ReportingServer, ValueError, "refuses the question .*Insufficient credits"),
+        (TextServer, ValueError, "refuses the question .*Unexpected endpoint.*ends in /v1"),
+        (WithinServer, ConnectionError, "fails .*502: Provider returned error.*run it again"),
+    ],
+)
+def test_a_refusal_of_one_text_is_said_as_the_server_says_it(kind, error, sentence, weak):
+    with kind(weak) as server, pytest.raises(error, match=sentence) as caught:
+        IFD("tiny", endpoint=server.url, tokenizer=weak)(ONE)
+    assert isinstance(caught.value, ConnectionError) == (error is ConnectionError)
+
+
 def test_what_passes_is_asked_again_and_what_stays_is_resumed(weak, sample, tmp_path):
     rows = sample.select(range(12)).select_columns(["prompt", "response"])
     down = {"now": False}
@@ -347,4 +523,4 @@ def test_no_rows_ask_nothing(weak):
         table = Dataset.from_dict({"prompt": ["a"], "response": [""]})
         columns = IFD("tiny", endpoint=server.url, tokenizer=weak)(table[:])
         assert columns["ifd_status"] == ["empty_response"]
-        assert len(server.asked) == 1, "the probe"
+        assert set(server.asked) == {prompt_logprobs.PROBE}
