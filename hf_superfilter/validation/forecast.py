@@ -79,7 +79,7 @@ def forecast_comparison(
     trial = Trial(settings, materials[first], design, Store(folder), this_process())
     trial.add_sets({} if target is None else {TARGET: target})
     for name in others:
-        trial.others[name] = np.sort(materials[name].selected)
+        trial.add_arm(name, np.sort(materials[name].selected))
     return [*trial.forecast(), f"'selected' is {first}; recipes clearly behind stop after one run"]
 
 

@@ -20,7 +20,7 @@ from .figures import PRIMARY
 from .material import Material, can_select_again, places_in, select_again
 from .plan import Question, questions_of, runs_of, statement
 from .rates import RATES, choose_rate
-from .rows import Windows, digests_of, windows_of
+from .rows import COLUMNS, Windows, digests_of, windows_of
 from .students import FOLDER, Bench, RunFiles, StudentSettings, window_reader
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Trial:
         self.others: dict[str, np.ndarray] = {}
         self.notes: list[str] = []
         self.sets = [self._measurable(material.held_out, HELD_OUT)]
-        self._note_untrainable()
+        self._trainable(material.selected, "selected")
 
     def _read(self, table: "Dataset", name: str) -> Windows:
         return windows_of(table, self.reader, self.settings.max_length, name)
@@ -117,14 +117,16 @@ class Trial:
             )
         return kept
 
-    def _note_untrainable(self) -> None:
-        """Say how many rows of the selection have nothing to train on."""
-        rows = self.windows.take(self.material.selected)
-        lost = len(rows) - len(self.pool.selected)
-        if lost:
+    def _trainable(self, numbers: np.ndarray, words: str) -> np.ndarray:
+        """Leave rows out that have nothing to train on; say how many they are."""
+        rows = self.windows.take(numbers)
+        kept: np.ndarray = numbers[rows.tokens > 0]
+        if len(kept) < len(rows):
             self.notes.append(
-                f"not trained on: {lost} of the {len(rows)} rows selected ({self._reasons(rows)})"
+                f"not trained on: {len(rows) - len(kept)} of the {len(rows)} rows {words} "
+                f"({self._reasons(rows)})"
             )
+        return kept
 
     def _reasons(self, rows: Windows) -> str:
         """Say why some rows have no response token."""
@@ -164,7 +166,11 @@ class Trial:
             if isinstance(other, Dataset):
                 self._add_rows(name, other)
             else:
-                self.others[name] = _rows_in_pool(name, other, selection, self.material)
+                self.add_arm(name, _rows_in_pool(name, other, selection, self.material))
+
+    def add_arm(self, name: str, numbers: np.ndarray) -> None:
+        """Add an arm of rows of the table, without those that have nothing to train on."""
+        self.others[name] = self._trainable(numbers, f"of {name}")
 
     def _add_rows(self, name: str, rows: "Dataset") -> None:
         """Add an arm of rows from elsewhere, without those that are held out."""
@@ -332,11 +338,8 @@ def _rows_in_pool(
         )
     total = len(selection.table)
     rows = np.asarray(other.rows if isinstance(other, Selection) else other)
-    if isinstance(other, Selection) and len(other.table) != total:
-        raise SuperfilterError(
-            f"others[{name!r}] was selected from {len(other.table):,} rows, and the selection from "
-            f"{total:,}: select both from one table"
-        )
+    if isinstance(other, Selection):
+        _check_same_rows(name, other, selection)
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
         raise SuperfilterError(f"others[{name!r}]: give row numbers, a selection or a Dataset")
     if rows.min() < 0 or rows.max() >= total:
@@ -345,5 +348,31 @@ def _rows_in_pool(
             f"others[{name!r}] names row {int(beyond)}, and the table has {total:,} rows"
         )
     if isinstance(other, Selection) and can_select_again(other):
-        return select_again(other, material.table)
+        # Its own table: columns of one name may hold other scores.
+        return select_again(other, other.table.with_format(None).select(material.pool))
     return places_in(material.pool, rows, total)
+
+
+def _check_same_rows(name: str, other: Selection, selection: Selection) -> None:
+    """Refuse a selection of other rows, by whose numbers and order it would mean other texts."""
+    if other.table is selection.table:
+        return
+    remedy = "select both from one table, or give its rows as a Dataset with prompt and response"
+    if len(other.table) != len(selection.table):
+        raise SuperfilterError(
+            f"others[{name!r}] was selected from {len(other.table):,} rows, and the selection from "
+            f"{len(selection.table):,}: {remedy}"
+        )
+    missing = [column for column in COLUMNS if column not in other.table.column_names]
+    if missing:
+        raise SuperfilterError(
+            f"others[{name!r}] was selected from another table, without a column {missing[0]!r} to "
+            f"tell whether its rows are the same: {remedy}"
+        )
+    own, others = digests_of(selection.table), digests_of(other.table)
+    for row, (digest, another) in enumerate(zip(own, others, strict=True)):
+        if digest != another:
+            raise SuperfilterError(
+                f"others[{name!r}] was selected from another table, whose row {row} has another "
+                f"prompt or response: {remedy}"
+            )

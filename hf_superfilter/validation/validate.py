@@ -92,8 +92,8 @@ def validate(
         arms: what to train on, listed or separated by commas, see `docs/validation.md`: selected,
             random, random-tokens, random-lengths, longest, ppl-high, ppl-low, full, untrained,
             highest:COLUMN, lowest:COLUMN, where:COLUMN.
-        others: more arms by name: another selection of the same table, rows with prompt and
-            response, or row numbers of the table.
+        others: more arms by name: another selection of the same rows, which may have been scored
+            apart; rows with prompt and response; or row numbers of the table.
         held_out: rows to measure on, a number or a share; None is 1,500, at most a quarter.
         sets: more rows to measure on, by name.
         target: rows of another source, which "better than random" must not lose on.
