@@ -67,11 +67,13 @@ class RecipeRanking:
         places: one a recipe.
         ranked_on: the set whose primary figure ranks them.
         student: the model's name.
+        notes: what qualifies all of it, such as rows that are trained on as well.
     """
 
     places: tuple[Place, ...]
     ranked_on: str
     student: str
+    notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> str:
@@ -100,6 +102,7 @@ class RecipeRanking:
             stopped = " (left out after one run: clearly behind)" if place.stopped else ""
             lines.append(f"{place.recipe}: {place.verdict}{stopped}")
         notes = [
+            *(f"- {note}" for note in self.notes),
             f"by {PRIMARY} on {self.ranked_on}, student {self.student}",
             f"'at another size' takes {TRANSFER:.0%} of pairs to rank alike with a model of that "
             "size (DataDecide, arXiv 2504.11393, for pretraining data: not measured for yours)",
@@ -156,7 +159,7 @@ def compare_recipes(
     trial = Trial(settings, materials[names[0]], design, Store(folder), process)
     trial.add_sets({} if target is None else {TARGET: target})
     for name in names[1:]:
-        trial.others[name] = materials[name].selected
+        trial.add_arm(name, materials[name].selected)
     ranked_on = trial.sets[-1].name
     first, first_sizes = _measured(trial, replace(design, seeds=1))
     behind = _clearly_behind(first[ranked_on], [SELECTED, *names[1:]])
@@ -171,6 +174,7 @@ def compare_recipes(
     sizes = {**first_sizes, **later_sizes}
     stopped = {_name(arm, names) for arm in behind}
     ranking = _ranking(names, rows, sizes, measured, ranked_on, settings.model, stopped)
+    ranking = replace(ranking, notes=(*trial.material.notes, *trial.notes))
     text = json.dumps(ranking.facts(), indent=1, ensure_ascii=False, allow_nan=False)
     Store(folder).write(RANKING, text.encode())
     return ranking

@@ -114,7 +114,7 @@ def _scored(recipe: Recipe, pool: "Dataset", source: dict[str, Any], folder: str
     from datasets import Dataset
 
     store = Store(folder)
-    table = score(pool, recipe.score, folder)
+    table = score(pool, recipe.score, folder, max_unreadable=recipe.max_unreadable)
     if table is not None:
         record_source(store, source)
         with store.file(SCORED) as unfinished:

@@ -102,6 +102,19 @@ def test_the_first_recipe_stops_after_one_run_too_where_it_is_clearly_behind(gpt
     assert "short: " in str(ranking) and "left out after one run" in str(ranking)
 
 
+def test_a_target_that_is_trained_on_is_told_with_the_ranks(student, sample, tmp_path):
+    recipes = {
+        "long": recipe(TopK("length", 24)),
+        "short": recipe(TopK("length", 24, largest=False)),
+    }
+    options = {"held_out": 24, "steps": 1, "seeds": 1, "draws": 2}
+    target = sample.select(range(200)).select_columns(["prompt", "response"])
+    ranking = compare_recipes(recipes, student, folder=tmp_path, target=target, **options)
+    told = [note for note in ranking.notes if "rows of target are rows that students" in note]
+    assert told and f"- {told[0]}" in str(ranking)
+    assert told[0] in json.loads((tmp_path / "ranking.json").read_text())["notes"]
+
+
 def test_recipes_whose_scorers_agree_share_a_folder():
     recipes = {
         "a": recipe(TopK("length", 5)),

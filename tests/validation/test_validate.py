@@ -264,6 +264,21 @@ def test_a_recipe_holds_rows_out_before_it_scores(student, tmp_path):
     assert result.facts["plan"]["sets"][0]["rows"] <= 32
 
 
+def test_a_recipe_may_have_as_many_unreadable_rows_as_it_says(student, tmp_path):
+    good = [{"role": "user", "content": "Say"}, {"role": "assistant", "content": "A word or two."}]
+    lines = [json.dumps({"messages": good}).replace("Say", f"Say {row}") for row in range(80)]
+    rows = Dataset.from_dict({"prompt": lines, "response": lines})
+    for row in split_rows(rows, 16, 16, seed=0).pool[:2].tolist():
+        lines[row] = json.dumps({"messages": [{"role": "nobody", "content": "?"}]})
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    recipe = Recipe(str(tmp_path / "rows.jsonl"), [Length()], [TopK("length", 0.5)])
+    options = {**TINY, "arms": ("selected", "random"), "steps": 1, "seeds": 1}
+    with pytest.raises(SuperfilterError, match="more than max_unreadable=0.01"):
+        validate(recipe, student, folder=tmp_path / "strict", **options)
+    recipe = replace(recipe, max_unreadable=0.5)
+    assert validate(recipe, student, folder=tmp_path / "run", **options) is not None
+
+
 def test_scorers_that_looked_at_all_rows_are_named(table, student, tmp_path):
     plain = table.remove_columns("length")
     scored = score(plain, [Length(), Combine({"length": 1})], tmp_path)
@@ -314,6 +329,56 @@ def test_other_arms_other_sets_and_a_target_are_compared_too(table, student, tmp
     assert rows["shortest"] == rows["selected"] and rows["elsewhere"] == 12
     steps = {arm["name"]: arm["steps"] for arm in result.facts["questions"][1]["arms"]}
     assert steps["elsewhere"] == 3 and steps["selected"] == np.ceil(rows["selected"] / 4)
+
+
+def test_a_selection_of_a_table_scored_apart_goes_by_its_own_scores(table, student, tmp_path):
+    """Two runs of one scorer with two models have columns of one name."""
+    plain = table.select_columns(["prompt", "response"])
+    lengths = [len(text) for text in plain["response"]]
+    longest, shortest = (
+        select(plain.add_column("score", [sign * length for length in lengths]), TopK("score", 0.3))
+        for sign in (1, -1)
+    )
+    options = {**TINY, "arms": ("selected", "random"), "steps": 1, "seeds": 1}
+    result = validate(longest, student, folder=tmp_path, others={"short": shortest}, **options)
+    tokens = windows_of(plain, window_reader(student), 64, "rows").tokens
+    pool = split_rows(plain, 16, 16, seed=0).pool.tolist()
+    kept = sorted(pool, key=lambda row: lengths[row])[: int(0.3 * len(pool))]
+    arms = {arm["name"]: arm for arm in result.facts["questions"][0]["arms"]}
+    assert arms["short"]["tokens"] == tokens[kept].sum() < arms["selected"]["tokens"]
+
+
+def test_a_selection_of_other_rows_is_refused(table, student, tmp_path):
+    order = table.select(list(reversed(range(len(table)))))
+    scores = table.select_columns(["length"])
+    options = {"folder": tmp_path, **TINY, "arms": ("selected", "random")}
+    for other, reason in (
+        (order, "whose row 0 has another prompt or response"),
+        (scores, "without a column 'prompt'"),
+        (table.select(range(70)), "from 70 rows, and the selection from 80"),
+    ):
+        others = {"other": select(other, TopK("length", 0.3))}
+        with pytest.raises(SuperfilterError, match=f"{reason}.*select both from one table"):
+            validate(select(table, TopK("length", 0.3)), student, others=others, **options)
+
+
+def test_rows_of_another_arm_without_a_response_are_not_trained_on_and_told(
+    table, student, tmp_path
+):
+    responses = ["" if row % 3 == 0 else text for row, text in enumerate(table["response"])]
+    rows = table.remove_columns("response").add_column("response", responses)
+    options = {**TINY, "arms": ("selected", "random"), "steps": 1, "seeds": 1}
+    selection = select(rows, TopK("length", 0.3))
+    numbers = list(range(40))
+    result = validate(selection, student, folder=tmp_path, others={"first": numbers}, **options)
+    own = sorted(set(numbers) & set(split_rows(rows, 16, 16, seed=0).pool.tolist()))
+    full = int((windows_of(table, window_reader(student), 64, "rows").tokens[own] == 0).sum())
+    empty = sum(row % 3 == 0 for row in own)
+    arms = {arm["name"]: arm for arm in result.facts["questions"][0]["arms"]}
+    lost = len(own) - arms["first"]["rows"]
+    assert max(full, empty) <= lost <= full + empty
+    notes = "\n".join(result.facts["notes"])
+    assert f"not trained on: {lost:.0f} of the {len(own)} rows of first (" in notes
 
 
 def test_rows_from_elsewhere_lose_those_held_out_and_a_set_of_known_rows_is_told(
