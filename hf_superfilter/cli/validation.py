@@ -1,5 +1,6 @@
 """Define the commands that train students: does the selection train better than chance?"""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..recipes.recipe import Recipe
     from ..selection.funnel import Selection
 
+logger = logging.getLogger(__name__)
 ARMS = "selected,random,random-tokens,random-lengths,longest,full,untrained"
 StudentOption = Annotated[
     str, typer.Option(help="A Hub id, a folder, embedded:weak or embedded:strong.")
@@ -265,18 +267,43 @@ def parse_held_out(
 
 
 def rows_of_file(name: str, recipe: "Recipe | None") -> "Dataset":
-    """Load rows of another file, with the template of the recipe that the selection comes from."""
+    """Load rows of another file, read as the recipe reads the rows that the selection comes from.
+
+    With its template, and with its format and columns where the file has them.
+    """
     from ..data.pairs import format_pairs
     from ..data.sources import load_rows
 
-    rows = load_rows(name)
-    if not {"prompt", "response"} <= set(rows.column_names):
-        settings: dict[str, Any] = {}
-        if recipe is not None:
-            names = ("template", "tokenizer", "template_kwargs", "reasoning")
-            settings = {setting: getattr(recipe, setting) for setting in names}
+    named = (recipe.columns if recipe else None) or {}
+    rows = load_rows(name, text_columns=named.values())
+    settings: dict[str, Any] = {}
+    if recipe is not None:
+        names = ("template", "tokenizer", "template_kwargs", "reasoning")
+        settings = {setting: getattr(recipe, setting) for setting in names}
+        if _is_read_alike(rows, recipe):
+            settings |= {"format": recipe.format, "columns": recipe.columns}
+    if "format" in settings or not {"prompt", "response"} <= set(rows.column_names):
         rows = format_pairs(rows, **settings)
+    elif recipe is not None and recipe.template != "none":
+        logger.warning(
+            "%s holds prompt and response, which are read as they stand: without the template %r",
+            name, recipe.template,
+        )  # fmt: skip
     return rows.select_columns(["prompt", "response"])
+
+
+def _is_read_alike(rows: "Dataset", recipe: "Recipe") -> bool:
+    """Tell whether a file has the columns that a recipe names, or those of the format it names."""
+    from ..data.formats import choose_columns
+
+    columns = recipe.columns or {}
+    if recipe.format == "auto":
+        return bool(columns) and set(columns.values()) <= set(rows.column_names)
+    try:
+        choose_columns(rows.features, recipe.format, columns)
+    except SuperfilterError:
+        return False
+    return True
 
 
 def _report_again(folder: str) -> bool:

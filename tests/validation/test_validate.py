@@ -273,7 +273,7 @@ def test_a_recipe_may_have_as_many_unreadable_rows_as_it_says(student, tmp_path)
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     recipe = Recipe(str(tmp_path / "rows.jsonl"), [Length()], [TopK("length", 0.5)])
     options = {**TINY, "arms": ("selected", "random"), "steps": 1, "seeds": 1}
-    with pytest.raises(SuperfilterError, match="more than max_unreadable=0.01"):
+    with pytest.raises(SuperfilterError, match=r"more than max_unreadable=0\.01"):
         validate(recipe, student, folder=tmp_path / "strict", **options)
     recipe = replace(recipe, max_unreadable=0.5)
     assert validate(recipe, student, folder=tmp_path / "run", **options) is not None

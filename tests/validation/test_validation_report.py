@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,7 @@ from hf_superfilter import (
     write_report,
 )
 from hf_superfilter.cli.app import app
-from hf_superfilter.cli.validation import parse_held_out
+from hf_superfilter.cli.validation import parse_held_out, rows_of_file
 from hf_superfilter.reports.explorer import explorer_points
 
 OPTIONS = [
@@ -169,6 +170,37 @@ def test_held_out_is_a_share_a_number_or_files(rows):
     assert sets["rows.jsonl"].column_names == ["prompt", "response"]
     with pytest.raises(SuperfilterError, match="one share or number"):
         parse_held_out(["0.1", "100"], None)
+
+
+QUESTIONS = [{"q": f"Say {n}.", "answer": "No, not this.", "short": f"{n}"} for n in range(12)]
+
+
+def test_another_file_is_read_as_the_rows_of_the_selection_are(tmp_path, caplog):
+    """A file of the same layout may have more columns, by which another format would be read."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, QUESTIONS)), encoding="utf-8")
+    columns = {"instruction": "q", "output": "short"}
+    recipe = Recipe("x.jsonl", [Length()], template="Q: {instruction} A:", columns=columns)
+    for own in (replace(recipe, format="alpaca"), recipe):
+        read = rows_of_file(str(file), own)
+        assert read[3] == {"prompt": "Q: Say 3. A:", "response": "3"}
+    alpaca = [{"instruction": "Add.", "input": "2 2", "output": "4", "text": "no"}]
+    file.write_text(json.dumps(alpaca[0]), encoding="utf-8")
+    for own in (recipe, replace(recipe, format="text", columns=None, template="none")):
+        read = rows_of_file(str(file), own)
+        assert read[0]["response"] == ("no" if own.format == "text" else "4")
+    assert "as they stand" not in caplog.text
+
+
+def test_pairs_in_another_file_are_said_to_be_read_without_the_template(tmp_path, caplog):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"prompt": "Add 2 2", "response": "4"}), encoding="utf-8")
+    recipe = Recipe("x.jsonl", [Length()], template="alpaca")
+    assert rows_of_file(str(file), recipe)[0] == {"prompt": "Add 2 2", "response": "4"}
+    assert "read as they stand: without the template 'alpaca'" in caplog.text
+    caplog.clear()
+    rows_of_file(str(file), replace(recipe, template="none"))
+    assert "as they stand" not in caplog.text
 
 
 def test_files_of_one_name_are_two_sets_and_one_file_twice_is_refused(rows, tmp_path):
