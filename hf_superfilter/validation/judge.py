@@ -225,6 +225,7 @@ def judge(
         for key, number in numbers.items()
         if key not in replies or _was_cut(replies[key], max_reply_tokens)
     ]
+    _warn_elsewhere([replies[key] for key in numbers if key in replies], server.endpoint)
     _log_cost([questions[number] for number in missing], len(questions), endpoint, max_reply_tokens)
 
     def keep(place: int, reply: Reply) -> None:
@@ -232,11 +233,11 @@ def judge(
         row, order = divmod(number, 2)
         cut_at = max_reply_tokens if reply.is_cut and scores_in(reply.text) is None else None
         entry = {
-            "key": keys[number], "row": row, "order": order, "judge": model, "reply": reply.text,
-            "cut_at": cut_at,
+            "key": keys[number], "row": row, "order": order, "judge": model,
+            "endpoint": server.endpoint, "reply": reply.text, "cut_at": cut_at,
         }  # fmt: skip
         store.append(FILE, json.dumps(entry, ensure_ascii=False))
-        replies[keys[number]] = KeptReply(reply.text, cut_at)
+        replies[keys[number]] = KeptReply(reply.text, cut_at, server.endpoint)
 
     limits = sorted({min(REPLY_TOKENS, max_reply_tokens), max_reply_tokens})
     server.write([questions[number] for number in missing], limits, _is_complete, keep)
@@ -251,10 +252,12 @@ class KeptReply(NamedTuple):
     Attributes:
         text: what the judge wrote, without its thoughts.
         cut_at: the tokens after which it was cut before any scores; None where it was not.
+        endpoint: of the server that gave it; "" where that is not recorded.
     """
 
     text: str
     cut_at: int | None
+    endpoint: str
 
 
 def _was_cut(reply: KeptReply, max_reply_tokens: int) -> bool:
@@ -331,8 +334,20 @@ def _read_replies(file: Path) -> dict[str, KeptReply]:
         fields = entry if isinstance(entry, dict) else {}
         key, reply, cut_at = fields.get("key"), fields.get("reply"), fields.get("cut_at")
         if isinstance(key, str) and isinstance(reply, str):
-            replies[key] = KeptReply(reply, cut_at if is_count(cut_at) else None)
+            cut_at = cut_at if is_count(cut_at) else None
+            replies[key] = KeptReply(reply, cut_at, str(fields.get("endpoint") or ""))
     return replies
+
+
+def _warn_elsewhere(kept: Sequence[KeptReply], endpoint: str) -> None:
+    """Say which replies another server gave: many take any name for the one model they have."""
+    others = [reply.endpoint for reply in kept if reply.endpoint not in ("", endpoint)]
+    if others:
+        logger.warning(
+            "judge: %d of the replies were given at %s and not at %s: take another folder if "
+            "another model answers here",
+            len(others), ", ".join(sorted(set(others))), endpoint,
+        )  # fmt: skip
 
 
 def _log_cost(questions: Sequence[str], total: int, endpoint: str, max_reply_tokens: int) -> None:

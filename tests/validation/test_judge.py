@@ -1,6 +1,7 @@
 """A judge hears both orders, and what it says of places and lengths is printed."""
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -185,6 +186,15 @@ def test_pairs_that_all_come_out_alike_have_an_interval_of_some_width(tmp_path):
     tied, _ = asked(lambda first, second: "5 5", students, tmp_path / "tied")
     assert tied.win_score == pytest.approx((1, 1 - bound, 1 + bound))
     assert tied.win_score[1] < 1 < tied.win_score[2]
+
+
+def test_replies_of_another_server_are_said(tmp_path, caplog):
+    """Servers of one model take any name for it, such as "default"."""
+    asked(by_points, ANSWERS, tmp_path)
+    assert "another model answers" not in caplog.text
+    result, questions = asked(by_points, ANSWERS, tmp_path)
+    assert not questions and result.wins == 4
+    assert re.search(r"11 of the replies were given at http://127.0.0.1:\d+/v1 and", caplog.text)
 
 
 def test_lines_that_are_no_replies_are_left_out(tmp_path):
