@@ -20,12 +20,13 @@ from ..runs.store import Store
 from ..selection._budget import count_of
 from ..selection.funnel import Selection, select
 from ..selection.random_sample import RandomSample
-from .rows import Split, split_rows
+from .rows import Split, split_rows, text_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 MOST_HELD_OUT, HELD_OUT_PART = 1_500, 4  # rows by default: 1,500, at most a quarter of all
+FEW_SHARED = 0.01  # of the rows held out, whose prompts others may have without a word
 MOST_TUNING, TUNING_PART, LEAST_TUNING = 300, 10, 16
 
 
@@ -208,6 +209,7 @@ def _material(
             f"{split.repeated} rows are left out, because a row held out has the same prompt and "
             "response"
         )
+    parts += _notes_on_prompts(whole, split)
     return Material(
         selection.table,
         np.asarray(rows, dtype=np.int64),
@@ -219,6 +221,20 @@ def _material(
         tuple(step.selector for step in selection.steps),
         in_table,
     )
+
+
+def _notes_on_prompts(whole: "Dataset", split: Split) -> list[str]:
+    """Say how many rows held out have a prompt that is trained on with another response."""
+    prompts = whole.select_columns(["prompt"]).with_format(None)
+    trained = {text_of(row["prompt"]) for row in prompts.select(split.pool)} - {""}
+    shared = sum(text_of(row["prompt"]) in trained for row in prompts.select(split.held_out))
+    if shared <= FEW_SHARED * len(split.held_out):
+        return []
+    return [
+        f"{shared} of the {len(split.held_out)} rows held out have the prompt of rows that "
+        "students may be trained on, with another response: an arm that holds more of them looks "
+        "better"
+    ]
 
 
 def _check_pairs(table: "Dataset") -> None:

@@ -146,13 +146,14 @@ def windows_of(
 
 def texts_digest(row: dict[str, Any]) -> str:
     """Digest prompt and response of a row, without the white space around them."""
-    texts = [_text(row[column]) for column in COLUMNS]
+    texts = [text_of(row[column]) for column in COLUMNS]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
-def _text(cell: Any) -> str:
+def text_of(cell: Any) -> str:
+    """Return the text of a cell without the white space around it, of a chat all its turns."""
     if isinstance(cell, list):
-        return "\1".join(_text(part) for part in cell)
+        return "\1".join(text_of(part) for part in cell)
     return str(cell or "").strip()
 
 

@@ -264,6 +264,21 @@ def test_a_recipe_holds_rows_out_before_it_scores(student, tmp_path):
     assert result.facts["plan"]["sets"][0]["rows"] <= 32
 
 
+def test_prompts_that_are_held_out_and_trained_on_are_told(table, student, tmp_path):
+    options = {**TINY, "arms": ("selected", "random"), "steps": 1, "seeds": 1}
+    prompts = [f"Say {row // 4}.\n" for row in range(80)]
+    several = Dataset.from_dict({"prompt": prompts, "response": [f"It is {n}." for n in range(80)]})
+    several = several.add_column("length", list(range(80)))
+    result = validate(select(several, TopK("length", 0.5)), student, folder=tmp_path, **options)
+    split = split_rows(several, 16, 16, seed=0)
+    trained = {prompts[row] for row in split.pool}
+    shared = sum(prompts[row] in trained for row in split.held_out)
+    notes = "\n".join(result.facts["notes"])
+    assert shared > 0 and f"{shared} of the 16 rows held out have the prompt of rows that" in notes
+    other = validate(select(table, TopK("length", 0.3)), student, folder=tmp_path, **options)
+    assert "have the prompt of rows" not in "\n".join(other.facts["notes"])
+
+
 def test_a_recipe_may_have_as_many_unreadable_rows_as_it_says(student, tmp_path):
     good = [{"role": "user", "content": "Say"}, {"role": "assistant", "content": "A word or two."}]
     lines = [json.dumps({"messages": good}).replace("Say", f"Say {row}") for row in range(80)]
@@ -326,7 +341,10 @@ def test_other_arms_other_sets_and_a_target_are_compared_too(table, student, tmp
     arms = {"selected", "shortest", "first rows", "elsewhere"}
     assert names == {(arm, rows) for arm in arms for rows in ("held-out", "yes", "target")}
     rows = {arm["name"]: arm["rows"] for arm in result.facts["questions"][0]["arms"]}
-    assert rows["shortest"] == rows["selected"] and rows["elsewhere"] == 12
+    tokens = windows_of(table, window_reader(student), 64, "rows").tokens
+    pool = split_rows(table, 16, 16, seed=0).pool.tolist()
+    shortest = sorted(pool, key=lambda row: table[row]["length"])[: int(0.3 * len(pool))]
+    assert rows["shortest"] == np.count_nonzero(tokens[shortest]) and rows["elsewhere"] == 12
     steps = {arm["name"]: arm["steps"] for arm in result.facts["questions"][1]["arms"]}
     assert steps["elsewhere"] == 3 and steps["selected"] == np.ceil(rows["selected"] / 4)
 
