@@ -152,10 +152,13 @@ def compare_recipes(
     Store(folder).check_folder()
     places = _score_folders(recipes)
     design = Design(ARMS, seeds, draws, seed, steps, None, None)
-    materials = {
-        name: material_of(recipe, f"{folder}/scores-{places[name]}", held_out, design.seed)
-        for name, recipe in recipes.items()
-    }
+    materials = {}
+    for name, recipe in recipes.items():
+        place = f"{folder}/scores-{places[name]}"
+        try:
+            materials[name] = material_of(recipe, place, held_out, design.seed)
+        except SuperfilterError as error:
+            raise type(error)(f"recipes[{name!r}]: {error}") from error
     trial = Trial(settings, materials[names[0]], design, Store(folder), process)
     trial.add_sets({} if target is None else {TARGET: target})
     for name in names[1:]:

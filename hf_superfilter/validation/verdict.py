@@ -16,6 +16,7 @@ MEANS = ("token mean", "row mean")
 QUARTERS = ("quartile 1", "quartile 2", "quartile 3", "quartile 4")
 HALVES = ("random", "random-tokens")  # equal rows, equal tokens
 AS_MANY = {"random": "rows", "random-tokens": "tokens", "random-lengths": "lengths"}
+EQUAL = [f"equal {held}" for held in AS_MANY.values()]
 NEAR = 0.02  # rows or tokens that differ by a smaller part count as equal
 
 
@@ -143,7 +144,8 @@ def _headline(
     if words == {SAME} and not doubts:
         smallest = max(one.smallest for one in halves)
         text = f"{label}: {SAME} to random rows (below {smallest:.3f} nats per token)"
-        return SAME, text
+        unequal = [equals[one.against] for one in halves if equals[one.against] not in EQUAL]
+        return SAME, f"{text}, which have {' and '.join(unequal)}" if unequal else text
     if doubts:
         return DEPENDS, f"{label}: depends on {'; and on '.join(doubts)}"
     amounts = _amounts(halves, equals)

@@ -12,6 +12,7 @@ from hf_superfilter import (
     Recipe,
     StudentSettings,
     SuperfilterError,
+    Threshold,
     TopK,
     compare_recipes,
 )
@@ -142,6 +143,10 @@ def test_recipes_whose_scorers_agree_share_a_folder():
                 "two": replace(recipe(RandomSample(5)), reasoning="drop"),
             },
             "has reasoning 'drop'",
+        ),
+        (
+            {"one": recipe(RandomSample(5)), "two": recipe(Threshold("length", above=1e9))},
+            r"^recipes\['two'\]: nothing was selected",
         ),
     ],
 )

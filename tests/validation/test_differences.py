@@ -337,6 +337,12 @@ def test_an_arm_of_another_size_is_not_said_to_have_equal_rows_or_tokens():
     assert "at equal tokens" not in other and "12,000 tokens where it has 6,000" in other
     assert "not compared with random rows of equal tokens" in other
     assert "more than its length" not in other
+    primary = [replace(same, p=0.5, p_corrected=0.5) for same in primary]
+    other = text_of(mine=Size(50, 6_000))
+    assert "no difference seen to random rows (below 0.050 nats per token), which have" in other
+    assert "have 100 rows where it has 50 and 12,000 tokens where it has 6,000" in other
+    assert "which have" not in text_of(mine=Size(101, 12_100))
+    primary = [replace(seen, p=0.001, p_corrected=0.001) for seen in primary]
     alike = text_of(mine=Size(101, 12_100))
     assert "at equal rows and" in alike and "at equal tokens" in alike
 
