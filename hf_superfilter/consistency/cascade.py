@@ -19,6 +19,7 @@ from ..selection.threshold import Threshold
 from ..selection.top_k import TopK
 from .chain import (
     ASKED,
+    PLACE,
     Candidate,
     Chain,
     Goal,
@@ -162,6 +163,12 @@ def cascade(
         plain_number(value) for value in (keep, pool, below, audit, seed, recall, confidence)
     )
     _check_shares(keep, pool, audit, len(rows), recall, confidence)
+    for column in (ASKED, PLACE):
+        if column in rows.column_names:
+            raise SuperfilterError(
+                f"the rows have a column {column!r}, as the table of another cascade has, which "
+                "this one would write: remove or rename it first"
+            )
     if isinstance(weak, list | tuple) and not weak:
         raise SuperfilterError("weak=[]: give a first stage at least, such as Surrogate()")
     candidates, second = with_names(weak if isinstance(weak, list | tuple) else [weak], strong)

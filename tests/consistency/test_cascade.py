@@ -104,6 +104,17 @@ def test_shares_that_do_not_fit_are_one_sentence(sample, tmp_path, options, comp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("options", [{"pool": 0.4}, {"recall": 0.8}])
+def test_the_table_of_another_cascade_is_refused_before_anything_is_scored(
+    sample, tmp_path, options
+):
+    for column in ("strong_asked", "strong_place"):
+        rows = sample.select(range(50)).add_column(column, [True] * 50)
+        with pytest.raises(SuperfilterError, match=f"a column '{column}'.*remove or rename"):
+            cascade(rows, Length(), Perplexity("embedded:weak"), folder=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_wilson_interval_stays_within_zero_and_one():
     for hits, trials in ((0, 5), (5, 5), (3, 7), (50, 100)):
         low, high = wilson(hits, trials)
