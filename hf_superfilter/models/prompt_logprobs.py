@@ -317,13 +317,20 @@ class NoLogprobsError(RefusedError):
     """Report that numbers of a server are no log-probabilities."""
 
 
+def _other_number(what: str, count: int, sent: int) -> WrongAnswerError:
+    reason = f"{count:,} {what} for {sent:,} tokens"
+    if count < sent - 1:
+        reason += ", as where a server cuts a text to its window: lower max_length"
+    return WrongAnswerError(reason)
+
+
 def _read_prompt_logprobs(choice: Mapping[str, Any], ids: Sequence[int]) -> list[float]:
     """Read vLLM's answer: for each position a mapping from token ids to log-probabilities."""
     positions = choice.get("prompt_logprobs")
     if not positions:
         raise LookupError("the answer holds no prompt_logprobs")
     if len(positions) != len(ids):
-        raise WrongAnswerError(f"{len(positions)} positions for {len(ids)} tokens")
+        raise _other_number("positions", len(positions), len(ids))
     logprobs = [math.nan]
     for number, entries in zip(ids[1:], positions[1:], strict=True):
         if str(number) not in entries:
@@ -349,7 +356,7 @@ def _read_echo(choice: Mapping[str, Any], ids: Sequence[int]) -> list[float]:
     if len(logprobs) == 1 < len(ids):
         raise LookupError("the answer is about the generated token alone")
     if len(logprobs) not in (len(ids), len(ids) + 1):
-        raise WrongAnswerError(f"{len(logprobs)} log-probabilities for {len(ids)} tokens")
+        raise _other_number("log-probabilities", len(logprobs), len(ids))
     if any(logprob is None for logprob in logprobs[1 : len(ids)]):
         raise LookupError("some tokens have no log-probability")
     return [math.nan, *map(float, logprobs[1 : len(ids)])]

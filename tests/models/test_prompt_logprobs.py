@@ -240,6 +240,22 @@ def test_an_answer_about_other_tokens_is_refused(kind, weak, batch):
         IFD("tiny", endpoint=server.url, tokenizer=weak)(batch)
 
 
+class CuttingServer(OpenAIServer):
+    """A server that reads the last 32 tokens of a prompt, and answers as to a whole one."""
+
+    def complete_ids(self, body):
+        return super().complete_ids(body | {"prompt": body["prompt"][-32:]})
+
+
+@pytest.mark.parametrize("prompts", ["vllm", "echo"])
+def test_a_text_that_the_server_cuts_is_refused_with_what_to_lower(prompts, weak, batch):
+    with (
+        CuttingServer(weak, prompts=prompts) as server,
+        pytest.raises(SuperfilterError, match=r"\(3\d .* for .* tokens, .*: lower max_length\)"),
+    ):
+        IFD("tiny", endpoint=server.url, tokenizer=weak)(batch)
+
+
 class SpellingServer(OpenAIServer):
     """An echo that spells its tokens, as vLLM's does."""
 
