@@ -126,7 +126,6 @@ def tiny_config(kind: Any, vocabulary: int, **settings: Any) -> Any:
     return kind(**(sizes | parts | settings | OVERRIDES.get(kind.model_type, {})))
 
 
-CAUSAL_KINDS = list(dict.fromkeys(MODEL_FOR_CAUSAL_LM_MAPPING))
 # Encoders that also come as decoders, with `is_decoder` in their config.
 DECODERS = (
     "bert-generation",
@@ -148,7 +147,7 @@ DECODERS = (
 
 def all_kinds() -> Iterator[tuple[Any, dict[str, Any]]]:
     """Every architecture, and those that come as encoder and as decoder twice."""
-    for kind in CAUSAL_KINDS:
+    for kind in dict.fromkeys(MODEL_FOR_CAUSAL_LM_MAPPING):
         yield kind, {}
         if kind.model_type in DECODERS:
             yield kind, {"is_decoder": True}

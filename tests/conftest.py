@@ -1,5 +1,10 @@
-"""Fixtures of all tests: no network, a local Hub, tiny models built here, the sample as pairs."""
+"""Fixtures of all tests: no network, a local Hub, tiny models built here, the sample as pairs.
 
+torch, transformers and datasets are imported where they are used: the process of pytest-xdist that
+hands out tests reads this file too, and needs none of them.
+"""
+
+import gc
 import os
 from tempfile import TemporaryDirectory
 
@@ -22,18 +27,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-import torch
-from datasets import Dataset
 from hypothesis import HealthCheck, settings
-from transformers import (
-    AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-)
 
 from hf_superfilter import embedded_model, embedded_sample, format_pairs, hub_client, load_rows
 from hf_superfilter.cli import app as cli
@@ -55,11 +49,24 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Look for no garbage among what is imported: nearly all of it stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _auto_dtype(pytestconfig):
     wanted = pytestconfig.getoption("auto_dtype")
     with pytest.MonkeyPatch.context() as patch:
         if wanted:
+            import torch
+
             abilities = torch.cpu.get_capabilities() | {
                 "avx512_bf16": wanted == "bfloat16",
                 "amx_bf16": False,
@@ -193,7 +200,7 @@ def strong():
 
 
 @pytest.fixture(scope="session")
-def sample() -> Dataset:
+def sample():
     """The embedded sample with prompt and response."""
     return format_pairs(load_rows(embedded_sample()))
 
@@ -216,7 +223,9 @@ def short_sample(third_of_sample, monkeypatch):
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory) -> str:
     """A small random Llama whose tokenizer adds BOS."""
+    import torch
     from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("llama")
     tokenizer = AutoTokenizer.from_pretrained(embedded_model("weak"))
@@ -239,6 +248,9 @@ def llama(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory) -> str:
     """A small random GPT-2 with the original activation and a window of 128 tokens."""
+    import torch
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
     folder = tmp_path_factory.mktemp("gpt2")
     tokenizer = AutoTokenizer.from_pretrained(embedded_model("weak"))
     tokenizer.save_pretrained(folder)
@@ -259,7 +271,9 @@ def gpt2(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def t5(tmp_path_factory) -> str:
     """A small random T5 whose tokenizer puts the end of text behind a text, as T5's does."""
+    import torch
     from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
     folder = tmp_path_factory.mktemp("t5")
     tokenizer = AutoTokenizer.from_pretrained(embedded_model("weak"))
@@ -283,6 +297,8 @@ def t5(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def chat(tmp_path_factory, weak) -> str:
     """The embedded weak model with a chat template."""
+    from transformers import AutoTokenizer
+
     folder = tmp_path_factory.mktemp("chat") / "model"
     shutil.copytree(weak, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -296,6 +312,8 @@ def chat(tmp_path_factory, weak) -> str:
 
 def _spread(model):
     """Larger weights, so that a random model's losses differ from token to token."""
+    import torch
+
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 2:

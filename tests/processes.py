@@ -15,6 +15,10 @@ import uuid
 import warnings
 from pathlib import Path
 
+import datasets  # noqa: F401 - the children shall have these three
+import torch  # noqa: F401
+import transformers.modeling_utils  # noqa: F401
+
 # Windows has new interpreters only.
 METHOD = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
 

@@ -6,6 +6,7 @@ from hf_superfilter.models.first_import import import_transformers
 
 
 def test_the_thresholds_of_the_caller_come_back():
+    gc.unfreeze()  # what conftest.py froze
     before = gc.get_threshold()
     try:
         gc.set_threshold(650, 9, 8)
