@@ -441,10 +441,11 @@ def test_the_command_line_asks_the_same_before_it_reads_a_row(
 OFFLINE = """
 import sys
 from hf_superfilter import load_subset
-try:
-    print(load_subset("me/rows", "best", revision=sys.argv[1] or None)["number"][:])
-except FileNotFoundError as error:
-    print(f"refused: {error}")
+for revision in sys.argv[1:]:
+    try:
+        print(load_subset("me/rows", "best", revision=revision)["number"][:])
+    except FileNotFoundError as error:
+        print(f"refused: {error}")
 """
 
 
@@ -463,24 +464,21 @@ def test_a_pinned_revision_is_honoured_or_refused_offline_and_never_replaced(
 ):
     first, second = two_versions
 
-    def run(revision, **environment):
-        program = [sys.executable, "-c", OFFLINE, revision]
+    def run(*revisions, **environment):
+        program = [sys.executable, "-c", OFFLINE, *revisions]
         done = subprocess.run(
             program, env=hub_environment | environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout.strip().splitlines()[-1]
+        return done.stdout.splitlines()[-len(revisions) :]
 
-    assert run(first) == "[1]"
-    assert run(second) == "[2]"
-    for sha, rows in ((first, "[1]"), (second, "[2]")):
-        said = run(sha, HF_HUB_OFFLINE="1")
+    assert run(first, second) == ["[1]", "[2]"]
+    *cached, unknown = run(first, second, "0" * 40, HF_HUB_OFFLINE="1")
+    for sha, rows, said in zip((first, second), ("[1]", "[2]"), cached, strict=True):
         assert said == rows or said.startswith(
             f"refused: 'me/rows' is in the cache, but not at revision '{sha}'"
         )
-    assert run("0" * 40, HF_HUB_OFFLINE="1").startswith(
-        "refused: the Hub cannot be reached, and the cache holds no"
-    )
+    assert unknown.startswith("refused: the Hub cannot be reached, and the cache holds no")
 
 
 @pytest.mark.parametrize("gone", ["deleted", "private"])
