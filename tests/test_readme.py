@@ -59,6 +59,8 @@ def test_the_commands_of_a_page_run_in_order(
                 words, cwd=tmp_path, capture_output=True, text=True, env=environment
             )
             code, error = process.returncode, process.stderr
+            assert process.stdout.count("report: runs/recipe/report.html") == 1, error
+            assert (tmp_path / "runs/recipe/report.html").exists()
         assert code == 0, f"{words}\n{error}"
 
 

@@ -56,16 +56,6 @@ def test_accelerate_launch_on_cpus_starts_one_process_which_expect_processes_ref
     assert "torchrun --nproc-per-node 2" in done.stderr
 
 
-def test_a_launch_of_two_runs_a_recipe_and_one_of_them_reports(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "--standalone"]
-    command = ["-m", "hf_superfilter", "run", "recipe.yaml", "--folder", "out"]
-    done = run([*launch, *command, "--expect-processes", 2], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("report: out/report.html") == 1
-    assert (tmp_path / "out/report.html").exists()
-
-
 # Dataset.map
 
 WORKERS = """
