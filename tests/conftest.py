@@ -206,18 +206,18 @@ def sample():
 
 
 @pytest.fixture(scope="session")
-def third_of_sample(tmp_path_factory) -> str:
-    """A file of every third row of the embedded sample: 173 rows."""
+def quarter_of_sample(tmp_path_factory) -> str:
+    """A file of every fourth row of the embedded sample: 130 rows."""
     path = tmp_path_factory.mktemp("sample") / "sample.jsonl"
     lines = Path(embedded_sample()).read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text("".join(lines[::3]), encoding="utf-8")
+    path.write_text("".join(lines[::4]), encoding="utf-8")
     return str(path)
 
 
 @pytest.fixture
-def short_sample(third_of_sample, monkeypatch):
-    """Let `embedded:sample` name a third of its rows, for what shows the same on few."""
-    monkeypatch.setattr(sources, "embedded_sample", lambda: third_of_sample)
+def short_sample(quarter_of_sample, monkeypatch):
+    """Let `embedded:sample` name a quarter of its rows, for what shows the same on few."""
+    monkeypatch.setattr(sources, "embedded_sample", lambda: quarter_of_sample)
 
 
 @pytest.fixture(scope="session")

@@ -45,9 +45,9 @@ def test_a_notebook_runs_from_top_to_bottom(path, short_sample, tmp_path, monkey
 
 
 @pytest.mark.parametrize("path", APART, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom_as_a_program(path, third_of_sample, tmp_path):
+def test_a_notebook_runs_from_top_to_bottom_as_a_program(path, quarter_of_sample, tmp_path):
     program = tmp_path / f"{path.stem}.py"
-    program.write_text("\n".join([SHORT_SAMPLE.format(path=third_of_sample), *code_of(path)]))
+    program.write_text("\n".join([SHORT_SAMPLE.format(path=quarter_of_sample), *code_of(path)]))
     done = subprocess.run(
         [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )

@@ -1,6 +1,6 @@
 """Python, commands and recipes of the README and of the documentation run as they stand.
 
-They read a third of the embedded sample; the recipe of the README and the demo read all of it.
+They read a quarter of the embedded sample; the recipe of the README and the demo read all of it.
 """
 
 import re
@@ -35,16 +35,16 @@ def test_the_python_of_a_page_runs_in_order(page, hub, short_sample, tmp_path, m
     if page == README:
         assert (tmp_path / "selected.parquet").exists()
         assert names["rows"]["ifd"][:] == names["selection"].subset["ifd"][:]
-        assert len(names["rows"]) == 17
+        assert len(names["rows"]) == 13
 
 
 @pytest.mark.parametrize("page", with_blocks("console"), ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run_in_order(
-    page, command, hub_environment, short_sample, third_of_sample, tmp_path
+    page, command, hub_environment, short_sample, quarter_of_sample, tmp_path
 ):
     recipes = blocks("yaml", page)
     if recipes:
-        recipe = recipes[0].replace("embedded:sample", third_of_sample)  # for other processes too
+        recipe = recipes[0].replace("embedded:sample", quarter_of_sample)  # for other processes too
         (tmp_path / "recipe.yaml").write_text(recipe)
     lines = [shlex.split(line) for block in blocks("console", page) for line in block.splitlines()]
     commands = [words for words in lines if words[0] in ("hf-superfilter", "torchrun")]

@@ -62,7 +62,8 @@ def test_what_may_cost_money_or_do_anything_is_not_run_for_an_estimate(scorer):
 
 
 def test_the_tokens_of_a_forecast_are_near_those_of_the_run(sample, weak):
-    table = sample.filter(lambda row: bool(row["response"].strip()))
+    third = sample.select(range(0, len(sample), 3))
+    table = third.filter(lambda row: bool(row["response"].strip()))
     expected = forecast(as_scorer(Perplexity(weak)), table, thorough=True)
     tokens = np.sum(Perplexity(weak)(table[:])["ppl_tokens"])
     assert expected.rows == len(table) and expected.tokens == pytest.approx(tokens, rel=0.25)

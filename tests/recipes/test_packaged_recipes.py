@@ -39,9 +39,9 @@ def run_folders(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def long_few(sample, tmp_path_factory) -> str:
-    """A file of 40 rows, for what takes long."""
-    path = tmp_path_factory.mktemp("rows") / "forty.jsonl"
-    sample.select(range(40)).select_columns(["instruction", "input", "output", "category"]).to_json(
+    """A file of 20 rows, for what takes long."""
+    path = tmp_path_factory.mktemp("rows") / "twenty.jsonl"
+    sample.select(range(20)).select_columns(["instruction", "input", "output", "category"]).to_json(
         path
     )
     return str(path)
@@ -57,7 +57,7 @@ def few(sample, tmp_path, monkeypatch) -> str:
     return "few.jsonl"
 
 
-# Scorers that take seconds, or megabytes, for 173 rows.
+# Scorers that take seconds, or megabytes, for 130 rows.
 LONG = {"LearningPercentage", "AskLLM", "Demonstration", "Density"}
 
 
@@ -116,9 +116,9 @@ def test_a_recipe_runs_on_the_embedded_sample_and_model_with_no_network(
     if models_of(recipe):
         recipe = override(recipe, settings={"model": "embedded:weak"})
         assert set(models_of(recipe)) == {"embedded:weak"}
-    rows = 173
+    rows = 130
     if LONG & {type(scorer).__name__ for scorer in recipe.score}:
-        recipe, rows = override(recipe, dataset=long_few, format="alpaca"), 40
+        recipe, rows = override(recipe, dataset=long_few, format="alpaca"), 20
     selection = recipe.run(run_folders(recipe))
     assert 0 < len(selection.rows) < len(selection.table) == rows
     budget = getattr(recipe.select[-1], "k", None)
