@@ -38,7 +38,11 @@ from .openai_client import (
 )
 from .tokenization import Window, WindowReader, mean_by_window
 
-PROBE = "Water is wet, and the sky is blue. Is water wet?"
+# Longer than the blocks of 16 or 32 tokens by which servers keep what they have read.
+PROBE = (
+    "Water is wet, and the sky is blue. Grass is green in spring and yellow in a dry summer, and "
+    "snow is white until many people have walked on it. Is water wet?"
+)
 MOST_DIFFERENT = 0.1  # of the tokens that an echo spells, as decoders tidy up some
 BYTE_SPELLINGS = ("bytes:", "<0x")
 SAME_NATS = 0.1  # between two requests, as batches and number formats differ
@@ -205,6 +209,8 @@ class RemoteLM:
             for route in ROUTES:
                 try:
                     self._check_route(client, route, ids)
+                except NoLogprobsError:  # another way to ask makes its numbers no better
+                    raise
                 except (RefusedError, FailedError, WrongAnswerError) as error:
                     refusals.append(error)
                 else:
@@ -212,12 +218,18 @@ class RemoteLM:
         raise self._refusal(refusals)
 
     def _check_route(self, client: Any, route: Route, ids: list[int]) -> None:
-        """Refuse a route on which a token of the probe is not known, or its number is a logit."""
-        if np.isnan(self._logprobs(client, route, ids)[1:]).any():
+        """Refuse a route whose numbers of the probe are not known, logits, or others again.
+
+        vLLM's issue 42019: of a text that it has read before, its beginning has old numbers.
+        """
+        first = self._logprobs(client, route, ids)
+        if np.isnan(first[1:]).any():
             self._refuse_numbers("of some it knows none")
         telling = route.with_likeliest()
         choice = self._choice(client, telling, ids)
         numbers, likeliest = self._read(telling, choice, ids), self._likeliest(telling, choice, ids)
+        if not np.abs(numbers - first)[1:].max() <= SAME_NATS:
+            self._refuse_numbers("asked again about one text it tells other numbers")
         least = -math.log(len(self.tokenizer)) - 1  # a server may pad the vocabulary
         odd = likeliest[(likeliest < least) | (likeliest > MOST_LOGPROB)]
         if len(odd):
@@ -266,10 +278,9 @@ class RemoteLM:
 
     def _refusal(self, refusals: Sequence[Exception]) -> Exception:
         """Choose what to report: a wrong answer, else what the plainest way to ask met."""
-        for kind in (WrongAnswerError, NoLogprobsError):
-            for error in refusals:
-                if isinstance(error, kind):
-                    return error
+        for error in refusals:
+            if isinstance(error, WrongAnswerError):
+                return error
         last = refusals[-1]
         if isinstance(last, FailedError):
             return FailedError(
@@ -327,7 +338,7 @@ def _other_number(what: str, count: int, sent: int) -> WrongAnswerError:
 def _read_prompt_logprobs(choice: Mapping[str, Any], ids: Sequence[int]) -> list[float]:
     """Read vLLM's answer: for each position a mapping from token ids to log-probabilities."""
     positions = choice.get("prompt_logprobs")
-    if not positions:
+    if not positions or len(positions) == 1 < len(ids):  # null alone, as vllm-metal answers
         raise LookupError("the answer holds no prompt_logprobs")
     if len(positions) != len(ids):
         raise _other_number("positions", len(positions), len(ids))

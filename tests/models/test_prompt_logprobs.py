@@ -135,6 +135,7 @@ with_odds = with_numbers(lambda place, number: 0.5)
     [
         ("vllm", without("prompt_logprobs", "logprobs")),
         ("vllm", lambda body: {"choices": []}),
+        ("vllm", lambda body: {"choices": [{"prompt_logprobs": [None]}]}),
         ("vllm", lambda body: {"object": "error", "message": "no"}),
         ("vllm", lambda body: {"choices": [{"message": {"content": "Hello"}}]}),
         ("echo", with_null),
@@ -400,6 +401,28 @@ def test_a_token_without_a_log_probability_leaves_its_row_undefined(prompts, wea
         served = IFD("tiny", endpoint=server.url, tokenizer=weak)(rows)
     assert served["ifd"][0] == pytest.approx(here["ifd"][0], rel=1e-4)
     assert np.isnan(served["ifd"][1]) and served["ifd_status"] == ["ok", "not_finite"]
+
+
+class CachingServer(ChangedNumbers):
+    """A server that has old numbers of a text that it has read before, each time others."""
+
+    times = 0
+
+    def complete_ids(self, body):
+        self.times += 1
+        return super().complete_ids(body)
+
+    def change(self, number, asked):
+        return number - 0.5 * (self.times - 1)
+
+
+@pytest.mark.parametrize("prompts", ["vllm", "echo"])
+def test_a_server_that_tells_other_numbers_of_one_text_is_refused(prompts, weak, batch):
+    with (
+        CachingServer(weak, prompts=prompts) as server,
+        pytest.raises(SuperfilterError, match="asked again about one text it tells other numbers"),
+    ):
+        IFD("tiny", endpoint=server.url, tokenizer=weak)(batch)
 
 
 class ShortServer(OpenAIServer):
