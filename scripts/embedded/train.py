@@ -5,7 +5,8 @@ a model card and `training.jsonl`, the log of loss against tokens. Fixed seed; a
 goes on from its last checkpoint in `--work`.
 
 On one core of an AMD EPYC (Zen 4) `weak` takes 102 minutes from fresh weights, and `strong` 108
-from those of commit f119ed1 (`--start-from OLD --minutes 108`, see its card).
+from those of commit f119ed1 (`--start-from OLD --minutes 108`, see its card). Two cores read 3,900
+tokens a second for `strong` (`--only strong --threads 2`), one reads 2,100.
 
 Made for a CPU with bfloat16 products (avx512_bf16): one thread a model, so that two models train
 side by side on two cores and neither waits for the other; short windows; attention as plain matrix
