@@ -1,7 +1,7 @@
 """Validate selections of real rows: `python -m benchmarks.validation dolly --folder runs/dolly`.
 
-Prints what `docs/validation.md` quotes. Everything is scored and trained here; finished parts are
-kept in the folder, and several processes may share it once the rows are scored.
+Prints what `docs/validation-trials.md` quotes. Everything is scored and trained here; finished
+parts are kept in the folder, and several processes may share it once the rows are scored.
 """
 
 import argparse
