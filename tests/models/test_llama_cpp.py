@@ -63,6 +63,7 @@ def llama_cpp(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = {"model": file, "logits_all": "true", "n_ctx": 1024, "n_threads": 1, "port": port}
+    options |= {"type_k": 0, "type_v": 0}  # keys and values in float32, which it rounds otherwise
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [PYTHON, "-m", "llama_cpp.server", *words]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
