@@ -368,23 +368,23 @@ def _owns_environment(endpoint: str) -> bool:
 
 
 def _key_for(endpoint: str) -> str:
-    """Return the key of the environment if it belongs to this server, else ''."""
-    return _own_key() if _owns_environment(endpoint) else ""
-
-
-def _own_key() -> str:
-    """Return the key of the environment, without the newline that files end in.
+    """Return the key of the environment if it belongs to this server, else ''.
 
     Raises:
         SuperfilterError: it cannot stand in a header.
     """
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    key = _own_key() if _owns_environment(endpoint) else ""
     if not (key.isascii() and key.isprintable()):
         raise SuperfilterError(
             "OPENAI_API_KEY holds a character that no key has, such as a quotation mark of a text "
             "processor or a line break: set it again"
         )
     return key
+
+
+def _own_key() -> str:
+    """Return the key of the environment, without the newline that files end in."""
+    return os.environ.get("OPENAI_API_KEY", "").strip()
 
 
 def _strip_environment(request: Any) -> None:

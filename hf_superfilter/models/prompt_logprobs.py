@@ -136,11 +136,11 @@ class RemoteLM:
         return np.concatenate([nats[number] for number in range(len(scored))]), counts
 
     def _nats(self, client: Any, window: Window) -> np.ndarray:
-        return -self._logprobs(client, self.route, list(window.ids))[window.start :]
+        ids = [int(number) for number in window.ids]
+        return -self._logprobs(client, self.route, ids)[window.start :]
 
     def _logprobs(self, client: Any, route: Route, ids: list[int]) -> np.ndarray:
         """Return the log-probability of every token; nan for the first and where none is known."""
-        ids = [int(number) for number in ids]
         return self._read(route, self._choice(client, route, ids), ids)
 
     def _read(self, route: Route, choice: Mapping[str, Any], ids: Sequence[int]) -> np.ndarray:

@@ -265,6 +265,13 @@ def test_a_proxy_that_the_client_does_not_know_is_one_sentence(proxy, reason, mo
         AskLLM("tiny", QUESTION, **WORDS, endpoint="http://gpu.example/v1")(rows[:1])
 
 
+def test_a_key_that_is_not_sent_hides_no_other_reason(monkeypatch, rows):
+    monkeypatch.setenv("OPENAI_API_KEY", "\u201csk-quoted\u201d")
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:1080/")
+    with pytest.raises(SuperfilterError, match="the proxy that the environment names"):
+        AskLLM("tiny", QUESTION, **WORDS, endpoint="http://gpu.example/v1")(rows[:1])
+
+
 def test_the_key_goes_to_its_own_server_only(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert (
