@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from ..models.causal_lm import CausalLM
-    from ..models.prompt_logprobs import RemoteLM
+    from ..models.served.prompt_logprobs import RemoteLM
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 SERVER_SETTINGS = ("dtype", "device", "attn_implementation", "batch_tokens")
@@ -245,7 +245,7 @@ class ServedSettings(ModelSettings):
         return self._remote_lm()
 
     def _remote_lm(self) -> "RemoteLM":
-        from ..models.prompt_logprobs import load_remote_lm
+        from ..models.served.prompt_logprobs import load_remote_lm
 
         tokenizer = self.tokenizer or self.model
         return load_remote_lm(str(self.endpoint), self.model, tokenizer, self.revision)
@@ -296,7 +296,7 @@ def named_model(name: str) -> dict[str, Any]:
     served = re.fullmatch(r"(?:(.+)@)?(https?://.*)", name)
     if served is None:
         return {"model": name}
-    from ..models.openai_client import check_endpoint, served_model
+    from ..models.served.openai_client import check_endpoint, served_model
 
     endpoint = check_endpoint(served[2])
     return {"model": served[1] or served_model(endpoint), "endpoint": endpoint}
@@ -304,7 +304,7 @@ def named_model(name: str) -> dict[str, Any]:
 
 def check_server(scorer: Any, chosen_there: Sequence[str]) -> None:
     """Check a scorer's `endpoint`, and that it sets nothing which its server chooses."""
-    from ..models.openai_client import check_endpoint
+    from ..models.served.openai_client import check_endpoint
 
     object.__setattr__(scorer, "endpoint", check_endpoint(scorer.endpoint))
     settings = scorer.settings()

@@ -19,7 +19,7 @@ from ._rows import as_counts, takes_rows
 
 if TYPE_CHECKING:
     from ..models.next_token import Answers, TokenReader
-    from ..models.openai_client import Server
+    from ..models.served.questions import Server
 
 
 @dataclass(frozen=True, repr=False)
@@ -190,7 +190,7 @@ class AskLLM(ModelSettings):
         return load_reader(folder, resolve_revision(folder, self.revision))
 
     def _server(self) -> "Server":
-        from ..models.openai_client import Server
+        from ..models.served.questions import Server
 
         return Server(str(self.endpoint), self.model)
 

@@ -19,8 +19,9 @@ import numpy as np
 
 from ..checks import is_count, plain_number
 from ..errors import SuperfilterError, WrongTypeError
-from ..models.openai_chat import Reply
-from ..models.openai_client import BYTES_PER_TOKEN, Server, check_endpoint
+from ..models.served.openai_chat import Reply
+from ..models.served.openai_client import check_endpoint
+from ..models.served.questions import BYTES_PER_TOKEN, Server
 from ..runs.store import Store
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from openai_server import OpenAIServer, forget_environment
 from reference import OneQuestionAtATime
 
 from hf_superfilter import AskLLM, Recipe, SuperfilterError, TopK, score
-from hf_superfilter.models import openai_client as remote
+from hf_superfilter.models.served import openai_client, questions
 
 pytest.importorskip("openai", reason="OpenAI's client is installed with the extra 'api'")
 
@@ -32,7 +32,7 @@ KEY = "sk-a-secret-that-must-not-leak"
 def _fresh(monkeypatch):
     """No route of an earlier server, no key of the user's, no waiting for what fails on purpose."""
     forget_environment(monkeypatch)
-    remote._find_route.cache_clear()
+    questions._find_route.cache_clear()
 
 
 @pytest.fixture(params=["weak", "chat"])
@@ -119,10 +119,10 @@ def test_failures_that_pass_cost_time_but_no_number(chat, rows):
     # Only among the first requests: no row may meet one at all of its seven tries.
     faults = [kinds[number % 6] for number in range(40)] + [""] * 1_000
     with OpenAIServer(chat, fault=faults.__getitem__) as server:
-        remote._find_route.cache_clear()
+        questions._find_route.cache_clear()
         found = ask(server)(rows[:])
         assert server.requests > len(rows) * 1.5
-        assert 1 < server.at_once <= remote.CONCURRENT_REQUESTS
+        assert 1 < server.at_once <= openai_client.CONCURRENT_REQUESTS
     for name, values in wanted.items():
         np.testing.assert_array_equal(values, found[name])
 
@@ -162,7 +162,7 @@ def test_a_text_is_cut_by_its_bytes(chat):
 
 def test_a_token_that_the_server_chose_counts_also_where_its_list_leaves_it_out():
     first = {"token": "Yes", "logprob": -0.1, "top_logprobs": [{"token": "No", "logprob": -3}]}
-    assert remote._top_logprobs({"choices": [{"logprobs": {"content": [first]}}]}) == [
+    assert questions._top_logprobs({"choices": [{"logprobs": {"content": [first]}}]}) == [
         ("No", -3.0),
         ("Yes", -0.1),
     ]
@@ -275,20 +275,20 @@ def test_a_key_that_is_not_sent_hides_no_other_reason(monkeypatch, rows):
 def test_the_key_goes_to_its_own_server_only(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert (
-        remote._key_for("https://api.openai.com/v1")
+        openai_client._key_for("https://api.openai.com/v1")
         == KEY
-        == remote._key_for("http://127.0.0.1:8000/v1")
+        == openai_client._key_for("http://127.0.0.1:8000/v1")
     )
     for elsewhere in (
         "https://example.com/v1",
         "http://api.openai.com/v1",
         "https://api.openai.com.example.com/v1",
     ):
-        assert remote._key_for(elsewhere) == ""
+        assert openai_client._key_for(elsewhere) == ""
     monkeypatch.setenv("OPENAI_BASE_URL", "https://example.com/v1")
     assert (
-        remote._key_for("https://example.com/v1") == KEY
-        and remote._key_for("https://api.openai.com/v1") == ""
+        openai_client._key_for("https://example.com/v1") == KEY
+        and openai_client._key_for("https://api.openai.com/v1") == ""
     )
 
 

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from hf_superfilter import SuperfilterError
-from hf_superfilter.models.openai_client import Server, _find_route
+from hf_superfilter.models.served.questions import Server, _find_route
 
 SECRETS = {
     "OPENAI_API_KEY": "sk-secret-key",

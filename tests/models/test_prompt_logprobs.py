@@ -20,8 +20,8 @@ from hf_superfilter import (
     compare_models,
     score,
 )
-from hf_superfilter.models import prompt_logprobs
-from hf_superfilter.models.openai_client import served_model
+from hf_superfilter.models.served import prompt_logprobs
+from hf_superfilter.models.served.openai_client import served_model
 
 pytest.importorskip("openai", reason="OpenAI's client is installed with the extra 'api'")
 

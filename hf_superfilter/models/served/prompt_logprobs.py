@@ -20,14 +20,15 @@ all below 0, as log-probabilities are. The likeliest of V tokens has 1 / V at le
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
-from ..embedded import model_folder, portable_name
-from ..errors import NotFoundError, SuperfilterError
-from ..revisions import resolve_revision
-from .loading import NO_LIMIT, hub_revision, load_config, load_tokenizer, window_of
+from ...embedded import model_folder, portable_name
+from ...errors import NotFoundError, SuperfilterError
+from ...revisions import resolve_revision
+from ..loading import NO_LIMIT, hub_revision, load_config, load_tokenizer, window_of
+from ..tokenization import Window, WindowReader, mean_by_window
 from .openai_client import (
     BLANKS,
     FailedError,
@@ -36,7 +37,7 @@ from .openai_client import (
     open_client,
     read_answer,
 )
-from .tokenization import Window, WindowReader, mean_by_window
+from .prompt_routes import ROUTES, Echo, PromptRoute, WrongAnswerError
 
 # Longer than the blocks of 16 or 32 tokens by which servers keep what they have read.
 PROBE = (
@@ -54,27 +55,6 @@ NO_PROMPT_LOGPROBS = (
     "with a model here"
 )
 NO_LOGPROBS = "some are no log-probabilities, {:.4g} for one"
-
-
-class Route(NamedTuple):
-    """Say how to ask a server for prompt log-probabilities."""
-
-    name: str
-    options: Mapping[str, Any]
-
-    def with_likeliest(self) -> "Route":
-        """Return how to ask for the likeliest token in every place too."""
-        if self.name == "echo":
-            return ROUTES[-1]
-        return Route(self.name, {"max_tokens": 1, "extra_body": {"prompt_logprobs": 1}})
-
-
-# At least one token has to be generated, but by servers that take 0 with `echo`.
-ROUTES = (
-    Route("prompt_logprobs", {"max_tokens": 1, "extra_body": {"prompt_logprobs": 0}}),
-    Route("echo", {"max_tokens": 0, "echo": True, "logprobs": 0}),
-    Route("echo", {"max_tokens": 1, "echo": True, "logprobs": 1}),
-)
 
 
 class RemoteLM:
@@ -139,17 +119,17 @@ class RemoteLM:
         ids = [int(number) for number in window.ids]
         return -self._logprobs(client, self.route, ids)[window.start :]
 
-    def _logprobs(self, client: Any, route: Route, ids: list[int]) -> np.ndarray:
+    def _logprobs(self, client: Any, route: PromptRoute, ids: list[int]) -> np.ndarray:
         """Return the log-probability of every token; nan for the first and where none is known."""
         return self._read(route, self._choice(client, route, ids), ids)
 
-    def _read(self, route: Route, choice: Mapping[str, Any], ids: Sequence[int]) -> np.ndarray:
+    def _read(
+        self, route: PromptRoute, choice: Mapping[str, Any], ids: Sequence[int]
+    ) -> np.ndarray:
         """Read the log-probabilities of the tokens that were sent, and check them."""
-        read = _read_prompt_logprobs if route.name == "prompt_logprobs" else _read_echo
-        spelled = _spelled_by_prompt if route.name == "prompt_logprobs" else _spelled_by_echo
         try:
-            logprobs = np.array(read(choice, ids), dtype=float)
-            self._check_spelling(spelled(choice, ids), ids)
+            logprobs = np.array(route.logprobs(choice, ids), dtype=float)
+            self._check_spelling(route.spellings(choice, ids), ids)
         except WrongAnswerError as error:
             raise WrongAnswerError(
                 f"the server at {self.endpoint} answers about other tokens than were sent "
@@ -184,7 +164,7 @@ class RemoteLM:
         if len(different) > MOST_DIFFERENT * compared:
             raise WrongAnswerError(different[0])
 
-    def _choice(self, client: Any, route: Route, ids: list[int]) -> Mapping[str, Any]:
+    def _choice(self, client: Any, route: PromptRoute, ids: list[int]) -> Mapping[str, Any]:
         """Return what the server says of a prompt."""
         answer = read_answer(
             self.endpoint,
@@ -201,7 +181,7 @@ class RemoteLM:
             ) from error
         return choice
 
-    def _find_route(self) -> Route:
+    def _find_route(self) -> PromptRoute:
         """Find out with few probes how the server can be asked."""
         ids = [int(number) for number in self.windows([""], [PROBE])[0].given.ids]
         refusals: list[Exception] = []
@@ -217,7 +197,7 @@ class RemoteLM:
                     return route
         raise self._refusal(refusals)
 
-    def _check_route(self, client: Any, route: Route, ids: list[int]) -> None:
+    def _check_route(self, client: Any, route: PromptRoute, ids: list[int]) -> None:
         """Refuse a route whose numbers of the probe are not known, logits, or others again.
 
         vLLM's issue 42019: of a text that it has read before, its beginning has old numbers.
@@ -234,11 +214,11 @@ class RemoteLM:
         odd = likeliest[(likeliest < least) | (likeliest > MOST_LOGPROB)]
         if len(odd):
             self._refuse_numbers(NO_LOGPROBS.format(odd[0]))
-        if route.name == "echo":
+        if isinstance(route, Echo):
             self._check_echo(client, telling, ids, numbers, likeliest[-1])
 
     def _check_echo(
-        self, client: Any, route: Route, ids: list[int], numbers: np.ndarray, likeliest: float
+        self, client: Any, route: PromptRoute, ids: list[int], numbers: np.ndarray, likeliest: float
     ) -> None:
         """Refuse a server whose log-probabilities belong to the tokens before or after them.
 
@@ -266,13 +246,15 @@ class RemoteLM:
                 "serve the model with vLLM, or score with a model here"
             )
 
-    def _likeliest(self, route: Route, choice: Mapping[str, Any], ids: Sequence[int]) -> np.ndarray:
+    def _likeliest(
+        self, route: PromptRoute, choice: Mapping[str, Any], ids: Sequence[int]
+    ) -> np.ndarray:
         """Return the log-probability of the likeliest token in every place but the first.
 
         Places of which the server does not tell it hold nan.
         """
         try:
-            return np.array(_read_likeliest(route, choice, len(ids)), dtype=float)
+            return np.array(route.likeliest(choice, ids), dtype=float)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise RefusedError(NO_PROMPT_LOGPROBS.format(self.endpoint, error)) from error
 
@@ -320,71 +302,5 @@ def load_remote_lm(endpoint: str, model: str, tokenizer: str, revision: str | No
     return RemoteLM(endpoint, model, loaded, folder, resolved)
 
 
-class WrongAnswerError(SuperfilterError):
-    """Report that a server's numbers do not belong to the tokens that were sent."""
-
-
 class NoLogprobsError(RefusedError):
     """Report that numbers of a server are no log-probabilities."""
-
-
-def _other_number(what: str, count: int, sent: int) -> WrongAnswerError:
-    reason = f"{count:,} {what} for {sent:,} tokens"
-    if count < sent - 1:
-        reason += ", as where a server cuts a text to its window: lower max_length"
-    return WrongAnswerError(reason)
-
-
-def _read_prompt_logprobs(choice: Mapping[str, Any], ids: Sequence[int]) -> list[float]:
-    """Read vLLM's answer: for each position a mapping from token ids to log-probabilities."""
-    positions = choice.get("prompt_logprobs")
-    if not positions or len(positions) == 1 < len(ids):  # null alone, as vllm-metal answers
-        raise LookupError("the answer holds no prompt_logprobs")
-    if len(positions) != len(ids):
-        raise _other_number("positions", len(positions), len(ids))
-    logprobs = [math.nan]
-    for number, entries in zip(ids[1:], positions[1:], strict=True):
-        if str(number) not in entries:
-            raise WrongAnswerError(f"token {number} is not among {', '.join(entries)}")
-        logprobs.append(float(entries[str(number)]["logprob"]))
-    return logprobs
-
-
-def _spelled_by_prompt(choice: Mapping[str, Any], ids: Sequence[int]) -> list[Any]:
-    """List how vLLM spells the tokens of a prompt, None for the first and where it does not."""
-    entries = zip(ids[1:], choice["prompt_logprobs"][1:], strict=True)
-    return [None, *(entry[str(number)].get("decoded_token") for number, entry in entries)]
-
-
-def _read_echo(choice: Mapping[str, Any], ids: Sequence[int]) -> list[float]:
-    """Read the echo of OpenAI's completions: one number a token, null for the first.
-
-    One generated token may follow them.
-    """
-    logprobs = (choice.get("logprobs") or {}).get("token_logprobs")
-    if not logprobs:
-        raise LookupError("the answer holds no token_logprobs")
-    if len(logprobs) == 1 < len(ids):
-        raise LookupError("the answer is about the generated token alone")
-    if len(logprobs) not in (len(ids), len(ids) + 1):
-        raise _other_number("log-probabilities", len(logprobs), len(ids))
-    if any(logprob is None for logprob in logprobs[1 : len(ids)]):
-        raise LookupError("some tokens have no log-probability")
-    return [math.nan, *map(float, logprobs[1 : len(ids)])]
-
-
-def _spelled_by_echo(choice: Mapping[str, Any], ids: Sequence[int]) -> list[Any]:
-    """List how an echo spells the tokens of a prompt; [] where it does not."""
-    spelled = choice["logprobs"].get("tokens")
-    return spelled[: len(ids)] if isinstance(spelled, list) else []
-
-
-def _read_likeliest(route: Route, choice: Mapping[str, Any], count: int) -> list[float]:
-    """Read the log-probability of the likeliest token in every place but the first of `count`."""
-    if route.name == "prompt_logprobs":
-        entries = [list(entry.values()) for entry in choice["prompt_logprobs"][1:]]
-        tops = [[one["logprob"] for one in entry if one.get("rank") == 1] for entry in entries]
-    else:
-        listed = [*(choice["logprobs"].get("top_logprobs") or []), *[None] * count][1:count]
-        tops = [list(top.values()) if isinstance(top, Mapping) else [] for top in listed]
-    return [max(map(float, top), default=math.nan) for top in tops]
