@@ -31,7 +31,8 @@ from .loading import (
 )
 from .prefix_tree import Tree, run_trees
 from .self_check import check_causal_lm, dtype_of
-from .tokenization import Ids, Window, WindowReader, batch_of, mean_by_window, padded
+from .text_tokenizer import Ids
+from .tokenization import Window, WindowReader, batch_of, mean_by_window, padded
 from .unmapped import blocks_apart
 
 

@@ -10,7 +10,7 @@ from ..embedded import model_folder
 from ..errors import SuperfilterError
 from ..revisions import resolve_revision
 from .loading import hub_revision, load_tokenizer, load_weights, pick_device, window_of
-from .tokenization import text_tokenizer
+from .text_tokenizer import text_tokenizer
 
 logger = logging.getLogger(__name__)
 

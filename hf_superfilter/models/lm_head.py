@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 from .cpu_linear import multiply, onednn_is_faster, packed
 from .loading import to_device
 from .prefix_tree import Tree, attention_by
-from .tokenization import Ids, padded
+from .text_tokenizer import Ids
+from .tokenization import padded
 
 # Forward passes reuse one buffer of logits and set process-wide switches of torch and transformers.
 FORWARD_LOCK = threading.Lock()

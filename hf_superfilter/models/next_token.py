@@ -29,14 +29,8 @@ from .loading import (
     window_of,
 )
 from .self_check import check_seq2seq, dtype_of
-from .tokenization import (
-    Ids,
-    MarkedText,
-    limit_of,
-    missing_front,
-    text_tokenizer,
-    token_ids,
-)
+from .text_tokenizer import Ids, MarkedText, text_tokenizer, token_ids
+from .tokenization import limit_of, missing_front
 
 # What may stand before an answer; tokenizers differ in where they put a blank.
 CONTEXTS = ("", " ", "\n")

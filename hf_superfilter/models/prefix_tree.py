@@ -26,7 +26,8 @@ from transformers.cache_utils import DynamicLayer
 
 from .batching import LoadedModel, batches_by_length, run_under_budget
 from .loading import to_device
-from .tokenization import Ids, Window, padded
+from .text_tokenizer import Ids
+from .tokenization import Window, padded
 
 LEAST_SHARED = 0.1  # of a window's tokens with its neighbour, and half of it over all windows
 PATH_PADDING = 0.1  # of a grid of paths, see `Tree._grids`

@@ -5,7 +5,7 @@ from string import Formatter
 from typing import NamedTuple, Protocol
 
 from ..errors import SuperfilterError, did_you_mean
-from ..models.tokenization import MarkedText
+from ..models.text_tokenizer import MarkedText
 
 # Whoever changes a wording raises the `arithmetic` of AskLLM: other questions, other scores.
 QUESTIONS = {

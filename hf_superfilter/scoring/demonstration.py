@@ -16,13 +16,8 @@ from ..data.pairs import format_pairs
 from ..data.sources import load_rows, revision_of_rows
 from ..embedded import portable_name
 from ..errors import SuperfilterError
-from ..models.tokenization import (
-    Window,
-    limit_of,
-    missing_front,
-    text_tokenizer,
-    token_ids,
-)
+from ..models.text_tokenizer import text_tokenizer, token_ids
+from ..models.tokenization import Window, limit_of, missing_front
 from ._model import ModelSettings, default_name
 from ._rows import as_counts, takes_rows
 

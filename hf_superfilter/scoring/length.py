@@ -80,7 +80,7 @@ class Length(Settings):
             sizes = [len(response) for response in turns.responses]
         else:
             from ..models.loading import load_tokenizer
-            from ..models.tokenization import token_ids
+            from ..models.text_tokenizer import token_ids
 
             folder = model_folder(self.model)
             tokenizer = load_tokenizer(folder, resolve_revision(folder, self.revision))

@@ -10,7 +10,8 @@ from ..base import Batch, Columns
 from ..data.chats import Turns, flatten_turns
 from ..data.messages import TAGGED_REASONING
 from ..data.pairs import reasoning_column
-from ..models.tokenization import Window, mean_by_window, token_ids
+from ..models.text_tokenizer import token_ids
+from ..models.tokenization import Window, mean_by_window
 from ._model import ModelSettings, default_name
 from ._rows import as_counts, takes_rows
 

@@ -19,7 +19,8 @@ from transformers import (
 
 from hf_superfilter import IFD, AskLLM, LearningPercentage, Perplexity, embedded_model
 from hf_superfilter.data.chats import flatten_turns
-from hf_superfilter.models.tokenization import MarkedText, TextTokenizer, WindowReader
+from hf_superfilter.models.text_tokenizer import MarkedText, TextTokenizer
+from hf_superfilter.models.tokenization import WindowReader
 
 ROWS = [
     ("Say hello.\n", "Hello there, how are you?"),

@@ -24,7 +24,7 @@ from transformers import (
 from hf_superfilter import IFD, AskLLM, Recipe, TopK, score
 from hf_superfilter.data.chats import flatten_turns
 from hf_superfilter.models.next_token import load_answers, load_reader
-from hf_superfilter.models.tokenization import MarkedText
+from hf_superfilter.models.text_tokenizer import MarkedText
 from hf_superfilter.revisions import resolve_revision
 from hf_superfilter.scoring._questions import QUESTIONS
 

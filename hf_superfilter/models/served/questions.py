@@ -41,7 +41,7 @@ from .openai_client import (
 )
 
 if TYPE_CHECKING:
-    from ..tokenization import MarkedText
+    from ..text_tokenizer import MarkedText
 
 BYTES_PER_TOKEN = 4  # of UTF-8 text, where the tokenizer is not here
 TOP_LOGPROBS = (20, 5)  # to request: the most of OpenAI and vLLM, then of TGI as it comes
