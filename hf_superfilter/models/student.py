@@ -199,15 +199,18 @@ class Student:
         """Time a step and the measuring of a row, on a few of each.
 
         Args:
-            rows: rows to train on.
+            rows: rows to train on; without any no step is timed, and it takes 0 seconds.
             plan: as in `train`.
             measured: rows to measure.
 
         Returns:
             Seconds of a step, and of measuring one row.
         """
-        training = self.train(rows, plan, PROBED_STEPS + 1)
-        step = sum(entry["seconds"] for entry in training.log[1:]) / PROBED_STEPS
+        self.reset()
+        step = 0.0
+        if rows:
+            training = self.train(rows, plan, PROBED_STEPS + 1)
+            step = sum(entry["seconds"] for entry in training.log[1:]) / PROBED_STEPS
         start = time.monotonic()
         self.measure(measured)
         row = (time.monotonic() - start) / max(1, len(measured))

@@ -1,6 +1,7 @@
 """Students are trained alike, measured on what they are said to be, and resumed after a kill."""
 
 import json
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -244,6 +245,20 @@ def test_killed_and_resumed_it_gives_the_same_numbers(done, table, gpt2, student
         return facts
 
     assert without_clock(facts) == without_clock(json.loads(json.dumps(result.facts)))
+
+
+def test_of_a_validation_that_lacks_the_untrained_student_alone_only_that_is_measured(
+    done, table, student, tmp_path
+):
+    """It is the last one, so a kill may leave it out; and it may be asked for later."""
+    result, folder = done
+    shutil.copytree(folder, tmp_path / "run")
+    (lost,) = (tmp_path / "run" / "validation").glob("steps-untrained-*.parquet")
+    lost.unlink()
+    selection = select(table, TopK("length", 0.3))
+    again = validate(selection, student, folder=tmp_path / "run", **TINY)
+    assert lost.is_file()
+    assert again.comparisons() == result.comparisons()
 
 
 def test_a_recipe_holds_rows_out_before_it_scores(student, tmp_path):
