@@ -119,9 +119,7 @@ class Student:
             for name, weight in self.model.named_parameters()
             if weight.requires_grad
         }
-        self._bfloat16 = self.device.type == "cuda" and torch.cuda.get_device_capability(
-            self.device
-        ) >= (8, 0)
+        self._bfloat16 = trains_in_bfloat16(self.device)
 
     def reader(self) -> WindowReader:
         """Return what turns texts into windows for this model."""
@@ -240,6 +238,11 @@ class Student:
 
     def _devices(self) -> list[torch.device]:
         return [self.device] if self.device.type == "cuda" else []
+
+
+def trains_in_bfloat16(device: torch.device) -> bool:
+    """Tell whether students are trained in bfloat16: on GPUs that multiply it natively."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _return_memory() -> None:

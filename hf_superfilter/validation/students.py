@@ -98,13 +98,20 @@ class StudentSettings:
         check_switch("keep", self.keep)
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides a student's numbers besides its rows."""
+        """Return what decides a student's numbers besides its rows.
+
+        In bfloat16 other weights are learned than in float32: runs of both are never pooled.
+        """
+        from ..models.loading import pick_device
+        from ..models.student import trains_in_bfloat16
+
         settings = asdict(self)
         for name in ("model", "device", "keep", "learning_rate", "revision"):
             settings.pop(name)
         folder = model_folder(self.model)
         revision = resolve_revision(folder, self.revision)
-        return {**settings, "revision": revision, "version": VERSION}
+        precision = {"bfloat16": True} if trains_in_bfloat16(pick_device(self.device)) else {}
+        return {**settings, **precision, "revision": revision, "version": VERSION}
 
 
 @dataclass(frozen=True, eq=False)

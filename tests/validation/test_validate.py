@@ -261,6 +261,19 @@ def test_of_a_validation_that_lacks_the_untrained_student_alone_only_that_is_mea
     assert again.comparisons() == result.comparisons()
 
 
+def test_students_of_another_precision_are_trained_anew(done, table, student, monkeypatch):
+    design = Design(ARMS, 2, 2, 0, 3, None, None)
+    selection = select(table, TopK("length", 0.3))
+
+    def said():
+        options = {"folder": str(done[1]), "held_out": 16}
+        return forecast_validation(selection, student, design, **options)[-1]
+
+    assert "all 7 runs are finished already" in said()
+    monkeypatch.setattr("hf_superfilter.models.student.trains_in_bfloat16", lambda device: True)
+    assert "7 of 7 runs to do" in said()
+
+
 def test_a_recipe_holds_rows_out_before_it_scores(student, tmp_path):
     recipe = Recipe("embedded:sample", [Length()], [TopK("length", 20)])
     result = validate(
