@@ -15,7 +15,7 @@ from .answers import measured_of, sizes_of
 from .arms import RANDOM_ARMS, SELECTED, UNTRAINED, words_of
 from .differences import LEVEL, Difference, compare_arms, difference, holm
 from .figures import PRIMARY, Measured, Runs, figures_of
-from .material import material_of
+from .material import Material, material_of
 from .students import StudentSettings
 from .tables import aligned
 from .trial import TARGET, Design, Trial
@@ -177,13 +177,23 @@ def compare_recipes(
     sizes = {**first_sizes, **later_sizes}
     stopped = {_name(arm, names) for arm in behind}
     ranking = _ranking(names, rows, sizes, measured, ranked_on, settings.model, stopped)
-    ranking = replace(ranking, notes=(*trial.material.notes, *trial.notes))
+    ranking = replace(ranking, notes=(*_notes_of(materials), *trial.notes))
     text = json.dumps(ranking.facts(), indent=1, ensure_ascii=False, allow_nan=False)
     Store(folder).write(RANKING, text.encode())
     return ranking
 
 
 def _score_folders(recipes: Mapping[str, Recipe]) -> dict[str, int]:
+def _notes_of(materials: Mapping[str, Material]) -> list[str]:
+    """List what qualifies all recipes, and by its name what qualifies one of them."""
+    listed = [note for material in materials.values() for note in material.notes]
+    notes = []
+    for name, material in materials.items():
+        for note in material.notes:
+            notes.append(note if listed.count(note) == len(materials) else f"{name}: {note}")
+    return list(dict.fromkeys(notes))
+
+
     """Number the folders that recipes score into; those without a conflict share one."""
     folders: list[dict[str, str]] = []
     numbers = {}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MOST_HELD_OUT, HELD_OUT_PART = 1_500, 4  # rows by default: 1,500, at most a quarter of all
+LARGER_PART = 1.1  # of the rows than of all, which a fixed number may take without a word
 FEW_SHARED = 0.01  # of the rows held out, whose prompts others may have without a word
 MOST_TUNING, TUNING_PART, LEAST_TUNING = 300, 10, 16
 
@@ -92,6 +93,7 @@ def _of_recipe(recipe: Recipe, folder: str, held_out: int | float | None, seed: 
     table = _scored(recipe, pool, source, folder)
     selection = select(table, recipe.select, run=folder, source_columns=source["columns"])
     notes = ["rows were held out before anything was scored or selected"]
+    notes += _notes_on_budgets(selection, len(pool), len(pairs))
     return _material(selection, selection.rows, pairs, split, notes, in_table=False)
 
 
@@ -136,6 +138,7 @@ def _of_selection(selection: Selection, held_out: int | float | None, seed: int)
     if can_select_again(selection):
         rows = select_again(selection, pool)
         notes = ["rows were held out before anything was selected"]
+        notes += _notes_on_budgets(selection, len(pool), len(table))
     else:
         rows = places_in(split.pool, selection.rows, len(table))
         notes = [
@@ -171,6 +174,24 @@ def places_in(pool: np.ndarray, rows: np.ndarray, total: int) -> np.ndarray:
     place[pool] = np.arange(len(pool))
     places: np.ndarray = place[rows]
     return places[places >= 0]
+
+
+def _notes_on_budgets(selection: Selection, rows: int, total: int) -> list[str]:
+    """Say that a fixed number of rows or tokens is a larger part of the rows not held out."""
+    if total <= LARGER_PART * rows:
+        return []
+    fixed = []
+    for step in selection.steps:
+        selector = None if step.entry is None else build(step.entry, "select")
+        budgets = [getattr(selector, name, None) for name in ("k", "tokens")]
+        if any(map(is_count, budgets)):
+            fixed.append(step.selector)
+    return [
+        f"{selector}: its fixed number is {total / rows:.2f} times as large a part of the {rows:,} "
+        f"rows that are not held out as of all {total:,}, so rows are trained on that would not be "
+        "selected of all: give a share, or hold fewer rows out"
+        for selector in fixed
+    ]
 
 
 def _notes_on_scorers(run: "Path | str | None") -> list[str]:

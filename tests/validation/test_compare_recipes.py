@@ -16,8 +16,14 @@ from hf_superfilter import (
     TopK,
     compare_recipes,
 )
-from hf_superfilter.validation.compare import TRANSFER, _clearly_behind, _score_folders
+from hf_superfilter.validation.compare import (
+    TRANSFER,
+    _clearly_behind,
+    _notes_of,
+    _score_folders,
+)
 from hf_superfilter.validation.figures import Runs
+from hf_superfilter.validation.material import material_of
 
 SCORERS = [Length()]
 
@@ -66,7 +72,7 @@ def test_the_ranking_stays_in_the_folder(ranking, folder):
     assert facts["ranked_on"] == "held-out" and facts["student"] == ranking.student
 
 
-def test_an_arm_that_is_clearly_behind_is_named_and_one_that_may_be_chance_is_not():
+def made_up():
     rng = np.random.default_rng(0)
     tokens = np.full(100, 20)
 
@@ -76,6 +82,22 @@ def test_an_arm_that_is_clearly_behind_is_named_and_one_that_may_be_chance_is_no
         )
         return Runs(nats, nats / 20, tokens, np.ones(100, dtype=np.int64))
 
+    return runs
+
+
+def test_what_qualifies_one_recipe_is_noted_with_its_name(tmp_path):
+    recipes = {"share": recipe(TopK("length", 0.1)), "fixed": recipe(TopK("length", 24))}
+    materials = {
+        name: material_of(one, str(tmp_path / name), 0.25, 0) for name, one in recipes.items()
+    }
+    notes = _notes_of(materials)
+    assert notes[0] == "rows were held out before anything was scored or selected"
+    (told,) = [note for note in notes if "its fixed number" in note]
+    assert told.startswith("fixed: TopK(")
+
+
+def test_an_arm_that_is_clearly_behind_is_named_and_one_that_may_be_chance_is_not():
+    runs = made_up()
     measured = {
         "selected": runs(1, 0.0),
         "near": runs(1, 0.001),

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_superfilter import (
     Combine,
     Length,
+    RandomSample,
     Recipe,
     StudentSettings,
     SuperfilterError,
@@ -30,6 +31,7 @@ from hf_superfilter import (
 from hf_superfilter.models.student import FixedSteps, Student
 from hf_superfilter.models.trainer import Plan
 from hf_superfilter.validation.forecast import forecast_validation
+from hf_superfilter.validation.material import material_of
 from hf_superfilter.validation.rows import split_rows, windows_of
 from hf_superfilter.validation.students import window_reader
 from hf_superfilter.validation.trial import Design
@@ -272,6 +274,18 @@ def test_students_of_another_precision_are_trained_anew(done, table, student, mo
     assert "all 7 runs are finished already" in said()
     monkeypatch.setattr("hf_superfilter.models.student.trains_in_bfloat16", lambda device: True)
     assert "7 of 7 runs to do" in said()
+
+
+def test_a_fixed_number_that_is_a_larger_part_of_the_rows_not_held_out_is_told(table, tmp_path):
+    def notes(*selectors, held_out=16):
+        return material_of(select(table, selectors), str(tmp_path), held_out, 0).notes
+
+    for fixed in (TopK("length", 30), RandomSample(30)):
+        (told,) = [note for note in notes(Threshold("length", above=0), fixed) if "fixed" in note]
+        rest = len(split_rows(table, 16, 16, seed=0).pool)
+        assert told.startswith(f"{fixed!r}: its fixed number is {80 / rest:.2f} times as large a")
+        assert f"of the {rest} rows that are not held out as of all 80" in told
+    assert not [note for note in notes(TopK("length", 0.3)) if "fixed" in note]
 
 
 def test_a_recipe_holds_rows_out_before_it_scores(student, tmp_path):
