@@ -57,9 +57,8 @@ def answer(
     for name in selections:
         others = secondary(name, against, measured)
         details += [as_facts(one) for one in others]
-        own_sizes = None if name == SELECTED else sizes
         verdicts.append(
-            verdict_of(name, primary, others, held_out=held_out, target=target, sizes=own_sizes)
+            verdict_of(name, primary, others, held_out=held_out, target=target, sizes=sizes)
         )
     rest = compare_arms(baselines, against, measured)
     return {

@@ -82,8 +82,9 @@ def verdict_of(
 ) -> Verdict:
     """Judge an arm by its pre-stated comparisons.
 
-    Random arms are drawn for one selection: of another arm whose rows or tokens differ from theirs
-    the verdict says so, and calls neither equal.
+    Random arms are drawn for one selection: of an arm whose rows or tokens differ from theirs the
+    verdict says so, and calls neither equal. So it does of the selection itself where it is so
+    small that rows of equal tokens or lengths only come near it.
 
     Args:
         arm: its name.
@@ -91,7 +92,7 @@ def verdict_of(
         others: those on the other figures, corrected.
         held_out: the name of the set that the rows were held out of.
         target: the name of the target set; None without one.
-        sizes: of all arms by name; None for the arm that the random arms were drawn for.
+        sizes: of all arms by name; None takes all that are compared to be equal.
     """
     own = [one for one in primary if one.arm == arm]
     words = {one.against: one for one in own if one.rows_of == held_out}

@@ -288,6 +288,18 @@ def test_a_fixed_number_that_is_a_larger_part_of_the_rows_not_held_out_is_told(t
     assert not [note for note in notes(TopK("length", 0.3)) if "fixed" in note]
 
 
+def test_a_selection_of_few_rows_is_not_said_to_have_equal_tokens_where_draws_have_others(
+    table, student, tmp_path
+):
+    options = {**TINY, "arms": ("selected", "random-lengths"), "steps": 1, "seeds": 1}
+    result = validate(select(table, TopK("length", 0.1)), student, folder=tmp_path, **options)
+    (question,) = result.facts["questions"]
+    own, drawn = (arm["tokens"] for arm in question["arms"])
+    assert abs(own - drawn) > 0.02 * drawn
+    said = "\n".join([question["verdict"]["text"], *question["verdict"]["notes"]])
+    assert f"{drawn:,.0f} tokens where it has {own:,.0f}" in said and "equal lengths (" not in said
+
+
 def test_a_recipe_holds_rows_out_before_it_scores(student, tmp_path):
     recipe = Recipe("embedded:sample", [Length()], [TopK("length", 20)])
     result = validate(
