@@ -113,9 +113,11 @@ def verdict_of(
         notes += notes_on_power(halves)
     notes += notes_on_figures(others, held_out)
     if target is None:
+        measured = "the rows held out are of the same source"
+        if not elsewhere:
+            measured = "measured on rows of the same source alone"
         notes.append(
-            "measured on rows of the same source alone, which favours random rows: give a target, "
-            "rows of another source"
+            f"{measured}, which favours random rows: give a target, rows of another source"
         )
     return Verdict(arm, word, text, tuple(notes))
 
@@ -156,10 +158,14 @@ def _headline(
 
 
 def _amounts(halves: Sequence[Difference], equals: Mapping[str, str]) -> str:
-    parts = []
+    """Say how large the differences are that were seen, and where none was."""
+    seen, unseen = [], []
     for one in halves:
-        parts.append(f"{abs(one.value):.3f} nats per token at {equals[one.against]}")
-    return " and ".join(parts)
+        if one.word == SAME:
+            unseen.append(f"{SAME} at {equals[one.against]} (below {one.smallest:.3f})")
+        else:
+            seen.append(f"{abs(one.value):.3f} nats per token at {equals[one.against]}")
+    return "; ".join([" and ".join(seen), *unseen])
 
 
 def _doubts(

@@ -217,6 +217,19 @@ def test_better_than_as_many_rows_and_tokens_is_better_and_equal_lengths_tell_sc
     assert any(note.startswith("more than its length") for note in judged(measured).notes)
 
 
+def test_better_says_an_amount_where_a_difference_was_seen_and_nowhere_else():
+    """At equal rows it is worse by 0.002, which is nothing that was seen."""
+    rows = Difference("selected", "random", "held-out", PRIMARY, 0.002, -0.02, 0.02, 0.01,
+                      0.9, 0.9, 0.03, 2, 5)  # fmt: skip
+    tokens = replace(rows, against="random-tokens", value=-0.05, p=0.001, p_corrected=0.001)
+    verdict = verdict_of("selected", [rows, tokens], [], held_out="held-out", target="target")
+    assert verdict.word == BETTER
+    assert verdict.text == (
+        "the selection: better than random rows, by 0.050 nats per token at equal tokens; "
+        "no difference seen at equal rows (below 0.030)"
+    )
+
+
 @pytest.mark.parametrize(
     ("shares", "draws", "advice"),
     [
@@ -302,6 +315,8 @@ def test_a_difference_that_shows_on_another_set_alone_makes_it_depend():
     verdict = judged(here, {"held-out": here, "other": there})
     assert verdict.word == DEPENDS
     assert "(held-out: no difference seen, other: better)" in verdict.text
+    (note,) = [note for note in verdict.notes if "favours random" in note]
+    assert "alone" not in note and note.startswith("the rows held out are of the same source")
 
 
 def test_better_and_worse_on_the_target_is_no_gain_whichever_is_compared_last():
