@@ -43,7 +43,8 @@ class Place:
         recipe: its name.
         rows: rows that it selects.
         loss: the primary figure, in nats per token.
-        behind: the difference to the best recipe; None for the best itself.
+        behind: the difference to the best recipe, corrected over the recipes; None for the best
+            itself.
         chance: that the best one is better than this one with this student, and with a target of
             another size; None for the best itself.
         verdict: against random rows, in words.
@@ -174,7 +175,7 @@ def compare_recipes(
         return None
     measured = {part: {**first[part], **runs} for part, runs in later.items()}
     rows = {name: len(material.selected) for name, material in materials.items()}
-    sizes = {**first_sizes, **later_sizes}
+    sizes = {_name(arm, names): size for arm, size in {**first_sizes, **later_sizes}.items()}
     stopped = {_name(arm, names) for arm in behind}
     ranking = _ranking(names, rows, sizes, measured, ranked_on, settings.model, stopped)
     ranking = replace(ranking, notes=(*_notes_of(materials), *trial.notes))
@@ -183,7 +184,6 @@ def compare_recipes(
     return ranking
 
 
-def _score_folders(recipes: Mapping[str, Recipe]) -> dict[str, int]:
 def _notes_of(materials: Mapping[str, Material]) -> list[str]:
     """List what qualifies all recipes, and by its name what qualifies one of them."""
     listed = [note for material in materials.values() for note in material.notes]
@@ -194,6 +194,7 @@ def _notes_of(materials: Mapping[str, Material]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
+def _score_folders(recipes: Mapping[str, Recipe]) -> dict[str, int]:
     """Number the folders that recipes score into; those without a conflict share one."""
     folders: list[dict[str, str]] = []
     numbers = {}
@@ -266,19 +267,20 @@ def _ranking(
     against = [name for name in RANDOM_ARMS if name in own[ranked_on]]
     primary = compare_arms(names, against, own)
     held_out = next(iter(own))
+    behinds = holm(
+        [
+            difference(name, order[0], ranked_on, PRIMARY, own[ranked_on], len(names) - 1)
+            for name in order[1:]
+        ]
+    )
     places = []
-    for name in order:
+    for name, behind in zip(order, [None, *behinds], strict=True):
         others = secondary(name, against, own)
         target = TARGET if TARGET in own else None
         # Random arms are drawn for the first recipe; another one may be of another size.
-        own_sizes = None if name == names[0] else sizes
-        verdict = verdict_of(
-            name, primary, others, held_out=held_out, target=target, sizes=own_sizes
-        )
-        behind = None
+        verdict = verdict_of(name, primary, others, held_out=held_out, target=target, sizes=sizes)
         chance = None
-        if name != order[0]:
-            behind = difference(name, order[0], ranked_on, PRIMARY, own[ranked_on], len(names) - 1)
+        if behind is not None:
             here = 1 - behind.p / 2
             chance = (here, here * TRANSFER + (1 - here) * (1 - TRANSFER))
         text = verdict.text.removeprefix(f"{words_of(name)}: ")

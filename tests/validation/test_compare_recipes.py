@@ -20,8 +20,10 @@ from hf_superfilter.validation.compare import (
     TRANSFER,
     _clearly_behind,
     _notes_of,
+    _ranking,
     _score_folders,
 )
+from hf_superfilter.validation.differences import corrected_p
 from hf_superfilter.validation.figures import Runs
 from hf_superfilter.validation.material import material_of
 
@@ -83,6 +85,25 @@ def made_up():
         return Runs(nats, nats / 20, tokens, np.ones(100, dtype=np.int64))
 
     return runs
+
+
+def test_differences_to_the_best_are_corrected_over_the_recipes():
+    runs, names = made_up(), ["a", "b", "c", "d"]
+    measured = {
+        "selected": runs(2, 0.0),
+        "b": runs(2, 0.01),
+        "c": runs(2, 0.03),
+        "d": runs(2, 0.3),
+        "random": runs(3, 0.0),
+    }
+    rows = dict.fromkeys(names, 10)
+    ranking = _ranking(names, rows, {}, {"held-out": measured}, "held-out", "student", set())
+    assert [place.recipe for place in ranking.places] == names
+    behind = [place.behind for place in ranking.places[1:]]
+    alone = [one.p for one in behind]
+    assert [one.p_corrected for one in behind] == corrected_p(alone).tolist() != alone
+    # The chance is of each pair, as the interval beside it.
+    assert [place.chance[0] for place in ranking.places[1:]] == [1 - p / 2 for p in alone]
 
 
 def test_what_qualifies_one_recipe_is_noted_with_its_name(tmp_path):
