@@ -164,9 +164,11 @@ def validate(
     results = f"results: {place.rstrip('/')}/{VALIDATION}"
     if _report_again(place):
         results += f", report: {in_folder(place, 'report.html')}"
-    show_end(
-        f"\nvalidated on {settings.model}", results, "publish", place, "user/name", "--dry-run"
-    )
+    # The folder of a recipe holds the rows that were not held out, and selects of those alone.
+    following: tuple[str, ...] = ("publish", run, "user/name", "--dry-run")
+    if isinstance(chosen, Recipe):
+        following = ("run", run, "--dry-run")
+    show_end(f"\nvalidated on {settings.model}", results, *following)
 
 
 def compare(
@@ -197,7 +199,12 @@ def compare(
     }
     if len(by_name) < len(recipes):
         raise SuperfilterError(f"{', '.join(recipes)}: give recipes of different names")
-    share, _ = parse_held_out([held_out] if held_out else None, None)
+    share = None if held_out is None else parse_number(held_out)
+    if held_out is not None and share is None:
+        raise SuperfilterError(
+            f"--held-out {held_out}: give a share or a number of rows; a file of other rows is "
+            "given as --target"
+        )
     settings = StudentSettings(
         student, learning_rate=learning_rate, batch_rows=batch_rows, max_length=max_length
     )

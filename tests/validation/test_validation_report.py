@@ -91,6 +91,28 @@ def test_a_dry_run_of_recipes_lets_random_rows_stand_in(rows, gpt2, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["long.yaml", "longer.yaml"]
 
 
+def test_a_comparison_refuses_other_rows_to_measure_on(rows, refused, tmp_path):
+    """It would rank on rows held out as if no file had been named."""
+    recipes = []
+    for name in ("one", "two"):
+        recipes.append(tmp_path / f"{name}.yaml")
+        recipes[-1].write_text(Recipe(str(rows), [Length()], [TopK("length", 9)]).to_yaml())
+    error = refused("compare", *recipes, "--student", "embedded:weak", "--held-out", rows)
+    assert error.startswith(f"--held-out {rows}: give a share or a number of rows")
+    assert "--target" in error
+
+
+def test_a_validation_is_followed_by_what_holds_all_rows(validated, rows, gpt2, tmp_path):
+    folder, printed = validated
+    assert f"next: hf-superfilter publish {folder} user/name --dry-run" in printed
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(Recipe(str(rows), [Length()], [TopK("length", 0.3)]).to_yaml())
+    options = ["--student", gpt2, *OPTIONS, "--held-out", "20", "--folder", tmp_path / "run"]
+    assert f"next: hf-superfilter run {recipe} --dry-run" in run_command(
+        "validate", recipe, *options
+    )
+
+
 def test_the_report_shows_the_section_and_leaves_it_out_for_another_selection(validated, tmp_path):
     folder, _ = validated
     page = (folder / "report.html").read_text(encoding="utf-8")
