@@ -10,7 +10,8 @@ from ..embedded import model_folder
 from ..errors import SuperfilterError
 from ..revisions import resolve_revision
 from .loading import hub_revision, load_tokenizer, load_weights, pick_device, window_of
-from .text_tokenizer import text_tokenizer
+from .text_tokenizer import TextTokenizer, text_tokenizer
+from .tokenization import missing_front
 
 logger = logging.getLogger(__name__)
 
@@ -51,20 +52,31 @@ def generate(
             "%s reads only the last %d tokens of %d of the %d prompts, which are longer",
             model, room, cut, len(texts),
         )  # fmt: skip
-    answers = []
+    answers, ends = [], _ends(loaded, reader)
     for ids in texts:
-        read = [*front, *ids[-room:]] or [_beginning(name, tokenizer)]
+        last = ids[-room:]
+        # A chat's template may have written the front already: students learn behind one.
+        read = [*missing_front(front, last), *last] or [_beginning(name, tokenizer)]
         with torch.inference_mode():
             written = loaded.generate(
                 torch.tensor([read], device=place),
                 attention_mask=torch.ones((1, len(read)), dtype=torch.long, device=place),
                 max_new_tokens=min(max_new_tokens, window - len(read)),
                 do_sample=False,
+                eos_token_id=ends,
                 pad_token_id=tokenizer.eos_token_id,
             )
         text = str(tokenizer.decode(written[0, len(read) :], skip_special_tokens=True))
         answers.append(text.strip())
     return answers
+
+
+def _ends(model: Any, reader: TextTokenizer) -> list[int] | None:
+    """Return the tokens that end an answer: the model's own, and the one that students learn."""
+    own = model.generation_config.eos_token_id
+    listed = own if isinstance(own, list) else [own]
+    learned = [reader.tokenizer.eos_token_id, *reader.behind[:1]]
+    return sorted({int(token) for token in (*listed, *learned) if token is not None}) or None
 
 
 def _beginning(name: str, tokenizer: Any) -> int:
