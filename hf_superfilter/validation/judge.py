@@ -97,6 +97,8 @@ class Judgement:
     def win_score(self) -> tuple[float, float, float]:
         """Return 1 + (wins - losses) / N, and its 95% interval over prompts (Student's t).
 
+        A win score lies between 0 and 2, and so does its interval.
+
         Where all pairs came out alike, Student's interval has no width: then any other outcome has
         the share 1 - 0.025^(1/N) at most (Clopper and Pearson, Biometrika 26, 1934).
         """
@@ -114,7 +116,7 @@ class Judgement:
             return score, score - score * unseen, score + (2 - score) * unseen
         error = float(read.std(ddof=1)) / len(read) ** 0.5
         half = float(stats.t.ppf(0.975, len(read) - 1)) * error
-        return score, score - half, score + half
+        return score, max(0.0, score - half), min(2.0, score + half)
 
     def _win_score_text(self) -> str:
         if np.count_nonzero(~np.isnan(self.outcomes)) < 2:

@@ -100,7 +100,7 @@ def test_the_win_score_is_one_plus_wins_less_losses_over_all_with_its_interval(t
     half = 2.5706 * outcomes.std(ddof=1) / np.sqrt(6)
     assert (low, high) == (
         pytest.approx(score - half, rel=1e-4),
-        pytest.approx(score + half, rel=1e-4),
+        pytest.approx(min(score + half, 2), rel=1e-4),
     )
     assert len(questions) == 11, "equal answers are asked about once"
     assert result.orders_agree == 1.0
@@ -186,6 +186,19 @@ def test_pairs_that_all_come_out_alike_have_an_interval_of_some_width(tmp_path):
     tied, _ = asked(lambda first, second: "5 5", students, tmp_path / "tied")
     assert tied.win_score == pytest.approx((1, 1 - bound, 1 + bound))
     assert tied.win_score[1] < 1 < tied.win_score[2]
+
+
+def test_a_win_score_has_no_interval_beyond_what_it_can_be(tmp_path):
+    mine, theirs = ["9"] * 9 + ["5"], ["2"] * 9 + ["5"]
+    students = {"a": [f"says {n} {p}" for n, p in enumerate(mine)],
+                "b": [f"says {n} {p}" for n, p in enumerate(theirs)]}  # fmt: skip
+    prompts = [f"Prompt {n}" for n in range(10)]
+    won, _ = asked(by_points, students, tmp_path / "won", prompts)
+    lost, _ = asked(by_points, dict(zip("ab", reversed(students.values()), strict=True)),
+                    tmp_path / "lost", prompts)  # fmt: skip
+    half = stats.t.ppf(0.975, 9) * np.array([1] * 9 + [0]).std(ddof=1) / np.sqrt(10)
+    assert won.win_score == pytest.approx((1.9, 1.9 - half, 2))
+    assert lost.win_score == pytest.approx((0.1, 0, 0.1 + half))
 
 
 def test_replies_of_another_server_are_said(tmp_path, caplog):
