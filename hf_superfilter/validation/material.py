@@ -227,8 +227,8 @@ def _material(
     parts = list(notes)
     if split.repeated:
         parts.append(
-            f"{split.repeated} rows are left out, because a row held out has the same prompt and "
-            "response"
+            f"{split.repeated} rows are left out, because a row held out, or a turn of it, has the "
+            "same prompt and response"
         )
     parts += _notes_on_prompts(whole, split)
     return Material(

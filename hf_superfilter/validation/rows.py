@@ -5,7 +5,7 @@ a student is measured on. The end of text behind it is measured apart.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -165,7 +165,8 @@ class Split:
         pool: (p,) rows that may be scored, selected and trained on.
         held_out: (h,) rows to measure on.
         tuning: (t,) rows that the learning rate is chosen on.
-        repeated: rows that stand in none, because a row of the other parts has the same texts.
+        repeated: rows that stand in none, because a row of the other parts has the same texts, or
+            a chat of them the same turn.
     """
 
     pool: np.ndarray
@@ -175,7 +176,7 @@ class Split:
 
 
 def split_rows(table: "Dataset", held_out: int, tuning: int, seed: int) -> Split:
-    """Draw rows to hold out; no row of the pool has the texts of one of them.
+    """Draw rows to hold out; no row of the pool has the texts of one of them, or of a turn of it.
 
     Args:
         table: n rows with `prompt` and `response`.
@@ -196,12 +197,12 @@ def split_rows(table: "Dataset", held_out: int, tuning: int, seed: int) -> Split
         )
     order = np.random.default_rng([seed, 1]).permutation(len(table))
     parts = [order[:held_out], order[held_out : held_out + tuning]]
-    digests = digests_of(table)
-    taken = {digests[row] for row in parts[0].tolist()}
-    tuned = [row for row in parts[1].tolist() if digests[row] not in taken]
-    taken |= {digests[row] for row in tuned}
+    turns = turns_of(table)
+    taken = set[str]().union(*(turns[row] for row in parts[0].tolist()))
+    tuned = [row for row in parts[1].tolist() if taken.isdisjoint(turns[row])]
+    taken = taken.union(*(turns[row] for row in tuned))
     rest = np.sort(order[held_out + tuning :]).tolist()
-    pool = [row for row in rest if digests[row] not in taken]
+    pool = [row for row in rest if taken.isdisjoint(turns[row])]
     if not pool:
         raise SuperfilterError(
             f"all of the {len(rest)} rows that are not held out have the prompt and response of "
@@ -218,12 +219,28 @@ def split_rows(table: "Dataset", held_out: int, tuning: int, seed: int) -> Split
 
 def digests_of(table: "Dataset") -> list[str]:
     """Digest prompt and response of every row."""
-    digests: list[str] = []
+    return [texts_digest(row) for row in _rows_of(table)]
+
+
+def turns_of(table: "Dataset") -> list[set[str]]:
+    """Digest prompt and response of every row, and of a chat those of every turn too.
+
+    Rows that were cut out of one chat share their first turns: who trains on one of them has seen
+    these responses of the other.
+    """
+    turns = []
+    for row in _rows_of(table):
+        digests = {texts_digest(row)}
+        if all(isinstance(row[column], list) for column in COLUMNS):
+            for prompt, response in zip(row["prompt"], row["response"], strict=False):
+                digests.add(texts_digest({"prompt": prompt, "response": response}))
+        turns.append(digests)
+    return turns
+
+
+def _rows_of(table: "Dataset") -> Iterator[dict[str, Any]]:
     plain = table.select_columns(list(COLUMNS)).with_format(None)
     for start in range(0, len(plain), BLOCK):
         batch = plain[start : start + BLOCK]
-        cells = zip(batch["prompt"], batch["response"], strict=True)
-        digests += [
-            texts_digest({"prompt": prompt, "response": response}) for prompt, response in cells
-        ]
-    return digests
+        for prompt, response in zip(batch["prompt"], batch["response"], strict=True):
+            yield {"prompt": prompt, "response": response}

@@ -20,7 +20,7 @@ from .figures import PRIMARY
 from .material import Material, can_select_again, places_in, select_again
 from .plan import Question, questions_of, runs_of, statement
 from .rates import RATES, choose_rate
-from .rows import COLUMNS, Windows, digests_of, windows_of
+from .rows import COLUMNS, Windows, digests_of, turns_of, windows_of
 from .students import FOLDER, Bench, RunFiles, StudentSettings, window_reader
 
 if TYPE_CHECKING:
@@ -175,34 +175,35 @@ class Trial:
     def _add_rows(self, name: str, rows: "Dataset") -> None:
         """Add an arm of rows from elsewhere, without those that are held out."""
         added, first = self._read(rows, name), len(self.windows)
-        digests, held_out = digests_of(rows), set(digests_of(self.material.held_out))
-        is_free = np.array([digest not in held_out for digest in digests], dtype=bool)
+        turns = turns_of(rows)
+        held_out = set[str]().union(*turns_of(self.material.held_out))
+        is_free = np.array([held_out.isdisjoint(digests) for digests in turns], dtype=bool)
         self.others[name] = first + np.flatnonzero((added.tokens > 0) & is_free)
         self.windows = self.windows.joined(added)
-        self._trained_on.update(np.array(digests)[is_free].tolist())
+        self._trained_on.update(*(turns[row] for row in np.flatnonzero(is_free).tolist()))
         if not is_free.all():
             self.notes.append(
                 f"{name}: {np.count_nonzero(~is_free)} of its {len(rows)} rows are left out, "
-                "because a row held out has the same prompt and response"
+                "because a row held out, or a turn of it, has the same prompt and response"
             )
 
     @cached_property
     def _trained_on(self) -> set[str]:
-        """Hold the digests of all rows that an arm may train on."""
-        return set(digests_of(self.material.table))
+        """Hold the digests of all rows that an arm may train on, and of their turns."""
+        return set[str]().union(*turns_of(self.material.table))
 
     def add_sets(self, sets: "Mapping[str, Dataset]") -> None:
         """Add rows to measure on."""
         for name, rows in sets.items():
             part = self._measurable(rows, name)
             self.sets.append(part)
-            digests = digests_of(rows.select(part.numbers))
-            known = sum(digest in self._trained_on for digest in digests)
+            turns = turns_of(rows.select(part.numbers))
+            known = sum(not self._trained_on.isdisjoint(digests) for digests in turns)
             if known:
                 self.notes.append(
                     f"{known} of the {len(part)} rows of {name} are rows that students may be "
-                    "trained on as well, with the same prompt and response: an arm that holds more "
-                    "of them looks better there"
+                    "trained on as well, with the same prompt and response or those of a turn: an "
+                    "arm that holds more of them looks better there"
                 )
 
     @property

@@ -172,6 +172,23 @@ def test_no_row_of_the_pool_has_the_texts_of_a_row_held_out():
     assert parts == 100 and split.repeated > 0
 
 
+def test_no_row_of_the_pool_has_a_turn_of_a_chat_held_out():
+    """Every chat is there with one turn, with two and with three, as some data sets are cut."""
+    prompts, responses = [], []
+    for chat in range(40):
+        asked = [f"chat {chat}: " + "again, " * turn for turn in range(3)]
+        answers = [f"answer {turn} of {chat}" for turn in range(3)]
+        for count in (1, 2, 3):
+            prompts.append(asked[:count])
+            responses.append([*answers[: count - 1], answers[count - 1] + " \n"])
+    split = split_rows(Dataset.from_dict({"prompt": prompts, "response": responses}), 20, 5, seed=0)
+    chats = [{row // 3 for row in part} for part in (split.held_out, split.tuning, split.pool)]
+    held_out, tuning, pool = chats
+    assert not held_out & tuning and not (held_out | tuning) & pool
+    parts = len(split.pool) + len(split.held_out) + len(split.tuning) + split.repeated
+    assert parts == 120 and split.repeated > 0
+
+
 def test_rows_of_a_split_depend_on_the_seed_alone():
     table = Dataset.from_dict({"prompt": [str(n) for n in range(50)], "response": ["x"] * 50})
     one, same, other = (split_rows(table, 10, 5, seed=seed) for seed in (0, 0, 1))
