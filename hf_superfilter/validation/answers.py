@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from ..reports.text import clipped, last_turn
-from .arms import RANDOM_ARMS, SELECTED, UNTRAINED, Arm, Pool, draws_as_many, is_baseline
+from .arms import (
+    RANDOM_ARMS,
+    SELECTED,
+    UNTRAINED,
+    Arm,
+    Pool,
+    draws_as_many,
+    is_baseline,
+    perplexity_columns,
+)
 from .differences import as_facts, compare_arms
 from .figures import PRIMARY, Runs, figures_of
 from .material import Material
@@ -140,6 +149,13 @@ def notes_on_rows(
         notes.append(
             "few rows but the selected ones are as long: random rows of equal lengths are mostly "
             "the selection itself, and cannot tell a score from a length"
+        )
+    by_perplexity = [arm.name for arm in arms if arm.name.startswith("ppl-")]
+    columns = perplexity_columns(pool.table) if by_perplexity else []
+    if len(columns) > 1:
+        notes.append(
+            f"{', '.join(by_perplexity)}: by the column {columns[0]!r}, the first of "
+            f"{', '.join(columns)}; name another one as highest:COLUMN or lowest:COLUMN"
         )
     wanted = len(pool.selected)
     for arm in arms:

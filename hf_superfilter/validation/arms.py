@@ -213,7 +213,7 @@ def _fixed_rows(name: str, pool: Pool) -> np.ndarray:
     if name == "longest":
         return _extreme(pool, pool.tokens.astype(float), largest=True)
     if name in ("ppl-high", "ppl-low"):
-        column = perplexity_column(pool.table)
+        column = perplexity_columns(pool.table)[0]
         return _extreme(pool, numbers_of(pool.table, column), largest=name == "ppl-high")
     kind, _, column = name.partition(":")
     values = numbers_of(pool.table, column)
@@ -240,19 +240,20 @@ def _marked(name: str, pool: Pool, values: np.ndarray) -> np.ndarray:
     return marked
 
 
-def perplexity_column(table: "Dataset") -> str:
-    """Find the column of the response's perplexity given its prompt.
+def perplexity_columns(table: "Dataset") -> list[str]:
+    """List the columns of the response's perplexity given its prompt; arms take the first.
 
     Raises:
         SuperfilterError: there is none.
     """
-    for column in ["ppl", *(name for name in table.column_names if name.endswith("_ppl"))]:
-        if holds_numbers(table, column):
-            return str(column)
-    raise SuperfilterError(
-        "the arms of perplexity need a column 'ppl' or one whose name ends in '_ppl': score with "
-        "Perplexity or IFD, or leave them out"
-    )
+    names = ["ppl", *(name for name in table.column_names if name.endswith("_ppl"))]
+    columns = [name for name in names if holds_numbers(table, name)]
+    if not columns:
+        raise SuperfilterError(
+            "the arms of perplexity need a column 'ppl' or one whose name ends in '_ppl': score "
+            "with Perplexity or IFD, or leave them out"
+        )
+    return columns
 
 
 def _extreme(pool: Pool, values: np.ndarray, *, largest: bool) -> np.ndarray:

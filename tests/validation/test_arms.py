@@ -1,5 +1,7 @@
 """Every arm trains on the rows that its name says, and held-out rows are in none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -117,6 +119,17 @@ def test_draws_that_are_the_selection_itself_and_columns_of_few_numbers_are_told
     assert "cannot tell a score from a length" in notes
     few = len(arms[2].draws[0])
     assert few < len(longest) and f"highest:few has {few} rows and not {len(longest)}" in notes
+
+
+def test_of_several_columns_of_perplexity_the_one_that_an_arm_goes_by_is_told(pool):
+    windows = Windows([[]] * ROWS, "rows", np.arange(ROWS))
+    arms = [arm_of(pool, "ppl-high"), arm_of(pool, "ppl-low")]
+    assert not any("column" in note for note in notes_on_rows(pool, windows, [], arms))
+    both = pool.table.add_column("strong_ppl", np.arange(ROWS, dtype=float))
+    wide = replace(pool, table=both)
+    assert np.array_equal(arm_of(wide, "ppl-high").draws[0], arms[0].draws[0])
+    (told,) = [note for note in notes_on_rows(wide, windows, [], arms) if "column" in note]
+    assert told.startswith("ppl-high, ppl-low: by the column 'ifd_ppl', the first of ifd_ppl, str")
 
 
 def test_a_selection_without_a_response_is_told_and_not_to_be_left_out(pool):
