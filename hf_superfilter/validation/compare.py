@@ -160,7 +160,10 @@ def compare_recipes(
             materials[name] = material_of(recipe, place, held_out, design.seed)
         except SuperfilterError as error:
             raise type(error)(f"recipes[{name!r}]: {error}") from error
-    trial = Trial(settings, materials[names[0]], design, Store(folder), process)
+    first_name = f"of {names[0]}"
+    trial = Trial(
+        settings, materials[names[0]], design, Store(folder), process, selected=first_name
+    )
     trial.add_sets({} if target is None else {TARGET: target})
     for name in names[1:]:
         trial.add_arm(name, materials[name].selected)

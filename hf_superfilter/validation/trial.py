@@ -15,7 +15,7 @@ from ..runs.distributed import Process
 from ..runs.store import Store
 from ..selection.funnel import Selection
 from .answers import answer, facts_of_rows, notes_on_rows, notes_on_scale, notes_on_training
-from .arms import Arm, Pool, check_other_name, make_arms
+from .arms import SELECTED, Arm, Pool, check_other_name, make_arms
 from .figures import PRIMARY
 from .material import Material, can_select_again, places_in, select_again
 from .plan import Question, questions_of, runs_of, statement
@@ -80,6 +80,7 @@ class Trial:
         design: arms and how often each is trained.
         store: the run folder.
         process: this one.
+        selected: what notes call the rows that are selected.
     """
 
     def __init__(
@@ -89,6 +90,8 @@ class Trial:
         design: Design,
         store: Store,
         process: Process,
+        *,
+        selected: str = SELECTED,
     ) -> None:
         self.settings, self.material, self.design = settings, material, design
         self.store, self.process = store, process
@@ -101,7 +104,7 @@ class Trial:
         self.others: dict[str, np.ndarray] = {}
         self.notes: list[str] = []
         self.sets = [self._measurable(material.held_out, HELD_OUT)]
-        self._trainable(material.selected, "selected")
+        self._trainable(material.selected, selected)
 
     def _read(self, table: "Dataset", name: str) -> Windows:
         return windows_of(table, self.reader, self.settings.max_length, name)
