@@ -201,7 +201,7 @@ class CausalLM:
                     )
                     sizes[in_trees] = 0
                 run_by_length(self, sizes, run_batch, self.fast_paths.budget(batch_tokens))
-            total_nats = torch.cat(nats).double().cpu().numpy()
+            total_nats = torch.cat(nats).cpu().double().numpy()
         # Within a window tokens stand in their order already.
         order = np.argsort(np.concatenate(owners), kind="stable")
         return total_nats[order], counts

@@ -39,7 +39,7 @@ def pick_device(device: str, rank: int | None = None) -> torch.device:
         rank: with `auto`, the number of the GPU, modulo their count.
 
     Raises:
-        ValueError: an unknown device, CUDA where there is none, or CUDA in a forked worker.
+        ValueError: an unknown device, one that is not there, or CUDA in a forked worker.
     """
     selected = _named_device(device, rank)
     if selected.type == "cuda":
@@ -61,6 +61,11 @@ def _named_device(device: str, rank: int | None) -> torch.device:
     if selected.type == "cuda" and not torch.cuda.is_available():
         raise SuperfilterError(
             f"device={device!r}, but this machine or this build of torch has no CUDA: "
+            "give auto or cpu"
+        )
+    if selected.type == "mps" and not torch.backends.mps.is_available():
+        raise SuperfilterError(
+            f"device={device!r}, but this machine or this build of torch has no GPU of Apple's: "
             "give auto or cpu"
         )
     return selected

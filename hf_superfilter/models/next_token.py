@@ -273,5 +273,5 @@ def _start_token(model: Any, name: str) -> int:
 def shares_of(logits: torch.Tensor, answers: Sequence[Ids]) -> torch.Tensor:
     """Return the (m, k) float64 share of each answer's tokens in the softmax of (m, V) logits."""
     total = logits.logsumexp(-1, keepdim=True)
-    shares = [(logits[:, list(ids)] - total).double().exp().sum(-1) for ids in answers]
+    shares = [(logits[:, list(ids)] - total).cpu().double().exp().sum(-1) for ids in answers]
     return torch.stack(shares, dim=-1)

@@ -368,7 +368,7 @@ def relative_difference(plain: np.ndarray, fast: np.ndarray) -> float:
 
 
 def _array(values: torch.Tensor) -> np.ndarray:
-    return values.double().cpu().numpy()
+    return values.cpu().double().numpy()
 
 
 def _first_line(error: Exception) -> str:

@@ -260,7 +260,7 @@ def _token_losses(training: Training, windows: list[Window]) -> list[np.ndarray]
     logits = training.logits_at(ids, positions - 1).float()
     losses = torch.nn.functional.cross_entropy(logits, ids.flatten()[positions], reduction="none")
     borders = np.cumsum([len(window.ids) - window.start for window in windows])[:-1]
-    return np.split(losses.double().cpu().numpy(), borders)
+    return np.split(losses.cpu().double().numpy(), borders)
 
 
 def _add_adapters(model: Any, rank: int) -> Any:

@@ -219,7 +219,7 @@ class Training:
             loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
             torch.autograd.backward(loss / tokens)
             losses.append(loss.detach())
-        return float(torch.stack(losses).double().sum())
+        return float(torch.stack(losses).cpu().double().sum())
 
     def micro_batches(self, share: list[Window]) -> Iterator[list[Window]]:
         """Cut windows into batches of similar length."""

@@ -1,5 +1,7 @@
 """The hot path: the losses of one row at a time, whatever batch, order and arithmetic."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from reference import OneRowAtATime
 from scipy.stats import spearmanr
 
 from hf_superfilter import IFD, CausalLM
+from hf_superfilter.models import loading
 from hf_superfilter.models.lm_head import BLOCK_ROWS
 from hf_superfilter.models.tokenization import Window
 
@@ -256,13 +259,29 @@ def test_a_model_folder_that_changed_is_loaded_again(tmp_path, weak):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"device": "gpu"}, {"device": "cuda"}, {"attn_implementation": "flash_attention_2"}]
+    "setting",
+    [
+        {"device": "gpu"},
+        {"device": "cuda"},
+        {"device": "mps"},
+        {"attn_implementation": "flash_attention_2"},
+    ],
 )
 def test_a_device_or_attention_that_is_not_there_says_so(weak, setting):
-    if setting == {"device": "cuda"} and torch.cuda.is_available():
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if present.get(setting.get("device")):
         return
     with pytest.raises(ValueError, match=next(iter(setting))):
         CausalLM(weak, **setting)
+
+
+def test_numbers_leave_the_device_before_they_are_made_double():
+    """Apple's GPUs have no float64, and none is at hand to see it."""
+    files = Path(loading.__file__).parent.rglob("*.py")
+    calls = [
+        line for file in files for line in file.read_text().splitlines() if ".double()" in line
+    ]
+    assert calls and all(".cpu().double()" in line for line in calls)
 
 
 def test_a_tokenizer_without_eos_is_fine_until_eos_is_asked_for(tmp_path, weak):
