@@ -4,6 +4,7 @@ A run folder is text here: a local path or an fsspec URL.
 """
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,9 +159,9 @@ def selection_in(run: str, name: str | None = None) -> "Selection":
         return select_in_run(scored_rows(run), selectors, run, source_columns=columns)
     table, recipe = scored_rows(run), recorded_recipe(run)
     if recipe is None or not recipe.select:
+        call = shlex.join(["hf-superfilter", *_select_best(run)])
         raise SuperfilterError(
-            f"nothing was selected in {run!r} yet{_list_names(run)}: "
-            f"call hf-superfilter select {run} --k 0.10"
+            f"nothing was selected in {run!r} yet{_list_names(run)}: call {call}"
         )
     return select_in_run(table, recipe.select, run, source_columns=columns)
 
@@ -276,7 +277,17 @@ def show_manifest(folder: str) -> None:
     for progress in unfinished_scorers(folder):
         show(f"# unfinished: {progress}; the same command goes on")
     show(dump_yaml(read_manifest(folder)).rstrip())
-    show_next("select", folder, "--k", "10%")
+    show_next(*_select_best(folder))
+
+
+def _select_best(run: str) -> list[str]:
+    """Return the arguments that keep the best tenth of a run by its first scorer."""
+    from ..runs.manifest import read_manifest
+
+    scorers = read_manifest(run)["scorers"].values()
+    mains = [str(scorer["main"]) for scorer in scorers if "main" in scorer]  # the finished ones
+    by = ["--by", mains[0]] if mains else []
+    return ["select", run, *by, "--k", "10%"]
 
 
 def describe_scores(folder: str, name: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Define the commands that go from rows to a selection in a run folder."""
 
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any
@@ -177,7 +178,6 @@ def score(
     The same command resumes after a stop, and any number of processes may work on one folder.
     """
     from ..base import scorer_name
-    from ..recipes.overrides import override
     from ..recipes.recipe import Recipe, recorded_recipe
 
     if limit is not None and split and "[" in split:
@@ -189,7 +189,7 @@ def score(
     arguments |= dict(map(_parse_setting, settings or []))
     requested = Recipe(
         data,
-        (_build_scorer(scorer, model),),
+        (_build_scorer(scorer, model, arguments),),
         split=split if limit is None else f"{split or ''}[:{limit}]",
         config=config,
         revision=revision,
@@ -201,8 +201,6 @@ def score(
         columns=dict(map(_parse_column, columns or [])) or None,
         max_unreadable=max_unreadable,
     )
-    if arguments:
-        requested = override(requested, settings=arguments)
     recipe = requested.merge(recorded_recipe(folder))
     if dry_run:
         show_forecast(recipe, folder)
@@ -216,17 +214,28 @@ def score(
     show_end(line, f"scores: {scores}", "select", folder, "--by", column, "--k", "10%")
 
 
-def _build_scorer(name: str, model: str | None) -> Any:
+def _build_scorer(name: str, model: str | None, settings: Mapping[str, Any]) -> Any:
     """Build a scorer by its name in any case; a model goes to those that need one."""
     from ..recipes.entries import build, parameters_of, public_names
+    from ..recipes.overrides import override_argument
 
     by_lower = {public.lower(): public for public in public_names("score")}
     name = by_lower.get(name.lower(), name)
-    if model is None:
-        parameter = parameters_of(name, "score").get("model")
-        if parameter is not None and parameter.default is parameter.empty:
-            model = GPT2
-    return build({name: {"model": model} if model is not None else {}}, "score")
+    parameter = parameters_of(name, "score").get("model")
+    is_needed = parameter is not None and parameter.default is parameter.empty
+    if model is None and is_needed:
+        model = GPT2
+    entry: dict[str, Any] = {name: {} if model is None else {"model": model}}
+    # Before it is built: some scorers cannot be without an argument that only a setting gives.
+    for setting, value in settings.items():
+        override_argument({"score": [entry]}, setting, value)
+    try:
+        return build(entry, "score")
+    except SuperfilterError as error:
+        if settings:
+            raise
+        remedy = f"on the command line: --set {name}.ARGUMENT=VALUE"
+        raise SuperfilterError(f"{error} ({remedy})") from error
 
 
 def select(
@@ -309,7 +318,9 @@ def select(
         kept = f"kept {len(selection.rows):,} of {len(selection.table):,} rows, best first"
         following: list[Any] = ["select", target, "--by", by, "--k", "50%"]
         if run:
-            # A selection written elsewhere is not recorded: this records it, to be published.
+            show(
+                "not recorded in the run folder: for report and publish the next command does that"
+            )
             options = {"--k": k, "--below": below, "--above": above}
             following = ["select", run, "--by", by, *(["--smallest"] if smallest else [])]
             following += [part for pair in options.items() if pair[1] is not None for part in pair]

@@ -49,13 +49,18 @@ def build(entry: Any, key: str) -> Any:
     for argument, parameter in parameters.items():
         if parameter.default is parameter.empty and argument not in arguments:
             raise SuperfilterError(
-                f"{name} needs the argument {argument!r}, such as {EXAMPLES[key]}"
+                f"{name} needs the argument {argument!r}, such as {_example(name, argument, key)}"
             )
     try:
         return factory(**arguments)
     except (TypeError, ValueError) as error:
         # A constructor of somebody else may raise either for a value of the wrong type.
         raise SuperfilterError(f"{name}: {error}") from error
+
+
+def _example(name: str, argument: str, key: str) -> str:
+    """Write an entry that has the argument, as a whole where the example is of that class."""
+    return EXAMPLES[key] if f" {name}:" in EXAMPLES[key] else f"'- {name}: {{{argument}: ...}}'"
 
 
 def _name_and_arguments(entry: Any, key: str) -> tuple[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import SuperfilterError, did_you_mean
 from ..yaml_io import load_yaml
-from .entries import KINDS, all_entries, build, parameters_of
+from .entries import KINDS, all_entries, find_class, parameters_of
 from .recipe import Recipe
 
 
@@ -58,12 +58,18 @@ def override(
     }
     values |= {key: value for key, value in changes.items() if value is not None}
     for setting, value in (settings or {}).items():
-        _override_argument(values, setting, value)
+        override_argument(values, setting, value)
     return Recipe.from_mapping(values)
 
 
-def _override_argument(values: dict[str, Any], setting: str, value: Any) -> None:
-    """Set an argument in the entries of a recipe."""
+def override_argument(values: Mapping[str, Any], setting: str, value: Any) -> None:
+    """Set an argument in the entries of a recipe, which may lack others yet.
+
+    Args:
+        values: the recipe as YAML holds it; its entries are changed.
+        setting: `argument` or `Name.argument`.
+        value: the argument's new value.
+    """
     owner, _, argument = setting.rpartition(".")
     parts = list(all_entries(values))
     addressed = [part for part in parts if not owner or owner in _names_of(*part)]
@@ -91,4 +97,4 @@ def _names_of(key: str, name: str, arguments: dict[str, Any]) -> set[str]:
 
     Its class, and a scorer's own name.
     """
-    return {name, str(getattr(build({name: arguments}, key), "name", name))}
+    return {name, str(arguments.get("name") or getattr(find_class(name, key), "name", name))}

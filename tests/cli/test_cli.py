@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -297,6 +298,34 @@ def test_a_second_scorer_stands_beside_the_first(command, refused, rows, tmp_pat
     assert command("report", "run")[0] == 0
     (tmp_path / "other.jsonl").write_text(rows.read_text().replace("yes", "perhaps"))
     assert "made from other rows" in refused("score", "other.jsonl", "--scorer", "Length", *to_run)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "settings", "first_line"),
+    [
+        ("Combine", ["Combine.weights={length: 1}"], "combined: 4 rows"),
+        ("demonstration", ["on=rows.jsonl", "Demonstration.sample=2"], "demonstration: 4 rows"),
+        ("ImplicitReward", ["implicit_reward.reference=embedded:weak"], "implicit_reward: 4 rows"),
+    ],
+)
+def test_a_scorer_gets_by_set_what_it_cannot_be_without(
+    command, refused, rows, scorer, settings, first_line
+):
+    asked = ["score", rows, "--scorer", scorer, "--dry-run"]
+    asked += [] if scorer == "Combine" else ["--model", "embedded:weak"]
+    assert f"--set {scorer}.".lower() in refused(*asked).lower()
+    code, out, _ = command(*asked, *(part for text in settings for part in ("--set", text)))
+    assert code == 0 and out.splitlines()[0].startswith(first_line)
+
+
+def test_where_nothing_is_selected_the_command_named_selects(command, refused, rows):
+    assert command("score", rows, "--scorer", "Length", "--folder", "my run")[0] == 0
+    error = refused("report", "my run")
+    _, _, call = error.partition("call hf-superfilter ")
+    assert call == "select 'my run' --by length --k 10%"
+    assert command("inspect", "my run")[2].endswith(f"next: hf-superfilter {call}\n")
+    assert command(*shlex.split(call.replace("10%", "50%")))[0] == 0
+    assert command("report", "my run")[0] == 0
 
 
 def test_score_ends_with_what_was_made_where_and_the_next_command(command, rows):
