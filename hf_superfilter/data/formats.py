@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 SOURCE_PREFIX = "source_"
 # The columns that formatting adds, whatever the format.
 OUTPUT = ("prompt", "response")
+# What a column of messages is called, and the keys by which one of another name is recognised.
+CHAT_KEYS = {"messages": {"role", "content"}, "conversations": {"from", "value"}}
 
 
 class Example(NamedTuple):
@@ -315,8 +317,18 @@ def choose_columns(
 
 
 def _nested_rows(schema: Mapping[str, Any]) -> str:
-    """Say which columns hold lists of objects, as a file does that is one object with all rows."""
+    """Say which columns hold lists of objects.
+
+    They are messages under another name, or all rows of a file that is one object.
+    """
     nested = [name for name, kind in schema.items() if isinstance(_items_of(kind), dict)]
+    for name in nested:
+        for field, keys in CHAT_KEYS.items():
+            if keys <= set(_items_of(schema[name])):
+                return (
+                    f". {name!r} holds messages: name it with columns={{{field!r}: {name!r}}} "
+                    f"(on the command line --columns {field}={name})"
+                )
     if not nested:
         return ""
     return f". {nested[0]!r} holds lists of objects: if those are the rows, save them as JSON Lines"

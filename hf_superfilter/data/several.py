@@ -23,7 +23,7 @@ def rows_given(source: Any) -> "Dataset | None":
     Raises:
         WrongTypeError: neither rows nor a name.
     """
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
     if isinstance(source, Dataset):
         return source
@@ -34,6 +34,11 @@ def rows_given(source: Any) -> "Dataset | None":
         if not str(source).strip():
             raise SuperfilterError("the source is an empty text: name a file, a folder or a Hub id")
         return None
+    if isinstance(source, DatasetDict | IterableDataset | IterableDatasetDict):
+        raise WrongTypeError(
+            f"load_rows got {type(source).__name__}, which is loaded already: give it to "
+            "format_pairs as it is"
+        )
     rows = rows_in_memory(source)
     if rows is not None:
         return rows

@@ -267,6 +267,22 @@ def test_what_cannot_be_done_is_one_sentence_that_says_what_to_do(options, sente
         format_pairs(Dataset.from_list(ROWS), **options)
 
 
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"role": "user", "content": "Hi"}, "messages"),
+        ({"from": "human", "value": "Hi"}, "conversations"),
+    ],
+)
+def test_messages_under_another_name_are_recognised_in_the_error(row, named):
+    rows = Dataset.from_list([{"chat": [row]}])
+    with pytest.raises(ValueError, match="no format fits") as error:
+        format_pairs(rows)
+    assert f"'chat' holds messages: name it with columns={{'{named}': 'chat'}}" in str(error.value)
+    assert f"--columns {named}=chat" in str(error.value)
+    assert "JSON Lines" not in str(error.value)
+
+
 def test_columns_of_no_format_and_rows_of_no_data_set_are_refused():
     with pytest.raises(ValueError, match=r"\['a', 'b'\].*dolly: instruction, response"):
         detect_format(["a", "b"])

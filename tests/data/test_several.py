@@ -17,6 +17,8 @@ from hf_superfilter import (
 )
 
 ROWS = [{"question": f"{number}?", "answer": "b" * number} for number in range(1, 5)]
+TABLE = Dataset.from_list(ROWS)
+LOADED = [DatasetDict({"train": TABLE}), TABLE.to_iterable_dataset()]
 
 
 @pytest.fixture
@@ -47,6 +49,13 @@ def test_all_kinds_of_sources_give_the_same_rows(files, make):
 def test_what_is_no_source_is_refused_in_one_sentence(source):
     with pytest.raises(SuperfilterError, match=r"load_rows got .*: give a name"):
         load_rows(source)
+
+
+@pytest.mark.parametrize("loaded", LOADED, ids=["splits", "stream"])
+def test_what_is_loaded_already_is_sent_to_format_pairs(loaded):
+    kind = type(loaded).__name__
+    with pytest.raises(TypeError, match=f"load_rows got {kind}, .*: give it to format_pairs"):
+        load_rows(loaded)
 
 
 @pytest.mark.parametrize("rows_of", [list, tuple, pd.DataFrame])
