@@ -1,6 +1,8 @@
 """The package as a whole: public names, habits, the wheel."""
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import hf_superfilter
+from hf_superfilter.recipes.entries import public_names
 
 HOME = Path(hf_superfilter.__file__).parent
 FILES = {
@@ -32,6 +35,18 @@ def test_every_public_name_can_be_imported_has_a_docstring_and_is_what_its_modul
     assert value is getattr(sys.modules[f"hf_superfilter.{hf_superfilter._HOME[name]}"], name)
     assert value is getattr(hf_superfilter, name), "also at the second access"
     assert value.__doc__
+
+
+PARTS = [*public_names("score"), *public_names("select")]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_argument_of_a_scorer_or_selector_is_explained_where_its_docstring_leads(name):
+    kind = getattr(hf_superfilter, name)
+    bases = [base for base in kind.__mro__[1:] if f"`{base.__name__}`" in kind.__doc__]
+    text = "\n".join(inspect.getdoc(part) for part in (kind, *bases))
+    for argument in inspect.signature(kind).parameters:
+        assert re.search(rf"^    (\w+, )*{argument}(, \w+)*: ", text, re.MULTILINE), argument
 
 
 def test_no_public_name_is_that_of_a_module():

@@ -111,6 +111,9 @@ def compare_models(
         resamples: of the bootstrap intervals.
         seed: of the draw and of the resamples.
 
+    Returns:
+        The scores and the agreement of every pair of models; `print` shows the verdict.
+
     Raises:
         SuperfilterError: fewer than two models, one twice, an unknown score, or a folder that holds
             another sample.

@@ -60,9 +60,9 @@ def publish(
     `load_dataset(repo_id, config_name)` then loads it. One commit holds the rows (Parquet, best
     first), the card, the recipe and the report. Publishing a name again replaces the splits that
     are given; every other subset, the card's other keys and all that was written by hand stay.
-    Several may publish into one repository at once: who loses the race merges again and retries,
-    and data is uploaded once. Recipe, report and costs come from the selection's run; the card says
-    "not recorded" where there is none.
+    Several may publish into one repository at once: a publisher that loses the race merges again
+    and retries, and data is uploaded once. Recipe, report and costs come from the selection's run;
+    the card says "not recorded" where there is none.
 
     Args:
         selection: what `select` returns, as the split `train`; or a dict, split -> selection.

@@ -94,6 +94,15 @@ def list_subsets(
     """List the subsets of a repository or of a folder that `write_repo` wrote, in the card's order.
 
     Offline, what the cached card says.
+
+    Args:
+        repo_id: `user/name` on the Hub, or a folder that `write_repo` wrote.
+        revision: branch, tag or commit.
+        token: a token that may read; by default the one that `hf auth login` or HF_TOKEN holds.
+
+    Raises:
+        NotFoundError: no such repository or revision.
+        HubAccessError, HubOfflineError, HubError: the Hub refuses, cannot be reached, or fails.
     """
     check_type("repo_id", repo_id, (str, Path), "give 'user/name' or a folder")
     snapshot = Snapshot(repo_id, revision, token)

@@ -42,13 +42,14 @@ class ModelSettings(Settings):
         columns: the prompt and the response column. Chats hold lists of equal length in both.
         dtype: `auto` is bfloat16 where the hardware multiplies it natively, else float32. `int8` is
             for CPUs, and the fastest there: `score` first scores 200 of the rows in float32 too,
-                and logs how far the ranks agree.
+            and logs how far the ranks agree.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         attn_implementation: as in transformers.
         max_length: tokens read of a row; None is 1,024, or the model's window where that is
             shorter.
         batch_tokens: tokens of a batch, for speed and memory; scores do not depend on it but for
             rounding, which in bfloat16 is some tenths of a percent.
+        name: prefix of the columns, and the scorer's folder in a run.
     """
 
     dtypes: ClassVar[tuple[str, ...]] = DTYPES

@@ -42,6 +42,9 @@ class AskLLM(ModelSettings):
     response), `not_finite`, and `not_in_top` with an endpoint. A chat is one text: its last answer
     after all that was said before.
 
+    The other arguments say which model is run and how, as in `ModelSettings`: `revision`,
+    `columns`, `dtype`, `device`, `attn_implementation`, `max_length`, `batch_tokens`.
+
     Args:
         prompt: the question: `pretraining`, about the text (prompt, if any, and response);
             `instruction`, about the response to the prompt; or one of your own, with `{text}`, or

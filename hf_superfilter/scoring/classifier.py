@@ -33,6 +33,9 @@ class Classifier(ModelSettings):
     `empty_response`, `not_finite`, `unreadable`. A chat is scored by its last turn given all
     before it.
 
+    The other arguments say which model is run and how, as in `ModelSettings`: `revision`,
+    `columns`, `dtype`, `device`, `attn_implementation`, `max_length`, `batch_tokens`.
+
     Args:
         label: the output to take, by its name in the model's config or its number; None where the
             model has a single one.

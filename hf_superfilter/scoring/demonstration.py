@@ -58,6 +58,9 @@ class Demonstration(ModelSettings):
     or why the numbers are nan: `empty_response`, `too_short`, `prompt_too_long`, `not_finite`,
     `unreadable`. Of a chat, a row's or a held-out one, the last response and all before it count.
 
+    The other arguments say which model is run and how, as in `ModelSettings`: `revision`,
+    `columns`, `dtype`, `device`, `attn_implementation`, `max_length`, `batch_tokens`.
+
     Args:
         on: the held-out rows: a file, a folder or a Hub id as `load_rows` takes it, or rows in
             memory (a Dataset, a list of dicts), which are kept as pairs of prompt and response.

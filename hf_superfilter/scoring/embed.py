@@ -31,6 +31,9 @@ class Embed(ModelSettings):
     `max_length` and embedded), or why the vector is nan: `empty_text`, `not_finite`, `unreadable`.
     Rows without a vector are dropped by `Threshold("embedding_tokens", above=0)`.
 
+    The other arguments say which model is run and how, as in `ModelSettings`: `revision`,
+    `columns`, `dtype`, `device`, `attn_implementation`, `max_length`, `batch_tokens`.
+
     Args:
         model: a sentence-transformers model, which is pooled and normalised as its files say; of
             any other transformers model, encoder or causal, the mean of the last hidden states.

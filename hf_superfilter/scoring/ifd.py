@@ -41,6 +41,10 @@ class IFD(SidedSettings):
     nothing to score alone), `prompt_too_long`, `not_finite`. A chat has one value: both means run
     over the assistant turns that have a prompt and can be scored in both passes.
 
+    The other arguments say which model is run and how, as in `ModelSettings` (`revision`,
+    `columns`, `dtype`, `device`, `attn_implementation`, `max_length`, `batch_tokens`) and, where it
+    stands behind a server, in `ServedSettings` (`endpoint`, `tokenizer`).
+
     Args:
         variant: the tools of the field disagree on what IFD is:
             `superfiltering` - the authors' procedure (see `pair_of_windows`): without BOS the first

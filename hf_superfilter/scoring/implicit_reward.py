@@ -33,6 +33,9 @@ class ImplicitReward(ModelSettings):
     chosen response first and then of the rejected one. A chat sums over its assistant turns. Rows
     come from `format_pairs` of a preference, with the column `response_rejected`.
 
+    The other arguments say which model is run and how, as in `ModelSettings`: `revision`,
+    `columns`, `dtype`, `device`, `attn_implementation`, `max_length`, `batch_tokens`.
+
     Args:
         reference: the model that the policy was trained from: a Hub id or a local folder. Both may
             have tokenizers of their own.

@@ -68,7 +68,7 @@ class LearningPercentage(ModelSettings):
         seed: of the order of the rows in training and of the model's dropout.
         checkpoints: the models after each epoch, as `prepare` names them; () is to be trained.
 
-    The model's own settings are those of other scorers, with two differences. `max_length`: None is
+    The other arguments are those of `ModelSettings`, with two differences. `max_length`: None is
     512 tokens, or the model's window where that is shorter. `dtype`: perplexities come from float32
     unless another one is named, for LP is a difference of close numbers (in bfloat16 the embedded
     models' ranks have a Spearman correlation of 0.3 to 0.4 with those in float32); training

@@ -25,6 +25,10 @@ class Perplexity(SidedSettings):
     prompt (plain text) are scored from their second token on, and from the first where the
     tokenizer puts a token in front.
 
+    The other arguments say which model is run and how, as in `ModelSettings` (`revision`,
+    `columns`, `dtype`, `device`, `attn_implementation`, `max_length`, `batch_tokens`) and, where it
+    stands behind a server, in `ServedSettings` (`endpoint`, `tokenizer`).
+
     Args:
         append_eos: score the end-of-text token as the response's last one, as arXiv 2402.10430
             does.

@@ -54,6 +54,10 @@ class PromptMatch(ServedSettings):
     `not_finite`, `unreadable`. A chat has one value, over the tokens of all its assistant turns
     that have a prompt.
 
+    The other arguments say which model is run and how, as in `ModelSettings` (`revision`,
+    `columns`, `dtype`, `device`, `attn_implementation`, `max_length`, `batch_tokens`) and, where it
+    stands behind a server, in `ServedSettings` (`endpoint`, `tokenizer`).
+
     Args:
         others: prompts to compare with, each a further pass. A response that fits none of them is
             above 0 by chance, once in `others + 1` rows, so that one alone is not enough.

@@ -52,6 +52,9 @@ class Reasoning(ModelSettings):
     `reasoning_answer` and `reasoning_gain` are nan where no answer fits into `max_length`. A chat
     has one value, over the tokens of all turns.
 
+    The other arguments say which model is run and how, as in `ModelSettings`: `revision`,
+    `columns`, `dtype`, `device`, `attn_implementation`, `max_length`, `batch_tokens`.
+
     Example:
         >>> from hf_superfilter import Reasoning
         >>> row = {"prompt": ["1 + 1?\\n"], "response": ["<think>One and one.</think>\\nTwo."]}

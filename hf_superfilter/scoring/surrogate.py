@@ -63,6 +63,7 @@ class Surrogate(Settings):
         seed: of the draw and of the trees.
         columns: the prompt and the response column.
         fitted: the file of rows and scores, as `prepare` names it.
+        name: prefix of the columns.
 
     Example:
         >>> from hf_superfilter import Surrogate
