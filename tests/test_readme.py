@@ -3,6 +3,7 @@
 They read a quarter of the embedded sample; the recipe of the README and the demo read all of it.
 """
 
+import ast
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.md"))
 
 
 def blocks(language: str, page: Path = README) -> list[str]:
@@ -80,11 +82,13 @@ def test_the_recipe_of_the_readme_runs(tmp_path):
     assert Recipe.read(tmp_path / "run/recipe.yaml") == Recipe.from_yaml(blocks("yaml")[0])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md", *BENCHMARKS], ids=lambda page: page.stem
+)
 def test_every_file_that_a_page_names_is_there(page):
     text = page.read_text(encoding="utf-8")
     folders = "hf_superfilter|tests|benchmarks|notebooks|scripts|docs"
-    for path in set(re.findall(rf"`((?:{folders})/[\w/.-]*)`", text)):
+    for path in set(re.findall(rf"[` ]((?:{folders})/[\w/.-]*\w)", text)):
         assert (ROOT / path).exists(), path
     for target in set(re.findall(r"\]\(([\w./-]+\.md)\)", text)):
         assert (page.parent / target).exists(), target
@@ -106,6 +110,17 @@ def test_the_reference_names_every_public_name():
     documented = set(re.findall(r"^::: hf_superfilter\.(\w+)$", text, flags=re.MULTILINE))
     # What a batch and its columns are is said at Scorer.
     assert documented == set(hf_superfilter.__all__) - {"Batch", "Columns"}
+
+
+def test_the_page_of_models_begins_as_its_program_would_write_it():
+    program = (ROOT / "tests/architectures.py").read_text(encoding="utf-8")
+    heads = [
+        ast.literal_eval(node.value)
+        for node in ast.parse(program).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "HEAD"
+    ]
+    page = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    assert [page[: len(head)] for head in heads] == heads and len(heads) == 1
 
 
 def test_the_readme_has_two_screens():
