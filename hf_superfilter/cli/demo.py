@@ -90,10 +90,10 @@ def compare_on_planted(plain: "Selection", mended: "Selection") -> dict[str, Any
     sentences = [
         f"Plain IFD keeps {kept / rows:.0%} of the rows with the planted defect {worst!r} and "
         f"{sound[1] / sound[0]:.0%} of the sound ones: it does not see that a row is wrong.",
-        "Without responses that fit another row's prompt as well, with a perplexity band, "
-        "near-duplicates out and the best of each category a defect is "
-        f"{_ratio(defects, sound, 2):.2f} times as likely to be kept as a sound row, before "
-        f"{_ratio(defects, sound, 1):.2f} times; the limits were chosen on this sample.",
+        "The mended recipe drops responses that fit another row's prompt as well, perplexities "
+        "outside a band and near-duplicates, and keeps the best of each category: a defect is "
+        f"{_ratio(defects, sound, 2):.2f} times as likely to be kept as a sound row, "
+        f"{_ratio(defects, sound, 1):.2f} times before; its limits were chosen on this sample.",
     ]
     return {
         "sentences": sentences,
