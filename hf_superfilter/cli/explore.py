@@ -11,6 +11,7 @@ from ._terminal import show_end
 
 def explore(
     folder: Annotated[str, typer.Argument(help="A run folder in which rows were selected.")],
+    name: Annotated[str | None, typer.Option(help="Show the selection of that name.")] = None,
     to: Annotated[
         Path | None,
         typer.Option("--export", help="Write the page and a Space's README into this folder."),
@@ -30,17 +31,18 @@ def explore(
     from ..hub.explorer import publish_explorer
     from ..reports.explorer import export_explorer, show_explorer
 
-    selection = selection_in(folder)
+    selection = selection_in(folder, name)
+    named = ("--name", name) if name else ()
     if publish is not None:
         url = publish_explorer(selection, publish, projection=projection, private=not public)
         made = f"published the explorer of {len(selection.table):,} rows"
-        show_end(made, url, "publish", folder, "user/name", "--dry-run", is_data=True)
+        show_end(made, url, "publish", folder, "user/name", *named, "--dry-run", is_data=True)
     if to is not None:
         export_explorer(selection, to, projection=projection)
         show_end(
             f"explorer of {len(selection.table):,} rows: {to}",
             f"look at it: python -m http.server --directory {to}",
-            *("explore", folder, "--publish", "user/name"),
+            *("explore", folder, *named, "--publish", "user/name"),
         )
     elif publish is None:
         show_explorer(selection, projection=projection, port=port)

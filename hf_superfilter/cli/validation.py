@@ -10,6 +10,8 @@ from ..errors import SuperfilterError
 from ._run_folders import (
     find_recipe,
     in_folder,
+    named_selections,
+    selection_folder,
     selection_in,
     show_nothing_written,
     show_scoring_ahead,
@@ -77,9 +79,12 @@ def validate(
         str,
         typer.Option(
             help="What to train on, separated by commas; also ppl-high, ppl-low, highest:COLUMN, "
-            "lowest:COLUMN, where:COLUMN."
+            "lowest:COLUMN, where:COLUMN, and the run's other selections by their names."
         ),
     ] = ARMS,
+    name: Annotated[
+        str | None, typer.Option(help="Validate the run's selection of that name.")
+    ] = None,
     seeds: Seeds = 3,
     draws: Draws = 5,
     steps: Steps = None,
@@ -120,7 +125,8 @@ def validate(
     from ..validation.trial import TARGET, Design, check_sets
     from ..validation.validate import validate
 
-    chosen, recipe, place = _selection_or_recipe(run, folder, allow_endpoint)
+    chosen, recipe, place = _selection_or_recipe(run, name, folder, allow_endpoint)
+    arms, others = _other_selections(run, arms)
     share, sets = parse_held_out(held_out, recipe)
     settings = StudentSettings(
         student,
@@ -136,7 +142,7 @@ def validate(
         check_sets(sets)
         measured = sets if aim is None else {**sets, TARGET: aim}
         lines = forecast_validation(
-            chosen, settings, design, folder=place, held_out=share, sets=measured
+            chosen, settings, design, folder=place, others=others, held_out=share, sets=measured
         )
         if isinstance(chosen, Recipe):
             show_scoring_ahead(chosen, place)
@@ -148,6 +154,7 @@ def validate(
         settings,
         folder=place,
         arms=arms,
+        others=others,
         held_out=share,
         sets=sets,
         target=aim,
@@ -162,10 +169,11 @@ def validate(
         return  # of several processes that were launched, the main one goes on
     show(str(result).rstrip())
     results = f"results: {place.rstrip('/')}/{VALIDATION}"
-    if _report_again(place):
-        results += f", report: {in_folder(place, 'report.html')}"
+    if _report_again(place, name):
+        results += f", report: {in_folder(selection_folder(place, name), 'report.html')}"
     # The folder of a recipe holds the rows that were not held out, and selects of those alone.
-    following: tuple[str, ...] = ("publish", run, "user/name", "--dry-run")
+    named = ("--name", name) if name else ()
+    following: tuple[str, ...] = ("publish", run, "user/name", *named, "--dry-run")
     if isinstance(chosen, Recipe):
         following = ("run", run, "--dry-run")
     show_end(f"\nvalidated on {settings.model}", results, *following)
@@ -240,7 +248,7 @@ def compare(
 
 
 def _selection_or_recipe(
-    run: str, folder: str | None, allow_endpoint: bool
+    run: str, name: str | None, folder: str | None, allow_endpoint: bool
 ) -> "tuple[Selection | Recipe, Recipe | None, str]":
     """Read a run folder or a recipe; return also the recipe, and where results go."""
     from ..recipes.recipe import recorded_recipe
@@ -248,9 +256,21 @@ def _selection_or_recipe(
     from ..runs.store import Store
 
     if Store(run).has(FILE):
-        return selection_in(run), recorded_recipe(run), folder or run
+        return selection_in(run, name), recorded_recipe(run), folder or run
+    if name is not None:
+        raise SuperfilterError(f"--name {name}: only a run folder holds selections by name")
     recipe = find_recipe(run, allow_endpoint=allow_endpoint)
     return recipe, recipe, folder or f"runs/{Path(run).stem}-validated"
+
+
+def _other_selections(run: str, arms: str) -> "tuple[str, dict[str, Selection]]":
+    """Tell the arms of `arms` from names of the run's selections; an arm's own name is an arm."""
+    from ..validation.arms import NAMES
+
+    listed = [name.strip() for name in arms.split(",")]
+    named = [name for name in named_selections(run) if name in listed and name not in NAMES]
+    others = {name: selection_in(run, name) for name in named}
+    return ",".join(name for name in listed if name not in others), others
 
 
 def parse_held_out(
@@ -313,7 +333,7 @@ def _is_read_alike(rows: "Dataset", recipe: "Recipe") -> bool:
     return True
 
 
-def _report_again(folder: str) -> bool:
+def _report_again(folder: str, name: str | None) -> bool:
     """Write the report again, which then says whether the selection trains better.
 
     Returns:
@@ -326,8 +346,11 @@ def _report_again(folder: str) -> bool:
 
     if not Store(folder).has(FILE):
         return False
-    recipe = recorded_recipe(folder)
-    if recipe is None or not recipe.select:
+    if name is None:
+        recipe = recorded_recipe(folder)
+        if recipe is None or not recipe.select:
+            return False
+    elif name not in named_selections(folder):
         return False
-    write_run_page(Summary(selection_in(folder)), folder)
+    write_run_page(Summary(selection_in(folder, name)), selection_folder(folder, name))
     return True

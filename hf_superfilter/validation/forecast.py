@@ -27,6 +27,7 @@ def forecast_validation(
     design: Design,
     *,
     folder: str,
+    others: "Mapping[str, Selection] | None" = None,
     held_out: int | float | None = None,
     sets: "Mapping[str, Dataset] | None" = None,
 ) -> list[str]:
@@ -37,6 +38,7 @@ def forecast_validation(
         settings: of the student.
         design: arms and how often each is trained.
         folder: the run folder, which is only read.
+        others: more arms by name.
         held_out: rows to measure on, a number or a share.
         sets: more rows to measure on, the target among them.
     """
@@ -51,6 +53,7 @@ def forecast_validation(
     else:
         material = material_of(selection, folder, held_out, design.seed)
     trial = Trial(settings, material, design, Store(folder), this_process())
+    trial.add_arms(others or {}, selection)
     trial.add_sets(sets or {})
     return [*trial.forecast(), *lines]
 

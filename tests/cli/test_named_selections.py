@@ -42,6 +42,16 @@ def test_a_run_folder_holds_several_selections_by_name(hub, command, run, refuse
     assert "did you mean 'longest'" in refused("report", "run", "--name", "longer")
 
 
+def test_the_explorer_shows_the_selection_of_a_name(command, run, refused, monkeypatch):
+    picks(command, "--k", "7", "--name", "longest")
+    shown = []
+    show = "hf_superfilter.reports.explorer.show_explorer"
+    monkeypatch.setattr(show, lambda selection, **options: shown.append(selection))
+    assert command("explore", "run", "--name", "longest")[0] == 0
+    assert [len(selection.rows) for selection in shown] == [7]
+    assert "did you mean 'longest'" in refused("explore", "run", "--name", "longer")
+
+
 def test_replacing_a_selection_is_said(command, run):
     picks(command, "--k", "7", "--name", "best")
     assert "replaced" not in picks(command, "--k", "7", "--name", "best")

@@ -74,6 +74,26 @@ def test_a_dry_run_states_the_plan_and_writes_nothing(validated, rows, gpt2, tmp
     assert not list(tmp_path.iterdir())
 
 
+def test_selections_are_validated_and_compared_by_their_names(rows, gpt2, refused, tmp_path):
+    run_command("score", rows, "--scorer", "length", "--folder", tmp_path / "run")
+    for name, k in {"long": "12", "wide": "20"}.items():
+        run_command("select", tmp_path / "run", "--by", "length", "--k", k, "--name", name)
+    arms = [*OPTIONS, "--arms", "selected,random,wide", "--held-out", "20", "--name", "long"]
+    command = ["validate", tmp_path / "run", "--student", gpt2, *arms]
+    assert "selected (1), random (2), wide (1)" in run_command(*command, "--dry-run")
+    printed = run_command(*command)
+    assert f"publish {tmp_path / 'run'} user/name --name long --dry-run" in printed
+    facts = json.loads((tmp_path / "run/validation.json").read_text())
+    kept = {arm["name"]: arm["rows"] for arm in facts["questions"][0]["arms"]}
+    assert kept == {"selected": 12, "random": 12, "wide": 20}
+    pages = {name: tmp_path / f"run/selections/{name}/report.html" for name in ("long", "wide")}
+    assert ["no student was trained" in page.read_text() for page in pages.values()] == [0, 1]
+    error = refused("validate", tmp_path / "run", "--student", gpt2, "--name", "lang")
+    assert "has no selection 'lang'" in error and "long" in error
+    error = refused("validate", "superfiltering", "--student", gpt2, "--name", "long")
+    assert error.startswith("--name long: only a run folder holds selections by name")
+
+
 def test_a_dry_run_of_recipes_lets_random_rows_stand_in(rows, gpt2, tmp_path):
     recipes = []
     for name, share in (("long", 0.3), ("longer", 0.1)):
