@@ -15,6 +15,7 @@ from .layout import about_folder, pattern_of, published_splits
 TAGS = ["hf_superfilter", "superfilter"]
 NO_DERIVATIVES = "-nd-"  # the Creative Commons licences that forbid to share an adapted work
 UNKNOWN_LICENCES = {"other", "unknown"}
+WITHOUT_MODEL = {"Combine", "Length", "Privacy"}
 SIZES = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
 # Scorer or selector, as an entry of a recipe names it -> the papers behind it.
 PAPERS = {
@@ -167,6 +168,7 @@ def section(name: str, split: str, facts: Mapping[str, Any], home: str) -> str:
     """
     parts = [*facts["scorers"], *facts["steps"]]
     kinds = [kind for part in parts for kind in part.get("entry") or {}]
+    scored = {kind for part in facts["scorers"] for kind in part.get("entry") or {"": None}}
     papers = list(dict.fromkeys(paper for kind in kinds for paper in PAPERS.get(kind, [])))
     where = json.dumps(home, ensure_ascii=False)  # a folder may have any name
     if split == "train":
@@ -187,6 +189,7 @@ def section(name: str, split: str, facts: Mapping[str, Any], home: str) -> str:
             f'selection = load_recipe({arguments}).run("runs/{run}")\nrows = selection.subset'
         ),
         kinds=kinds,
+        by_model=not scored or not scored <= WITHOUT_MODEL,
         papers=[{"id": paper, "title": TITLES[paper]} for paper in papers],
         warning=licence_warning(facts["license"]),
         format_number=format_number,

@@ -290,6 +290,7 @@ def test_a_name_that_the_template_is_not_given_is_an_error(written):
         "about": "",
         "format_number": format_number,
         "kinds": [],
+        "by_model": True,
         "papers": [],
         "warning": "x",
     }
@@ -332,17 +333,20 @@ def test_limits_and_papers_are_those_of_the_scorers_that_were_used(facts):
     assert "Perplexity calls fluent" in text_of("IFD", "Perplexity")
     assert "Ask-LLM is the opinion of one model" in text_of("AskLLM")
     assert "Length is a baseline" in text_of("Length")
-    assert "keeps rare rubbish" in text_of(
+    assert "keeps rare noise" in text_of(
         step={"InversePropensity": {}}
-    ) and "keeps rare rubbish" in text_of("Density")
+    ) and "keeps rare noise" in text_of("Density")
     for kind in ("SemDedup", "Prototypes", "FacilityLocation"):
         assert "decided by the embedding" in text_of(
             step={kind: {}}
         ) and "keeps rare" not in text_of(step={kind: {}})
     assert text_of("IFD", "IFD").count("2402.00530](") == 1
     for text in (text_of(), text_of("IFD"), text_of("somebody.elses:Scorer", step={"TopK": {}})):
-        assert "On another domain or language its ranks mean less" in text
+        assert text.count("On another domain or language its ranks mean less") == 1
         assert "Everything that is wrong with the source is also wrong with its part" in text
+    for text in (text_of("Length"), text_of("Length", "Privacy", "Combine")):
+        assert "The model that scored" not in text
+    assert "The model that scored" in text_of("Length", "IFD")
 
 
 @pytest.mark.parametrize(
