@@ -38,7 +38,7 @@ from hf_superfilter import (
     load_rows,
     select,
 )
-from hf_superfilter.cli.demo import MENDED
+from hf_superfilter.cli.demo import CLEANED
 from hf_superfilter.recipes.catalogue import packaged_recipes
 from hf_superfilter.recipes.entries import build_all
 from hf_superfilter.yaml_io import load_yaml
@@ -184,7 +184,7 @@ def matching(budget: float) -> list[Callable]:
 
 def demo(budget: float) -> list[Callable]:
     """The recipe that `hf-superfilter demo` mends plain IFD with, at another budget."""
-    entries = load_yaml(MENDED)
+    entries = load_yaml(CLEANED)
     entries[-1]["PerCluster"]["k"] = budget
     return list(build_all(entries, "select"))
 

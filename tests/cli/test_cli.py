@@ -112,14 +112,14 @@ def test_the_demo_shows_what_plain_ifd_keeps_and_a_recipe_that_mends_it(demo):
     folder, done = demo
     planted = [kind or "" for kind in load_rows(folder / "scored.parquet")["planted"][:]]
     defects = sum(kind != "" for kind in planted)
-    mended = load_rows(folder / "selections/mended/selected.parquet")
-    kept = sum(bool(kind) for kind in mended["planted"][:])
-    sound = (len(mended) - kept) / (len(planted) - defects)
-    assert len(mended) == int(0.15 * len(planted)) and kept / defects < sound / 2
+    cleaned = load_rows(folder / "selections/cleaned/selected.parquet")
+    kept = sum(bool(kind) for kind in cleaned["planted"][:])
+    sound = (len(cleaned) - kept) / (len(planted) - defects)
+    assert len(cleaned) == int(0.15 * len(planted)) and kept / defects < sound / 2
     for line in ("Plain IFD keeps", "times as likely to be kept as a sound row", "all defects"):
         assert line in done.stdout
         assert line in (folder / "report.html").read_text()
-        assert line in (folder / "selections/mended/report.html").read_text()
+        assert line in (folder / "selections/cleaned/report.html").read_text()
 
 
 def test_a_report_made_again_keeps_the_demos_table_and_one_of_another_selection_has_none(
