@@ -67,7 +67,7 @@ def demo(
     show("\n" + note_text(note))
     show_end(
         f"kept {len(plain.rows):,} of {len(plain.table):,} rows by plain IFD and "
-        f"{len(cleaned.rows):,} by the cleaned recipe",
+        f"{len(cleaned.rows):,} by the cleaning recipe",
         f"report: {in_folder(folder, 'report.html')}, cleaned: {in_folder(place, 'report.html')}, "
         f"{in_folder(place, 'selected.parquet')}",
         *("publish", folder, "user/name", "--name", NAME, "--dry-run"),
@@ -90,14 +90,14 @@ def compare_on_planted(plain: "Selection", cleaned: "Selection") -> dict[str, An
     sentences = [
         f"Plain IFD keeps {kept / rows:.0%} of the rows with the planted defect {worst!r} and "
         f"{sound[1] / sound[0]:.0%} of the sound ones: it does not see that a row is wrong.",
-        "The cleaned recipe drops responses that fit another row's prompt as well, perplexities "
+        "The cleaning recipe drops responses that fit another row's prompt as well, perplexities "
         "outside a band and near-duplicates, and keeps the best of each category: a defect is "
         f"{_ratio(defects, sound, 2):.2f} times as likely to be kept as a sound row, "
         f"{_ratio(defects, sound, 1):.2f} times before; its limits were chosen on this sample.",
     ]
     return {
         "sentences": sentences,
-        "head": ["rows", "number", "kept by plain IFD", "kept by the cleaned recipe"],
+        "head": ["rows", "number", "kept by plain IFD", "kept by the cleaning recipe"],
         "rows": [
             [name, f"{n:,}", f"{one} ({one / n:.0%})", f"{other} ({other / n:.0%})"]
             for name, (n, one, other) in counts.items()

@@ -175,7 +175,7 @@ def test_the_report_has_the_demos_table_and_the_students_section(open_page):
     for title in ("What was planted, and what is kept of it", "Does it train better?"):
         assert page.get_by_role("heading", name=title).is_visible()
     head = page.locator("section:has-text('Plain IFD keeps') th").all_inner_texts()
-    assert head[0] == "rows" and "kept by the cleaned recipe" in head
+    assert head[0] == "rows" and "kept by the cleaning recipe" in head
     assert page.locator("td[data-label=verdict]").first.is_visible()
 
 
