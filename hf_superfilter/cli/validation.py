@@ -37,14 +37,20 @@ LearningRate = Annotated[
 HeldOut = Annotated[
     list[str] | None,
     typer.Option(
-        help="Rows to measure on: a share such as 0.2, a number, or a file of other rows. May be "
-        "repeated."
+        help="Rows to measure on: a share such as 0.2, a number (without one 1500, at most a "
+        "quarter), or a file of other rows. May be repeated."
     ),
 ]
 Target = Annotated[
     str | None, typer.Option(help="A file of another source that the selection must not lose on.")
 ]
-Steps = Annotated[int | None, typer.Option(help="The same optimiser steps for every arm.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        help="The same optimiser steps for every arm; by default those of two epochs of the "
+        "selection, 20 at least."
+    ),
+]
 Seeds = Annotated[int, typer.Option(help="Orders of each selection.")]
 Draws = Annotated[int, typer.Option(help="Draws of each random arm.")]
 BatchRows = Annotated[int, typer.Option(help="Rows of a step.")]
