@@ -26,13 +26,12 @@ from .loading import (
     load_tokenizer,
     load_weights,
     pick_device,
-    pick_dtype,
     save_model,
     use_fast_layers,
 )
 from .self_check import check_causal_lm
 from .tokenization import Window
-from .trainer import Plan, Steps, Training
+from .trainer import Plan, Steps, Training, trains_in_bfloat16
 
 # A state is saved at most so often, takes at most this share of the time, and ends every epoch.
 SAVE_SECONDS, SAVE_SHARE = 60.0, 0.05
@@ -106,7 +105,7 @@ def finetune(
                 fast_paths,
                 steps,
                 process,
-                bfloat16=_multiplies_in_bfloat16(dtype, location),
+                bfloat16=trains_in_bfloat16(location, dtype),
                 micro_tokens=batch_tokens,
             )
             saver = Saver(folder, folders, training, load_tokenizer(model, revision))
@@ -203,12 +202,6 @@ class Saver:
             shutil.rmtree(unfinished)
             if not folder.is_dir():
                 raise
-
-
-def _multiplies_in_bfloat16(dtype: str, device: torch.device) -> bool:
-    if device.type != "cuda" and dtype != "bfloat16":
-        return False
-    return pick_dtype(dtype, device) == torch.bfloat16
 
 
 def _warn_of_few_rows(steps: Steps) -> None:

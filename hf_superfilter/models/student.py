@@ -33,7 +33,7 @@ from .loading import (
 )
 from .self_check import CheckResult, check_causal_lm
 from .tokenization import Window, WindowReader, batch_of
-from .trainer import Plan, Steps, Training
+from .trainer import Plan, Steps, Training, trains_in_bfloat16
 
 TRIM_EVERY = 8  # steps after which freed memory goes back to the system
 PROBED_STEPS = 2  # timed before the training, after one that warms up
@@ -238,11 +238,6 @@ class Student:
 
     def _devices(self) -> list[torch.device]:
         return [self.device] if self.device.type == "cuda" else []
-
-
-def trains_in_bfloat16(device: torch.device) -> bool:
-    """Tell whether students are trained in bfloat16: on GPUs that multiply it natively."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _return_memory() -> None:

@@ -19,7 +19,7 @@ from ..errors import NotEnoughMemoryError, SuperfilterError
 from ..runs.distributed import Process
 from .batching import batches_by_length, is_out_of_memory, split_at
 from .lm_head import SplitModel
-from .loading import length_border
+from .loading import length_border, pick_dtype
 from .self_check import CheckResult
 from .tokenization import Window, batch_of
 
@@ -64,6 +64,16 @@ class Plan:
             return self.learning_rate * step / warm_up
         progress = (step - warm_up) / max(1, steps - warm_up)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def trains_in_bfloat16(device: torch.device, dtype: str = "auto") -> bool:
+    """Tell whether a training multiplies in bfloat16: where the dtype says so.
+
+    `auto` does on GPUs that multiply it natively, and on no CPU.
+    """
+    if device.type != "cuda" and dtype != "bfloat16":
+        return False
+    return pick_dtype(dtype, device) == torch.bfloat16
 
 
 class Steps:

@@ -103,7 +103,7 @@ class StudentSettings:
         In bfloat16 other weights are learned than in float32: runs of both are never pooled.
         """
         from ..models.loading import pick_device
-        from ..models.student import trains_in_bfloat16
+        from ..models.trainer import trains_in_bfloat16
 
         settings = asdict(self)
         for name in ("model", "device", "keep", "learning_rate", "revision"):

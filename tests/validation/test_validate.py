@@ -272,7 +272,7 @@ def test_students_of_another_precision_are_trained_anew(done, table, student, mo
         return forecast_validation(selection, student, design, **options)[-1]
 
     assert "all 7 runs are finished already" in said()
-    monkeypatch.setattr("hf_superfilter.models.student.trains_in_bfloat16", lambda device: True)
+    monkeypatch.setattr("hf_superfilter.models.trainer.trains_in_bfloat16", lambda device: True)
     assert "7 of 7 runs to do" in said()
 
 
