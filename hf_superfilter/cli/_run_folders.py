@@ -50,7 +50,7 @@ def show_selection_end(
     """
     folder = selection_folder(run, name)
     file = selected or in_folder(folder, "selected.parquet")
-    option = ["--name", name] if name else []
+    option = name_option(name)
     following = ["publish", run, "user/name", *option, "--dry-run"]
     if not len(selection):
         by = ["--by", selection.ranked_by] if selection.ranked_by else []
@@ -136,6 +136,17 @@ def scored_rows(run: str) -> "Dataset":
 def selection_folder(run: str, name: str | None) -> str:
     """Return the folder of a named selection of a run; without a name the run's own."""
     return run if name is None else in_folder(run, f"{SELECTIONS}/{name}")
+
+
+def name_option(name: str | None) -> list[str]:
+    """Return the option that names a selection in a command to go on with."""
+    return ["--name", name] if name else []
+
+
+def refuse_name(name: str | None) -> None:
+    """Refuse the name of a selection where there is no run folder to hold it."""
+    if name is not None:
+        raise SuperfilterError(f"--name {name}: only a run folder holds selections by name")
 
 
 def named_selections(run: str) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ._run_folders import selection_in
+from ._run_folders import name_option, selection_in
 from ._terminal import show_end
 
 
@@ -32,7 +32,7 @@ def explore(
     from ..reports.explorer import export_explorer, show_explorer
 
     selection = selection_in(folder, name)
-    named = ("--name", name) if name else ()
+    named = name_option(name)
     if publish is not None:
         url = publish_explorer(selection, publish, projection=projection, private=not public)
         made = f"published the explorer of {len(selection.table):,} rows"

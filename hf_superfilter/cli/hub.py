@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import NotFoundError, SuperfilterError
-from ._run_folders import named_selections, run_recipe, selection_in
+from ._run_folders import name_option, named_selections, run_recipe, selection_in
 from ._terminal import show, show_end, show_next
 
 
@@ -69,7 +69,7 @@ def publish(
     options: Any = {"private": not public, "create_pr": pr, "pairs": pairs, "vectors": vectors}
     if dry_run:
         show(describe_publication(selection, repo, subset, revision=revision, **options))
-        named = ["--name", name] if name else []
+        named = name_option(name)
         named += ["--config-name", config_name] if config_name else []
         named += ["--yes"] if licence_question(selection) else []
         show_end(

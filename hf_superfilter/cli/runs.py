@@ -14,6 +14,7 @@ from ._run_folders import (
     find_recipe,
     in_folder,
     record_selectors,
+    refuse_name,
     report_losses,
     run_recipe,
     scored_rows,
@@ -298,7 +299,7 @@ def select(
     if name is not None:
         subset_name(name, "default")
         if run is None or to is not None:
-            raise SuperfilterError(f"--name {name}: only a run folder holds selections by name")
+            refuse_name(name)
     selectors = _build_selectors(by, k, below=below, above=above, smallest=smallest)
     table = scored_rows(run) if run else load_rows(data, split=split)
     below_one = below is None and above is None and not smallest and has_low_ifd(table, by)

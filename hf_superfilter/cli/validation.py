@@ -10,7 +10,9 @@ from ..errors import SuperfilterError
 from ._run_folders import (
     find_recipe,
     in_folder,
+    name_option,
     named_selections,
+    refuse_name,
     selection_folder,
     selection_in,
     show_nothing_written,
@@ -178,10 +180,9 @@ def validate(
     if _report_again(place, name):
         results += f", report: {in_folder(selection_folder(place, name), 'report.html')}"
     # The folder of a recipe holds the rows that were not held out, and selects of those alone.
-    named = ("--name", name) if name else ()
-    following: tuple[str, ...] = ("publish", run, "user/name", *named, "--dry-run")
+    following = ["publish", run, "user/name", *name_option(name), "--dry-run"]
     if isinstance(chosen, Recipe):
-        following = ("run", run, "--dry-run")
+        following = ["run", run, "--dry-run"]
     show_end(f"\nvalidated on {settings.model}", results, *following)
 
 
@@ -263,8 +264,7 @@ def _selection_or_recipe(
 
     if Store(run).has(FILE):
         return selection_in(run, name), recorded_recipe(run), folder or run
-    if name is not None:
-        raise SuperfilterError(f"--name {name}: only a run folder holds selections by name")
+    refuse_name(name)
     recipe = find_recipe(run, allow_endpoint=allow_endpoint)
     return recipe, recipe, folder or f"runs/{Path(run).stem}-validated"
 
